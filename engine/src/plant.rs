@@ -1,0 +1,121 @@
+//! Planted bugs: real defects of real storage systems, each behind a switch, to measure the simulator with.
+//!
+//! They exist only with the cargo feature `plants`, which the simulator alone enables. Without it [`Plants`] is empty and
+//! every `planted!` below is the constant `false`.
+
+/// Whether the defect is switched on here; counts that the place was reached.
+#[cfg(feature = "plants")]
+macro_rules! planted {
+    ($plants:expr, $plant:ident) => {
+        $plants.reach($crate::plant::Plant::$plant)
+    };
+}
+
+#[cfg(not(feature = "plants"))]
+macro_rules! planted {
+    ($plants:expr, $plant:ident) => {{
+        let _: &$crate::plant::Plants = &$plants;
+        false
+    }};
+}
+
+pub(crate) use planted;
+
+/// No defect: what an ordinary build carries.
+#[cfg(not(feature = "plants"))]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plants;
+
+#[cfg(feature = "plants")]
+pub use switches::{Plant, Plants};
+
+#[cfg(feature = "plants")]
+mod switches {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    macro_rules! plants {
+        ($($variant:ident $name:literal $about:literal;)*) => {
+            /// A defect that can be planted.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+            pub enum Plant {
+                $(#[doc = $about] $variant,)*
+            }
+
+            impl Plant {
+                /// All of them.
+                pub const ALL: &[Plant] = &[$(Plant::$variant),*];
+
+                /// The id that command lines and scenario files use.
+                #[must_use]
+                pub fn name(self) -> &'static str {
+                    match self { $(Plant::$variant => $name,)* }
+                }
+
+                /// What it does, in one sentence.
+                #[must_use]
+                pub fn about(self) -> &'static str {
+                    match self { $(Plant::$variant => $about,)* }
+                }
+            }
+        };
+    }
+
+    plants! {
+        WalSegNoDirsync "wal-seg-no-dirsync" "skip the directory sync after a new segment is renamed into place";
+        WalRotateOldUnsynced "wal-rotate-old-unsynced" "write to the new segment before the old one's tail is durable";
+        WalAckInflightSync "wal-ack-inflight-sync" "publish the durable watermark before the sync has ended";
+        WalGroupFollowerOk "wal-group-follower-ok" "give a failed write's error to the leader alone; the others of the group get Ok";
+        WalFsyncRetryOk "wal-fsync-retry-ok" "after a failed sync return the error once, keep the file, let the retry succeed";
+        WalAppendAfterPartial "wal-append-after-partial" "after a failed write return the error once and go on behind the hole";
+        WalReuseTornTail "wal-reuse-torn-tail" "tolerate a torn tail at open without cutting it, and append behind it";
+        EnvLenNotSynced "env-len-not-synced" "sync the pages of an extended file without its new length";
+        WalTrustOldSync "wal-trust-old-sync" "at open sync the old tail instead of writing it anew";
+        WalExposeUnsynced "wal-expose-unsynced" "at open take the page cache for durable";
+        WalRemoveBeforeCut "wal-remove-before-cut" "at open remove what the new segment replaces before the new segment is durable";
+        WalSealBeforeSuccessor "wal-seal-before-successor" "seal a segment before its successor's name is durable";
+        WalOrphanIsCorrupt "wal-orphan-is-corrupt" "take a prepared segment that was never started for corruption";
+        WalGenerationReuse "wal-generation-reuse" "count generations from the chain alone, forgetting prepared and temporary files";
+        WalErrorIsEnd "wal-error-is-end" "take a failed or interrupted read during recovery for the end of the log";
+        WalPublishPresent "wal-publish-present" "let a sync publish what is written when it ends instead of when it began";
+    }
+
+    impl Plant {
+        /// The plant with this id.
+        #[must_use]
+        pub fn from_name(name: &str) -> Option<Plant> {
+            Plant::ALL.iter().copied().find(|plant| plant.name() == name)
+        }
+    }
+
+    /// At most one defect, and how often its place was reached. Clones share the count.
+    #[derive(Clone, Debug, Default)]
+    pub struct Plants {
+        on: Option<Plant>,
+        reached: Arc<AtomicU64>,
+    }
+
+    impl Plants {
+        /// Switches `plant` on.
+        #[must_use]
+        pub fn only(plant: Plant) -> Plants {
+            Plants { on: Some(plant), reached: Arc::default() }
+        }
+
+        /// How often the place of the defect was reached.
+        #[must_use]
+        pub fn reached(&self) -> u64 {
+            self.reached.load(Ordering::Relaxed)
+        }
+
+        pub(crate) fn reach(&self, plant: Plant) -> bool {
+            let on = self.on == Some(plant);
+            if on {
+                self.reached.fetch_add(1, Ordering::Relaxed);
+            }
+            on
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! One file of the log: its name, its identity, its creation, and reading frames out of it.
+
+use std::{io, sync::OnceLock};
+
+use bytes::Bytes;
+
+use crate::{
+    codec::{BadIdentity, FIRST_FRAME_OFFSET, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, Header, IDENTITY_BYTES, IDENTITY_OFFSETS, Identity, Position, Undecodable},
+    env::{Dir, File, OpenMode, interruptible, read_at_most, write_all_at},
+    plant::{Plants, planted},
+};
+
+/// Bytes that a scan reads at once.
+const WINDOW_BYTES: u64 = 256 * 1024;
+
+/// Slots are counted up, never reused; no log gets this far, but a name found in a directory may say anything.
+const MAX_SLOT: u64 = 999_999_999_999;
+
+/// A file name of the log: a slot, and whether the file was renamed into place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Name {
+    /// `wal-<slot>.seg`: its identity was durable before it got this name.
+    Segment(u64),
+    /// `wal-<slot>.tmp`: being prepared, or left over.
+    Temporary(u64),
+}
+
+impl Name {
+    /// Reads a name of the log; anything else in the directory is foreign.
+    pub(crate) fn parse(name: &str) -> Option<Name> {
+        let (slot, extension) = name.strip_prefix("wal-")?.split_once('.')?;
+        if slot.len() < 8 || !slot.bytes().all(|byte| byte.is_ascii_digit()) || (slot.len() > 8 && slot.starts_with('0')) {
+            return None;
+        }
+        let slot = slot.parse().ok().filter(|slot| *slot <= MAX_SLOT)?;
+        match extension {
+            "seg" => Some(Name::Segment(slot)),
+            "tmp" => Some(Name::Temporary(slot)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn slot(self) -> u64 {
+        match self {
+            Name::Segment(slot) | Name::Temporary(slot) => slot,
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Name::Segment(slot) => write!(f, "wal-{slot:08}.seg"),
+            Name::Temporary(slot) => write!(f, "wal-{slot:08}.tmp"),
+        }
+    }
+}
+
+/// A segment, planned or on disk.
+#[derive(Debug)]
+pub(crate) struct Segment<D: Dir> {
+    pub(crate) slot: u64,
+    pub(crate) identity: Identity,
+    file: OnceLock<D::File>,
+}
+
+impl<D: Dir> Segment<D> {
+    /// A segment whose file isn't open, or doesn't exist yet.
+    pub(crate) fn new(slot: u64, identity: Identity) -> Segment<D> {
+        Segment { slot, identity, file: OnceLock::new() }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        Name::Segment(self.slot).to_string()
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.identity.generation
+    }
+
+    pub(crate) fn position(&self, offset: u64) -> Position {
+        Position { generation: self.generation(), offset }
+    }
+
+    /// The open file, if it was created or opened before.
+    pub(crate) fn file(&self) -> Option<&D::File> {
+        self.file.get()
+    }
+
+    /// The open file; opened for reading if needed.
+    pub(crate) async fn open(&self, dir: &D) -> io::Result<&D::File> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let name = self.name();
+        let file = interruptible(|| dir.open(&name, OpenMode::Read)).await?;
+        Ok(self.file.get_or_init(|| file))
+    }
+
+    /// Attaches a file that was opened elsewhere.
+    pub(crate) fn attach(&self, file: D::File) {
+        // A second one is dropped: both name the same file.
+        drop(self.file.set(file));
+    }
+
+    /// Creates the file durably: content under a temporary name, sync, rename, sync of the directory. A crash leaves
+    /// nothing, a temporary file, or all of `head`, which begins with the identity; never a part under the final name.
+    pub(crate) async fn create(&self, dir: &D, head: &[u8], plants: &Plants) -> io::Result<()> {
+        let (temporary, name) = (Name::Temporary(self.slot).to_string(), self.name());
+        let file = interruptible(|| dir.open(&temporary, OpenMode::CreateNew)).await?;
+        write_all_at(&file, head, 0).await?;
+        interruptible(|| file.sync_all()).await?;
+        interruptible(|| dir.rename(&temporary, &name)).await?;
+        if !planted!(plants, WalSegNoDirsync) {
+            interruptible(|| dir.sync()).await?;
+        }
+        self.attach(file);
+        Ok(())
+    }
+}
+
+/// What the two copies of an identity say.
+#[derive(Debug)]
+pub(crate) enum IdentityFound {
+    Readable(Identity),
+    Newer(u16, u16),
+    Unreadable,
+}
+
+/// Reads both copies. Of two readable ones the higher generation counts.
+pub(crate) async fn read_identity<F: File>(file: &F) -> io::Result<IdentityFound> {
+    let mut head = vec![0; FIRST_FRAME_OFFSET as usize];
+    let length = read_at_most(file, &mut head, 0).await?;
+    head.truncate(length);
+    let mut found = IdentityFound::Unreadable;
+    for offset in IDENTITY_OFFSETS {
+        let copy = head.get(offset as usize..).unwrap_or_default();
+        match Identity::decode(&copy[..copy.len().min(IDENTITY_BYTES)]) {
+            Ok(identity) => {
+                let better = match &found {
+                    IdentityFound::Readable(other) => identity.generation > other.generation,
+                    IdentityFound::Newer(..) => false,
+                    IdentityFound::Unreadable => true,
+                };
+                if better {
+                    found = IdentityFound::Readable(identity);
+                }
+            }
+            // An upgraded program was here: what it wrote is not ours to judge.
+            Err(BadIdentity::Newer { major, minor }) => found = IdentityFound::Newer(major, minor),
+            Err(BadIdentity::Unreadable) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// A frame that a [`Scanner`] found, with its body still in the scanner's window.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) header: Header,
+    pub(crate) crc: u32,
+    pub(crate) offset: u64,
+}
+
+impl Found {
+    /// Offset of the first byte behind it.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + self.header.frame_bytes()
+    }
+}
+
+/// Reads frames out of one file through a window of bytes.
+pub(crate) struct Scanner<'a, F> {
+    file: &'a F,
+    seed: u32,
+    length: u64,
+    window_bytes: u64,
+    window: Vec<u8>,
+    window_offset: u64,
+}
+
+impl<'a, F: File> Scanner<'a, F> {
+    /// Begins to scan a file of the segment with this seed.
+    pub(crate) async fn new(file: &'a F, seed: u32) -> io::Result<Scanner<'a, F>> {
+        let length = interruptible(|| file.len()).await?;
+        Ok(Scanner::bounded(file, seed, length, WINDOW_BYTES))
+    }
+
+    /// Reads only the first `length` bytes of the file, `window_bytes` at once.
+    pub(crate) fn bounded(file: &'a F, seed: u32, length: u64, window_bytes: u64) -> Scanner<'a, F> {
+        Scanner { file, seed, length, window_bytes, window: Vec::new(), window_offset: 0 }
+    }
+
+    /// Length of what is scanned, in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Decodes the frame at `offset`. The outer error is the machine's and says nothing about the log.
+    pub(crate) async fn frame(&mut self, offset: u64) -> io::Result<Result<Found, Undecodable>> {
+        self.fill(offset, FRAME_HEADER_BYTES).await?;
+        let Some(header) = Header::peek(self.bytes(offset), self.seed, offset) else { return Ok(Err(Undecodable::NoHeader)) };
+        // The length is only plausible: it may ask for no more memory than the file has bytes.
+        if offset + FRAME_HEADER_BYTES + header.body_bytes > self.length {
+            return Ok(Err(Undecodable::BadBody));
+        }
+        self.fill(offset, FRAME_HEADER_BYTES + header.body_bytes).await?;
+        Ok(Frame::decode(self.bytes(offset), self.seed, offset).map(|frame| Found { header: frame.header, crc: frame.crc, offset }))
+    }
+
+    /// The body of the frame that was found last.
+    pub(crate) fn body(&self, found: &Found) -> &[u8] {
+        let bytes = self.bytes(found.offset + FRAME_HEADER_BYTES);
+        bytes.get(..found.header.body_bytes as usize).unwrap_or_default()
+    }
+
+    /// All bytes of the frame that was found last, without padding, as an owned string.
+    pub(crate) fn body_owned(&self, found: &Found) -> Bytes {
+        Bytes::copy_from_slice(self.body(found))
+    }
+
+    /// The next intact frame at or after `offset`, wherever it stands. Used behind the end of a log, to count what a crash
+    /// left there and to learn what it claims.
+    pub(crate) async fn survivor(&mut self, mut offset: u64) -> io::Result<Option<Found>> {
+        offset = offset.next_multiple_of(FRAME_ALIGN_BYTES);
+        while offset + FRAME_HEADER_BYTES <= self.length {
+            self.fill(offset, FRAME_HEADER_BYTES).await?;
+            let bytes = self.bytes(offset);
+            let step = FRAME_ALIGN_BYTES as usize;
+            let hit = (0..=bytes.len().saturating_sub(FRAME_HEADER_BYTES as usize)).step_by(step).find(|at| {
+                // Kind 0 is never valid: zeros are skipped by one comparison.
+                bytes[at + 7] >> 4 != 0 && Header::peek(&bytes[*at..], self.seed, offset + *at as u64).is_some()
+            });
+            let scanned = bytes.len().saturating_sub(FRAME_HEADER_BYTES as usize) / step * step + step;
+            match hit {
+                None => offset += scanned as u64,
+                Some(at) => {
+                    offset += at as u64;
+                    if let Ok(found) = self.frame(offset).await? {
+                        return Ok(Some(found));
+                    }
+                    offset += FRAME_ALIGN_BYTES;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The part of the window from `offset` on.
+    fn bytes(&self, offset: u64) -> &[u8] {
+        let at = offset.checked_sub(self.window_offset).and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| self.window.get(at..)).unwrap_or_default()
+    }
+
+    /// Makes the window hold `count` bytes from `offset` on, as far as the file has them.
+    async fn fill(&mut self, offset: u64, count: u64) -> io::Result<()> {
+        let end = (offset + count).min(self.length);
+        if offset >= self.window_offset && end <= self.window_offset + self.window.len() as u64 {
+            return Ok(());
+        }
+        let wanted = count.max(self.window_bytes).min(self.length.saturating_sub(offset));
+        self.window.resize(wanted as usize, 0);
+        let read = read_at_most(self.file, &mut self.window, offset).await;
+        // After an error the window holds nothing, so that a second try reads again.
+        self.window.truncate(*read.as_ref().unwrap_or(&0));
+        self.window_offset = offset;
+        read.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_log_read_back_and_others_are_foreign() {
+        for name in [Name::Segment(1), Name::Temporary(99_999_999), Name::Segment(123_456_789)] {
+            assert_eq!(Name::parse(&name.to_string()), Some(name));
+        }
+        for foreign in ["wal-1.seg", "wal-00000001", "wal-00000001.seg.bak", "wal-0000000x.seg", "wal-000000001.seg", "WAL-00000001.seg", "", "wal-99999999999999999999999.seg"] {
+            assert_eq!(Name::parse(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! One error enum per operation; each says who is to blame and what to do next.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use thiserror::Error;
+
+use super::{Lsn, options::OptionsError};
+
+/// Why a log works no more. Shared by everybody who waited.
+#[derive(Clone, Debug, Error)]
+#[error("{operation} of {file} failed: {message}; reopen the log")]
+pub struct Failure {
+    /// What was being done: `write`, `sync`, `create`.
+    pub operation: &'static str,
+    /// The file that it was done to.
+    pub file: String,
+    /// The machine's kind of error.
+    pub kind: io::ErrorKind,
+    /// The machine's words.
+    pub message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(operation: &'static str, file: String, error: &io::Error) -> Failure {
+        Failure { operation, file, kind: error.kind(), message: error.to_string() }
+    }
+}
+
+/// Why a log couldn't be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// An option is out of range. Remedy: correct it.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// Another handle or process has the log open. Remedy: close it there.
+    #[error("{} is locked by another handle or process; close it there", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The machine failed. Remedy: as the source says (permissions, space, a failing disk), then retry: nothing was lost.
+    #[error("{operation} {what}: {source}")]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// The directory or file.
+        what: String,
+        /// The machine's error.
+        source: io::Error,
+    },
+    /// A segment of a newer format. Remedy: use the program that wrote it, or a newer one. Nothing was changed.
+    #[error("{file} has format {major}.{minor}, newer than this program reads; use a newer program")]
+    NewerVersion {
+        /// The file.
+        file: String,
+        /// Its major version.
+        major: u16,
+        /// Its minor version.
+        minor: u16,
+    },
+    /// Segments of two logs in one directory. Remedy: move the files of one of them away. Nothing was changed.
+    #[error("{file} belongs to another log than {other}; move the files of one of them away")]
+    OtherLog {
+        /// One file.
+        file: String,
+        /// A file of another log.
+        other: String,
+    },
+    /// The log is damaged below what it states to be durable. Remedy: restore from a copy. Nothing was changed.
+    #[error("{file} is corrupt at byte {offset}: {what}; nothing was changed, restore it from a copy")]
+    Corrupt {
+        /// The file, as far as known.
+        file: String,
+        /// Offset in bytes of the first thing that is wrong.
+        offset: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(operation: &'static str, what: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
+        let what = what.into();
+        move |source| OpenError::Io { operation, what, source }
+    }
+}
+
+/// Why an append gave no acknowledgement.
+#[derive(Clone, Debug, Error)]
+pub enum AppendError {
+    /// Definite: not appended, now or later. Remedy: split it, or raise `max_record_bytes`.
+    #[error("the payload is {bytes} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Payload bytes in all.
+        bytes: u64,
+        /// `max_record_bytes`.
+        limit: u64,
+    },
+    /// Definite: a batch without records says nothing.
+    #[error("a batch needs at least one record")]
+    EmptyBatch,
+    /// Definite: the log was closed. Remedy: open it again.
+    #[error("the log is closed")]
+    Closed,
+    /// Definite: refused, since the log failed before. Remedy: reopen.
+    #[error("refused, since an earlier {0}")]
+    Poisoned(Arc<Failure>),
+    /// Indeterminate: accepted, then the log failed. After a reopen the records are there or not, all or none.
+    /// Remedy: reopen, and read.
+    #[error("LSN {first} was accepted, but {failure}")]
+    Indeterminate {
+        /// LSN of the first record.
+        first: Lsn,
+        /// What failed.
+        failure: Arc<Failure>,
+    },
+}
+
+/// Why a wait for durability failed.
+#[derive(Clone, Debug, Error)]
+pub enum SyncError {
+    /// The log failed: what was not durable before is unknown until it is reopened.
+    #[error(transparent)]
+    Poisoned(#[from] Arc<Failure>),
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+    /// No such record yet.
+    #[error("LSN {lsn} was not appended yet, next is {next}")]
+    NotAppended {
+        /// The one that was asked for.
+        lsn: Lsn,
+        /// The next that will be given.
+        next: Lsn,
+    },
+}
+
+/// Why a record couldn't be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// Outside the log.
+    #[error("LSN {lsn} is outside the log, which holds {first}..{next}")]
+    NotFound {
+        /// The one that was asked for.
+        lsn: Lsn,
+        /// The oldest.
+        first: Lsn,
+        /// The next that will be given.
+        next: Lsn,
+    },
+    /// What was written reads differently. Remedy: restore from a copy.
+    #[error("{file} is corrupt at byte {offset}")]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Offset in bytes.
+        offset: u64,
+    },
+    /// The machine failed. Remedy: retry.
+    #[error("reading {file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// The machine's error.
+        source: io::Error,
+    },
+    /// The record never left memory, and the log failed. Remedy: reopen.
+    #[error(transparent)]
+    Poisoned(#[from] Arc<Failure>),
+}

@@ -1,0 +1,215 @@
+//! The writing half of open: one new segment that makes what recovery delivers durable.
+//!
+//! The new segment F carries every frame that nothing proved, written anew, behind a start that names the cut in its
+//! predecessor. Its one sync is the cut, the promise that what was delivered stays, and the rewrite of pages whose sync may
+//! have failed in an earlier process: open never trusts a sync of bytes that it did not write itself. F gets its name only
+//! once it is complete, so a crash before that leaves the old files to decide the same again. Then a synced mark follows,
+//! then the next segment is prepared (its identity states F to be durable, so that losing F is noticed), then what F
+//! replaced is removed.
+
+use std::{path::Path, sync::Arc};
+
+use tracing::{info, warn};
+
+use crate::{
+    codec::{BLOCK_BYTES, FIRST_FRAME_OFFSET, Frame, FrameKind, Header, Identity, MarkKind, NO_CLAIM, Position, START_BODY_BYTES, Start, frame_bytes},
+    env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
+    plant::planted,
+    segment::Segment,
+};
+
+use super::{
+    Lsn,
+    error::OpenError,
+    log::{Log, Member, Tail, Watermark},
+    options::Options,
+    recover::{Examined, FIRST_LSN, INDEX_BYTES, Link, examine},
+    report::{RecoveryReport, TailKind},
+};
+
+/// Opens or creates the log in the directory `path`.
+pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Result<(Log<E>, RecoveryReport), OpenError> {
+    options.validate()?;
+    let what = path.display().to_string();
+    let dir = interruptible(|| env.dir(path, options.creates())).await.map_err(OpenError::io("open directory", &what))?;
+    let lock = interruptible(|| dir.lock()).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
+        _ => OpenError::Io { operation: "lock", what: what.clone(), source },
+    })?;
+    let examined = examine(&env, &dir, &options).await?;
+    if examined.tail == TailKind::New && !options.creates() {
+        return Err(OpenError::Io { operation: "open", what, source: std::io::ErrorKind::NotFound.into() });
+    }
+    let established = establish(&env, &dir, &options, examined).await?;
+    let Established { report, members, tail, durable, successor } = established;
+    info!(
+        path = what,
+        first = report.first.0,
+        next = report.next.0,
+        tail = ?report.tail,
+        unproven_from = report.unproven_from.0,
+        carried = report.carried,
+        generation = report.generation,
+        "opened"
+    );
+    Ok((Log::new(env, dir, lock, options, members, tail, durable, successor), report))
+}
+
+struct Established<D: Dir> {
+    report: RecoveryReport,
+    members: Vec<Member<D>>,
+    tail: Tail<D>,
+    durable: Watermark,
+    successor: Arc<Segment<D>>,
+}
+
+/// Steps 5 to 8 of the open protocol.
+async fn establish<E: Env>(env: &E, dir: &E::Dir, options: &Options, mut examined: Examined<E::Dir>) -> Result<Established<E::Dir>, OpenError> {
+    let uuid = examined.uuid.unwrap_or_else(|| {
+        let mut uuid = [0; 16];
+        env.fill_random(&mut uuid);
+        uuid
+    });
+    if planted!(options.plants, WalReuseTornTail)
+        && let Some((end, length)) = examined.end
+        && length > end.offset
+    {
+        return resume(dir, options, examined, end, length).await;
+    }
+    if planted!(options.plants, WalTrustOldSync)
+        && let Some(link) = examined.chain.last()
+    {
+        let name = link.segment.name();
+        let old = interruptible(|| dir.open(&name, OpenMode::Write)).await.map_err(OpenError::io("open", &name))?;
+        interruptible(|| old.sync_data()).await.map_err(OpenError::io("sync", &name))?;
+    }
+    let segment = Segment::new(
+        examined.max_slot + 1,
+        Identity {
+            uuid,
+            number: examined.chain.last().map_or(1, |link| link.segment.identity.number + 1),
+            generation: examined.max_generation + 1,
+            segment_blocks: options.segment_blocks(),
+            durable: examined.evidence.unwrap_or_default(),
+        },
+    );
+    let (mut file, index) = encode_new(env, options, &segment, &examined);
+    if planted!(options.plants, WalRemoveBeforeCut) {
+        remove(dir, &examined.removable).await;
+    }
+    segment.create(dir, &file, &options.plants).await.map_err(OpenError::io("create", segment.name()))?;
+
+    // The mark stands in a block of its own, so that one damaged block can't take a record and the proof of it.
+    let ordinal = (examined.next_lsn - examined.cut_lsn) as u32;
+    let marked_from = file.len();
+    let crc = encode_mark(&mut file, &segment.identity, ordinal, marked_from as u64, Some(marked_from as u64), MarkKind::Synced);
+    if let Some(open) = segment.file() {
+        write_all_at(open, &file[marked_from..], marked_from as u64).await.map_err(OpenError::io("write", segment.name()))?;
+        interruptible(|| open.sync_data()).await.map_err(OpenError::io("sync", segment.name()))?;
+    }
+    let end = file.len() as u64;
+    let durable = Watermark { lsn: examined.next_lsn, sequence: 0, position: segment.position(end) };
+
+    let successor = Segment::new(segment.slot + 1, successor_identity(&segment.identity, options, durable.position));
+    successor.create(dir, &successor.identity.head(), &options.plants).await.map_err(OpenError::io("create", successor.name()))?;
+    remove(dir, &examined.removable).await;
+
+    let report = report(&examined, segment.generation());
+    let segment = Arc::new(segment);
+    let mut members: Vec<Member<E::Dir>> = examined.chain.drain(..).map(Member::from).collect();
+    members.push(Member { base_lsn: examined.cut_lsn, segment: segment.clone(), index });
+    let tail = Tail { segment, base_lsn: examined.cut_lsn, offset: end, crc, fresh: false };
+    Ok(Established { report, members, tail, durable, successor: Arc::new(successor) })
+}
+
+/// The bytes of the new segment up to the last carried frame, and its index.
+fn encode_new<E: Env>(env: &E, options: &Options, segment: &Segment<E::Dir>, examined: &Examined<E::Dir>) -> (Vec<u8>, Vec<(u64, u64)>) {
+    let seed = segment.identity.seed();
+    let first = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES);
+    let (mut frames, mut index, mut crcs) = (Vec::new(), Vec::<(u64, u64)>::new(), crc32fast::Hasher::new());
+    for carried in &examined.carried {
+        let offset = first + frames.len() as u64;
+        // What is carried was unproven, and is until this segment is synced.
+        let crc = Frame::encode(&mut frames, seed, offset, carried.kind, (carried.lsn - examined.cut_lsn) as u32, NO_CLAIM, |out| out.extend_from_slice(&carried.body));
+        crcs.update(&crc.to_le_bytes());
+        if index.last().is_none_or(|(_, last)| offset >= last + INDEX_BYTES) {
+            index.push((carried.lsn, offset));
+        }
+    }
+    let predecessor = examined.chain.last().map(|link| link.segment.position(link.end)).unwrap_or_default();
+    let start = Start {
+        base_lsn: examined.cut_lsn,
+        predecessor,
+        predecessor_crc: examined.chain.last().map_or(0, |link| link.end_crc),
+        // The cut is where the evidence ends, or before.
+        durable: predecessor,
+        carried_frames: examined.carried.len() as u32,
+        carried_crc: crcs.finalize(),
+        floor_lsn: FIRST_LSN,
+        wall_ns: env.wall_ns(),
+        metadata: options.metadata(),
+    };
+    let mut file = segment.identity.head();
+    Frame::encode(&mut file, seed, FIRST_FRAME_OFFSET, FrameKind::Start, 0, NO_CLAIM, |out| start.encode(out));
+    file.extend_from_slice(&frames);
+    (file, index)
+}
+
+/// The identity of the segment that follows `identity`.
+pub(super) fn successor_identity(identity: &Identity, options: &Options, durable: Position) -> Identity {
+    Identity { number: identity.number + 1, generation: identity.generation + 1, segment_blocks: options.segment_blocks(), durable, ..identity.clone() }
+}
+
+/// Appends a filler up to the next block and a mark behind it. `offset` is where `out` ends in the file. Returns the
+/// mark's checksum.
+pub(super) fn encode_mark(out: &mut Vec<u8>, identity: &Identity, ordinal: u32, offset: u64, durable: Option<u64>, kind: MarkKind) -> u32 {
+    let seed = identity.seed();
+    let filler = filler_bytes(offset);
+    if filler > 0 {
+        Frame::encode(out, seed, offset, FrameKind::Filler, ordinal, Header::undurable_at(offset, durable), |out| out.resize(out.len() + (filler - frame_bytes(0)) as usize, 0));
+    }
+    let at = offset + filler;
+    // The filler holds nothing, so it may count as durable.
+    let durable = durable.map(|durable| if durable == offset { at } else { durable });
+    Frame::encode(out, seed, at, FrameKind::Mark, ordinal, Header::undurable_at(at, durable), |out| kind.encode(out))
+}
+
+/// Length of the filler frame that brings `offset` to a block boundary.
+pub(super) fn filler_bytes(offset: u64) -> u64 {
+    match offset.next_multiple_of(BLOCK_BYTES) - offset {
+        0 => 0,
+        gap if gap < frame_bytes(0) => gap + BLOCK_BYTES,
+        gap => gap,
+    }
+}
+
+/// Hygiene: what fails here is tried again at the next open, and never counts.
+async fn remove<D: Dir>(dir: &D, names: &[String]) {
+    for name in names {
+        if let Err(error) = interruptible(|| dir.remove(name)).await {
+            warn!(file = name, %error, "could not remove what the log no longer needs");
+        }
+    }
+}
+
+fn report<D: Dir>(examined: &Examined<D>, generation: u64) -> RecoveryReport {
+    RecoveryReport {
+        first: Lsn(FIRST_LSN),
+        next: Lsn(examined.next_lsn),
+        tail: examined.tail,
+        unproven_from: Lsn(examined.unproven_from),
+        segments: examined.members,
+        dropped: examined.dropped.clone(),
+        carried: examined.next_lsn - examined.cut_lsn,
+        generation,
+        evidence: examined.evidence,
+        foreign: examined.foreign,
+        unreadable: examined.unreadable,
+    }
+}
+
+impl<D: Dir> From<Link<D>> for Member<D> {
+    fn from(link: Link<D>) -> Member<D> {
+        Member { base_lsn: link.base_lsn, segment: link.segment, index: link.index }
+    }
+}

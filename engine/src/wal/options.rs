@@ -1,0 +1,124 @@
+//! What a log can be told, checked before anything is touched.
+
+use thiserror::Error;
+
+use crate::{
+    codec::{BLOCK_BYTES, FIRST_FRAME_OFFSET, MAX_BODY_BYTES},
+    plant::Plants,
+};
+
+/// Options of a log. Each setter names its unit and range; a value out of range is an [`OptionsError`] at open.
+///
+/// ```
+/// let options = engine::wal::Options::new().segment_bytes(16 << 20).buffer_bytes(1 << 20);
+/// assert!(options.validate().is_ok());
+/// assert_eq!(engine::wal::Options::new().segment_bytes(1).validate().unwrap_err().option, "segment_bytes");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    segment_bytes: u64,
+    buffer_bytes: u64,
+    max_record_bytes: u64,
+    create: bool,
+    pub(crate) plants: Plants,
+}
+
+/// An option outside its range.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("option {option} is {value}: {expected}")]
+pub struct OptionsError {
+    /// The option's name.
+    pub option: &'static str,
+    /// The value it was given.
+    pub value: u64,
+    /// What it must be.
+    pub expected: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { segment_bytes: 64 << 20, buffer_bytes: 4 << 20, max_record_bytes: 64 << 20, create: true, plants: Plants::default() }
+    }
+}
+
+impl Options {
+    /// The defaults: segments of 64 MiB, a buffer of 4 MiB, records up to 64 MiB, create what is missing.
+    #[must_use]
+    pub fn new() -> Options {
+        Options::default()
+    }
+
+    /// Length of a segment in bytes: a multiple of 4096 from 16 KiB to 2 GiB. Default 64 MiB. A record that doesn't fit
+    /// into an empty segment gets one of its own. May change between opens.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Options {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// How many bytes of frames may wait in memory before an append waits for the operating system: 4 KiB to 1 GiB.
+    /// Default 4 MiB. A larger record passes through an empty buffer.
+    #[must_use]
+    pub fn buffer_bytes(mut self, bytes: u64) -> Options {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// The largest payload of a record, or of a batch in all, that is accepted: 1 byte to 255 MiB. Default 64 MiB.
+    #[must_use]
+    pub fn max_record_bytes(mut self, bytes: u64) -> Options {
+        self.max_record_bytes = bytes;
+        self
+    }
+
+    /// Whether open creates the directory (its last component) and the log if they are missing. Default true.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Options {
+        self.create = create;
+        self
+    }
+
+    /// Plants a bug.
+    #[cfg(feature = "plants")]
+    #[must_use]
+    pub fn plants(mut self, plants: Plants) -> Options {
+        self.plants = plants;
+        self
+    }
+
+    /// Checks every option.
+    ///
+    /// # Errors
+    /// The first one that is out of range.
+    pub fn validate(&self) -> Result<(), OptionsError> {
+        let check = |option, value: u64, range: std::ops::RangeInclusive<u64>, multiple: u64, expected| {
+            if range.contains(&value) && value.is_multiple_of(multiple) { Ok(()) } else { Err(OptionsError { option, value, expected }) }
+        };
+        check("segment_bytes", self.segment_bytes, 2 * FIRST_FRAME_OFFSET..=2 << 30, BLOCK_BYTES, "use a multiple of 4096 from 16384 to 2147483648")?;
+        check("buffer_bytes", self.buffer_bytes, BLOCK_BYTES..=1 << 30, 1, "use 4096 to 1073741824")?;
+        // The rest of a body's 28 bits is room for the item headers of a batch.
+        const { assert!((255 << 20) < MAX_BODY_BYTES) };
+        check("max_record_bytes", self.max_record_bytes, 1..=255 << 20, 1, "use 1 to 267386880")
+    }
+
+    pub(crate) fn segment_length(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    pub(crate) fn segment_blocks(&self) -> u32 {
+        // Validated: at most 2 GiB.
+        (self.segment_bytes / BLOCK_BYTES) as u32
+    }
+
+    pub(crate) fn buffer_limit(&self) -> u64 {
+        self.buffer_bytes
+    }
+
+    pub(crate) fn record_limit(&self) -> u64 {
+        self.max_record_bytes
+    }
+
+    pub(crate) fn creates(&self) -> bool {
+        self.create
+    }
+}

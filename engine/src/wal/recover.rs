@@ -1,0 +1,561 @@
+//! The reading half of open: which segments form the log, where it ends, how far that is proven. Writes nothing, so a
+//! refused open leaves the directory as it was.
+//!
+//! Order of the steps: list; read every identity; try starts from the highest generation down; walk the chain back from
+//! the newest valid one; scan it forward; look behind its end; decide by [`super::decision`].
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use tracing::{debug, warn};
+
+use crate::{
+    codec::{Batch, FIRST_FRAME_OFFSET, FrameKind, MarkKind, Position, Seal, Start, Undecodable, decode_mark},
+    env::{Dir, EntryKind, Env, OpenMode, interruptible},
+    plant::planted,
+    segment::{IdentityFound, Name, Scanner, Segment, read_identity},
+};
+
+use super::{
+    decision::{Behind, Damage, Decision, Last, Seen, decide},
+    error::OpenError,
+    options::Options,
+    report::{DropReason, Dropped, TailKind},
+};
+
+/// Files whose handles are kept from reading their identity to scanning them.
+const OPEN_FILES: usize = 64;
+/// A scan lets others run after this many frames.
+const FRAMES_PER_TURN: u32 = 4096;
+/// The index of a segment has an entry about this often.
+pub(super) const INDEX_BYTES: u64 = 32 * 1024;
+/// A last segment with less than this before the cut is dissolved into the new one, so that opens don't pile up segments.
+const SMALL_BYTES: u64 = 1 << 20;
+/// The first LSN of a log. No record was ever released, so it is the floor as well.
+pub(super) const FIRST_LSN: u64 = 1;
+
+/// What the directory holds, as far as open needs it.
+pub(super) struct Examined<D: Dir> {
+    /// The log's id, if anything readable states one.
+    pub(super) uuid: Option<[u8; 16]>,
+    /// The segments that stay, oldest first; in the last one, up to its `end`.
+    pub(super) chain: Vec<Link<D>>,
+    /// Frames from the cut to the end of the log, to be written anew.
+    pub(super) carried: Vec<Carried>,
+    /// The next LSN after the carried frames, and the one at the cut.
+    pub(super) next_lsn: u64,
+    pub(super) cut_lsn: u64,
+    /// Segments that held the log, for the report.
+    pub(super) members: u64,
+    pub(super) tail: TailKind,
+    pub(super) unproven_from: u64,
+    pub(super) evidence: Option<Position>,
+    pub(super) dropped: Vec<Dropped>,
+    /// Where the log ended, before the cut; and the length of that file.
+    pub(super) end: Option<(Position, u64)>,
+    /// The highest generation and slot that are taken.
+    pub(super) max_generation: u64,
+    pub(super) max_slot: u64,
+    /// Files of this log that don't count any more once the new segment is durable.
+    pub(super) removable: Vec<String>,
+    pub(super) foreign: u64,
+    pub(super) unreadable: u64,
+}
+
+/// A segment of the chain.
+pub(super) struct Link<D: Dir> {
+    pub(super) segment: Arc<Segment<D>>,
+    pub(super) base_lsn: u64,
+    /// End of what counts in it, and the checksum of the frame that ends there.
+    pub(super) end: u64,
+    pub(super) end_crc: u32,
+    /// Places to begin reading from: (LSN, offset), ascending.
+    pub(super) index: Vec<(u64, u64)>,
+}
+
+/// A frame to be written anew.
+pub(super) struct Carried {
+    pub(super) kind: FrameKind,
+    pub(super) lsn: u64,
+    pub(super) count: u32,
+    pub(super) body: Bytes,
+}
+
+/// A frame that may have to be carried, or may be where the cut goes.
+struct Kept {
+    link: usize,
+    start: Position,
+    end: Position,
+    kind: FrameKind,
+    lsn: u64,
+    count: u32,
+    /// Checksum of the frame before it in the same segment.
+    previous_crc: u32,
+    body: Bytes,
+}
+
+/// The forward scan under way.
+struct Walk<D: Dir> {
+    links: Vec<Link<D>>,
+    kept: VecDeque<Kept>,
+    first_lsn: u64,
+    next_lsn: u64,
+    /// The last valid frame.
+    last: Last,
+    wrong_ordinal: bool,
+    frames: u32,
+}
+
+/// Examines the directory.
+pub(super) async fn examine<E: Env>(env: &E, dir: &E::Dir, options: &Options) -> Result<Examined<E::Dir>, OpenError> {
+    let survey = survey(dir, options).await?;
+    let mut reading = Reading { env, dir, options, evidence: survey.evidence, dropped: Vec::new() };
+    let Some((newest, start)) = reading.newest_start(&survey).await? else {
+        return Ok(survey.into_new(reading.dropped));
+    };
+    let chain = reading.chain(&survey, newest, start).await?;
+    reading.scan(survey, chain).await
+}
+
+/// Every file of the log, by what its name and identity say.
+struct Survey<D: Dir> {
+    segments: BTreeMap<u64, Arc<Segment<D>>>,
+    /// Temporary files of this log, or of nobody.
+    temporaries: Vec<String>,
+    uuid: Option<[u8; 16]>,
+    evidence: Option<Position>,
+    max_generation: u64,
+    max_slot: u64,
+    unreadable: Vec<String>,
+    foreign: u64,
+}
+
+/// Lists the directory and reads every identity.
+async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<D>, OpenError> {
+    let mut survey = Survey {
+        segments: BTreeMap::new(),
+        temporaries: Vec::new(),
+        uuid: None,
+        evidence: None,
+        max_generation: 0,
+        max_slot: 0,
+        unreadable: Vec::new(),
+        foreign: 0,
+    };
+    let mut temporaries = Vec::new();
+    let entries = interruptible(|| dir.list()).await.map_err(OpenError::io("list", "the directory"))?;
+    for entry in entries {
+        let Some(name) = entry.name.to_str().and_then(Name::parse) else {
+            survey.foreign += 1;
+            continue;
+        };
+        survey.max_slot = survey.max_slot.max(name.slot());
+        if entry.kind != EntryKind::File {
+            survey.foreign += 1;
+            continue;
+        }
+        let text = name.to_string();
+        let file = interruptible(|| dir.open(&text, OpenMode::Read)).await.map_err(OpenError::io("open", &text))?;
+        let found = read_identity(&file).await.map_err(OpenError::io("read", &text))?;
+        match (name, found) {
+            (_, IdentityFound::Newer(major, minor)) => return Err(OpenError::NewerVersion { file: text, major, minor }),
+            (Name::Temporary(_), IdentityFound::Readable(identity)) => temporaries.push((text, Some(identity))),
+            (Name::Temporary(_), IdentityFound::Unreadable) => temporaries.push((text, None)),
+            (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(text),
+            (Name::Segment(slot), IdentityFound::Readable(identity)) => {
+                let generation = identity.generation;
+                let segment = Segment::new(slot, identity);
+                if survey.segments.len() < OPEN_FILES {
+                    segment.attach(file);
+                }
+                if survey.segments.insert(generation, Arc::new(segment)).is_some() {
+                    return Err(OpenError::Corrupt { file: text, offset: 0, what: "another segment has the same generation; one is a copy" });
+                }
+            }
+        }
+    }
+    // The uuid is the newest segment's; temporary files count only if there is no segment yet.
+    survey.uuid = survey.segments.last_key_value().map(|(_, segment)| segment.identity.uuid);
+    if survey.uuid.is_none() {
+        survey.uuid = temporaries.iter().filter_map(|(_, identity)| identity.as_ref()).max_by_key(|identity| identity.generation).map(|identity| identity.uuid);
+    }
+    for segment in survey.segments.values() {
+        if Some(segment.identity.uuid) != survey.uuid {
+            let other = survey.segments.last_key_value().map_or_else(String::new, |(_, newest)| newest.name());
+            return Err(OpenError::OtherLog { file: segment.name(), other });
+        }
+        survey.max_generation = survey.max_generation.max(segment.generation());
+        survey.evidence = survey.evidence.max(Some(segment.identity.durable));
+    }
+    for (name, identity) in temporaries {
+        match identity {
+            // Another log's: not ours to remove.
+            Some(identity) if Some(identity.uuid) != survey.uuid => survey.foreign += 1,
+            Some(identity) => {
+                // An identity in a temporary file was written by us: what it states was true, and its generation is taken.
+                if !planted!(options.plants, WalGenerationReuse) {
+                    survey.max_generation = survey.max_generation.max(identity.generation);
+                }
+                survey.evidence = survey.evidence.max(Some(identity.durable));
+                survey.temporaries.push(name);
+            }
+            None => survey.temporaries.push(name),
+        }
+    }
+    if survey.max_generation > u64::MAX / 2 {
+        return Err(OpenError::Corrupt { file: "the directory".into(), offset: 0, what: "a generation beyond any possible count" });
+    }
+    Ok(survey)
+}
+
+impl<D: Dir> Survey<D> {
+    /// No segment was ever started here.
+    fn into_new(self, dropped: Vec<Dropped>) -> Examined<D> {
+        Examined {
+            uuid: self.uuid,
+            chain: Vec::new(),
+            carried: Vec::new(),
+            next_lsn: FIRST_LSN,
+            cut_lsn: FIRST_LSN,
+            members: 0,
+            tail: TailKind::New,
+            unproven_from: FIRST_LSN,
+            evidence: None,
+            dropped,
+            end: None,
+            max_generation: self.max_generation,
+            max_slot: self.max_slot,
+            removable: self.temporaries,
+            foreign: self.foreign,
+            unreadable: self.unreadable.len() as u64,
+        }
+    }
+}
+
+/// A recovery under way: what was learned so far.
+struct Reading<'a, E: Env> {
+    env: &'a E,
+    dir: &'a E::Dir,
+    options: &'a Options,
+    evidence: Option<Position>,
+    dropped: Vec<Dropped>,
+}
+
+/// A valid start of a segment.
+struct Started {
+    start: Start,
+}
+
+impl<E: Env> Reading<'_, E> {
+    /// The segment of the highest generation whose start, with all carried frames, is valid. Those above it were prepared
+    /// and never started, unless something states that they were.
+    async fn newest_start(&mut self, survey: &Survey<E::Dir>) -> Result<Option<(Arc<Segment<E::Dir>>, Started)>, OpenError> {
+        let mut skipped: Vec<&Arc<Segment<E::Dir>>> = Vec::new();
+        let mut newest = None;
+        for segment in survey.segments.values().rev() {
+            if let Some(started) = self.start_of(segment).await? {
+                newest = Some((segment.clone(), started));
+                break;
+            }
+            self.note_survivors(segment, FIRST_FRAME_OFFSET, DropReason::NeverStarted).await?;
+            skipped.push(segment);
+        }
+        if let Some((_, started)) = &newest {
+            self.evidence = self.evidence.max(Some(started.start.durable));
+        }
+        for segment in skipped {
+            if self.evidence > Some(segment.position(FIRST_FRAME_OFFSET)) || planted!(self.options.plants, WalOrphanIsCorrupt) {
+                let what = "its start is unreadable, but was stated to be durable";
+                return Err(OpenError::Corrupt { file: segment.name(), offset: FIRST_FRAME_OFFSET, what });
+            }
+            debug!(file = segment.name(), "never started, ignored");
+        }
+        if newest.is_none() {
+            // The first segment is complete before it gets its name, so a segment without a log behind it is a remainder.
+            let remainder = survey.segments.values().next().map(|segment| segment.name()).or_else(|| survey.unreadable.first().cloned());
+            if let Some(file) = remainder {
+                return Err(OpenError::Corrupt { file, offset: 0, what: "no segment of the log has a readable start" });
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Walks from the newest segment back to the first one.
+    async fn chain(&mut self, survey: &Survey<E::Dir>, newest: Arc<Segment<E::Dir>>, started: Started) -> Result<Vec<(Arc<Segment<E::Dir>>, Started)>, OpenError> {
+        let mut chain = vec![(newest, started)];
+        while let Some((segment, started)) = chain.last() {
+            let predecessor = started.start.predecessor.generation;
+            if predecessor == 0 {
+                break;
+            }
+            let missing = |what| OpenError::Corrupt { file: segment.name(), offset: FIRST_FRAME_OFFSET, what };
+            if predecessor >= segment.generation() {
+                return Err(missing("its predecessor is not older than itself"));
+            }
+            let Some(older) = survey.segments.get(&predecessor) else {
+                return Err(missing("the segment before it is missing or unreadable"));
+            };
+            let Some(started) = self.start_of(older).await? else {
+                return Err(OpenError::Corrupt { file: older.name(), offset: FIRST_FRAME_OFFSET, what: "its start is unreadable, but a successor was started" });
+            };
+            chain.push((older.clone(), started));
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    /// Scans the chain forward, looks behind its end and decides.
+    async fn scan(mut self, survey: Survey<E::Dir>, chain: Vec<(Arc<Segment<E::Dir>>, Started)>) -> Result<Examined<E::Dir>, OpenError> {
+        let base_lsn = chain.first().map_or(FIRST_LSN, |(_, started)| started.start.base_lsn);
+        let mut walk = Walk { links: Vec::new(), kept: VecDeque::new(), first_lsn: base_lsn, next_lsn: base_lsn, last: Last::Other, wrong_ordinal: false, frames: 0 };
+        let mut successors = chain.iter().skip(1).map(|(_, started)| &started.start);
+        for (segment, started) in &chain {
+            let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
+            if started.start.base_lsn != walk.next_lsn {
+                return Err(corrupt(FIRST_FRAME_OFFSET, "its first LSN is not the one that follows its predecessor"));
+            }
+            let successor = successors.next();
+            self.scan_segment(&survey, &mut walk, segment, successor.map(|start| start.predecessor.offset)).await?;
+            let ended = walk.links.last().map(|link| (link.end, link.end_crc));
+            if let Some(start) = successor
+                && ended != Some((start.predecessor.offset, start.predecessor_crc))
+            {
+                // A successor is started only after this much of its predecessor was durable.
+                return Err(corrupt(ended.map_or(0, |(end, _)| end), "unreadable, but a successor was started behind it"));
+            }
+        }
+        self.finish(survey, walk).await
+    }
+
+    /// Scans one segment up to `expected_end`, or to where no valid frame follows.
+    async fn scan_segment(&mut self, survey: &Survey<E::Dir>, walk: &mut Walk<E::Dir>, segment: &Arc<Segment<E::Dir>>, expected_end: Option<u64>) -> Result<(), OpenError> {
+        let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
+        let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
+        let mut scanner = Scanner::new(file, segment.identity.seed()).await.map_err(OpenError::io("read", segment.name()))?;
+        // What evidence proves is never carried: forget what a finished segment kept.
+        if walk.kept.back().is_some_and(|frame| self.proven(frame.end)) {
+            walk.kept.clear();
+        }
+        let keep_whole_below = segment.position(FIRST_FRAME_OFFSET + self.small_bytes());
+        let base_lsn = walk.next_lsn;
+        let mut link = Link { segment: segment.clone(), base_lsn, end: FIRST_FRAME_OFFSET, end_crc: 0, index: Vec::new() };
+        walk.last = Last::Other;
+        while expected_end.is_none_or(|end| link.end < end) && !matches!(walk.last, Last::SealWithSuccessor | Last::SealWithoutSuccessor) {
+            let found = match scanner.frame(link.end).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(Undecodable::NoHeader | Undecodable::BadBody)) => break,
+                Err(_) if planted!(self.options.plants, WalErrorIsEnd) => break,
+                Err(error) => return Err(OpenError::io("read", segment.name())(error)),
+            };
+            if u64::from(found.header.ordinal) != walk.next_lsn - base_lsn {
+                walk.wrong_ordinal = true;
+                break;
+            }
+            let body = scanner.body(&found);
+            let (count, last) = match found.header.kind {
+                FrameKind::Record => (1, Last::Other),
+                FrameKind::Batch => (Batch::count(body).ok_or_else(|| corrupt(found.offset, "an intact frame holds a malformed batch"))?, Last::Other),
+                FrameKind::Seal => match Seal::decode(body) {
+                    Some(seal) if survey.segments.contains_key(&seal.successor_generation) => (0, Last::SealWithSuccessor),
+                    _ => (0, Last::SealWithoutSuccessor),
+                },
+                FrameKind::Mark if decode_mark(body) == Some(MarkKind::Closed) => (0, Last::ClosedMark),
+                FrameKind::Start | FrameKind::Mark | FrameKind::Filler => (0, Last::Other),
+            };
+            let body = if count > 0 { scanner.body_owned(&found) } else { Bytes::new() };
+            walk.last = last;
+            if count > 0 && link.index.last().is_none_or(|(_, offset)| found.offset >= offset + INDEX_BYTES) {
+                link.index.push((walk.next_lsn, found.offset));
+            }
+            self.evidence = self.evidence.max(found.header.claim(segment.generation(), found.offset));
+            walk.kept.push_back(Kept {
+                link: walk.links.len(),
+                start: segment.position(found.offset),
+                end: segment.position(found.end()),
+                kind: found.header.kind,
+                lsn: walk.next_lsn,
+                count,
+                previous_crc: link.end_crc,
+                body,
+            });
+            // Proven frames needn't be carried, except to dissolve a small segment, which this one then is no more.
+            if self.evidence >= Some(keep_whole_below) {
+                while walk.kept.front().is_some_and(|frame| self.proven(frame.end)) {
+                    walk.kept.pop_front();
+                }
+            }
+            link.end = found.end();
+            link.end_crc = found.crc;
+            walk.next_lsn = walk.next_lsn.checked_add(u64::from(count)).ok_or_else(|| corrupt(found.offset, "an LSN beyond any possible count"))?;
+            walk.frames += 1;
+            if walk.frames.is_multiple_of(FRAMES_PER_TURN) {
+                self.env.yield_now().await;
+            }
+        }
+        walk.links.push(link);
+        Ok(())
+    }
+
+    /// Looks behind the end, decides, and chooses the cut.
+    async fn finish(mut self, survey: Survey<E::Dir>, mut walk: Walk<E::Dir>) -> Result<Examined<E::Dir>, OpenError> {
+        let Some((newest, end)) = walk.links.last().map(|link| (link.segment.clone(), link.end)) else {
+            return Ok(survey.into_new(self.dropped));
+        };
+        let corrupt = |offset, what| OpenError::Corrupt { file: newest.name(), offset, what };
+        let position = newest.position(end);
+        let behind = self.behind(&newest, end, walk.wrong_ordinal).await?;
+        let seen = Seen {
+            behind,
+            last: walk.last,
+            proven_beyond: self.evidence > Some(position),
+            beginning_missing: walk.first_lsn > FIRST_LSN,
+        };
+        let decision = decide(seen);
+        debug!(file = newest.name(), offset = end, ?seen, ?decision, "recovery decided");
+        let tail = match decision {
+            Decision::Clean => TailKind::Clean,
+            Decision::Torn => TailKind::Torn,
+            Decision::End => TailKind::End,
+            Decision::Corrupt(damage) => {
+                return Err(corrupt(end, match damage {
+                    Damage::WrongOrdinal => "an intact frame stands where another was expected",
+                    Damage::BelowDurable => "unreadable, but stated to be durable",
+                    Damage::SuccessorMissing => "the segment that follows it is missing or unreadable",
+                    Damage::BeginningMissing => "the segments before it are missing",
+                }));
+            }
+        };
+        let unproven_from = walk.kept.iter().find(|frame| !self.proven(frame.end)).map_or(walk.next_lsn, |frame| frame.lsn);
+        let members = walk.links.len() as u64;
+        let carried = self.cut(&mut walk);
+        let removable = survey.segments.values().filter(|segment| !walk.links.iter().any(|link| link.segment.generation() == segment.generation()));
+        let removable = removable.map(|segment| segment.name()).chain(survey.temporaries).collect();
+        let length = self.dropped.iter().find(|dropped| dropped.why == DropReason::Tail).map_or(end, |dropped| dropped.offset + dropped.bytes);
+        let chain_generation = newest.generation();
+        let forgetful = planted!(self.options.plants, WalGenerationReuse);
+        Ok(Examined {
+            uuid: survey.uuid,
+            cut_lsn: carried.first().map_or(walk.next_lsn, |frame| frame.lsn),
+            chain: walk.links,
+            carried,
+            next_lsn: walk.next_lsn,
+            members,
+            tail,
+            unproven_from,
+            evidence: self.evidence,
+            dropped: self.dropped,
+            end: Some((position, length)),
+            max_generation: if forgetful { chain_generation } else { survey.max_generation },
+            max_slot: survey.max_slot,
+            removable,
+            foreign: survey.foreign,
+            unreadable: survey.unreadable.len() as u64,
+        })
+    }
+
+    /// Chooses the cut: the start of the first frame that evidence doesn't wholly prove. Shortens the chain to what stays
+    /// and returns the frames to be written anew. A segment whose start isn't proven never stays, and a small one is
+    /// dissolved too.
+    fn cut(&self, walk: &mut Walk<E::Dir>) -> Vec<Carried> {
+        if planted!(self.options.plants, WalTrustOldSync) || planted!(self.options.plants, WalExposeUnsynced) {
+            return Vec::new();
+        }
+        let Some(first) = walk.kept.iter().position(|frame| !self.proven(frame.end)).or(walk.kept.len().checked_sub(1)) else {
+            return Vec::new();
+        };
+        // With everything proven, the last frame is only a place to measure from: the cut is behind it.
+        let (mut cut, mut at) = if self.proven(walk.kept[first].end) { (first + 1, walk.kept[first].end) } else { (first, walk.kept[first].start) };
+        let link = walk.kept[first].link;
+        let begins = walk.kept.iter().position(|frame| frame.link == link && frame.kind == FrameKind::Start);
+        if let Some(begins) = begins
+            && at.offset - FIRST_FRAME_OFFSET < self.small_bytes()
+        {
+            (cut, at) = (begins, walk.kept[begins].start);
+        }
+        walk.links.truncate(link + 1);
+        if at.offset == FIRST_FRAME_OFFSET {
+            // Nothing of this segment stays: the cut is its predecessor's end.
+            walk.links.truncate(link);
+        } else if let Some(last) = walk.links.last_mut()
+            && last.end != at.offset
+        {
+            last.end = at.offset;
+            last.end_crc = walk.kept.get(cut).map_or(last.end_crc, |frame| frame.previous_crc);
+            last.index.retain(|(_, offset)| *offset < at.offset);
+        }
+        let carried = walk.kept.drain(..).skip(cut).filter(|frame| frame.count > 0);
+        carried.map(|frame| Carried { kind: frame.kind, lsn: frame.lsn, count: frame.count, body: frame.body }).collect()
+    }
+
+    /// What stands behind the last valid frame, and what it states.
+    async fn behind(&mut self, newest: &Arc<Segment<E::Dir>>, end: u64, wrong_ordinal: bool) -> Result<Behind, OpenError> {
+        if wrong_ordinal {
+            return Ok(Behind::WrongOrdinal);
+        }
+        let survivors = self.note_survivors(newest, end, DropReason::Tail).await?;
+        let file = newest.open(self.dir).await.map_err(OpenError::io("open", newest.name()))?;
+        let mut scanner = Scanner::new(file, newest.identity.seed()).await.map_err(OpenError::io("read", newest.name()))?;
+        let here = scanner.frame(end).await.map_err(OpenError::io("read", newest.name()))?;
+        Ok(match here {
+            _ if survivors > 0 => Behind::Survivors,
+            Err(Undecodable::BadBody) => Behind::Header,
+            Ok(_) | Err(Undecodable::NoHeader) => Behind::Nothing,
+        })
+    }
+
+    /// Counts the intact frames from `offset` on, notes what they state, and reports the bytes as dropped.
+    async fn note_survivors(&mut self, segment: &Arc<Segment<E::Dir>>, offset: u64, why: DropReason) -> Result<u64, OpenError> {
+        let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
+        let mut scanner = Scanner::new(file, segment.identity.seed()).await.map_err(OpenError::io("read", segment.name()))?;
+        let (mut at, mut frames, mut records) = (offset, 0, 0);
+        while let Some(found) = scanner.survivor(at).await.map_err(OpenError::io("read", segment.name()))? {
+            self.evidence = self.evidence.max(found.header.claim(segment.generation(), found.offset));
+            frames += 1;
+            records += match found.header.kind {
+                FrameKind::Record => 1,
+                FrameKind::Batch => u64::from(Batch::count(scanner.body(&found)).unwrap_or(0)),
+                FrameKind::Start | FrameKind::Seal | FrameKind::Mark | FrameKind::Filler => 0,
+            };
+            at = found.end();
+            self.env.yield_now().await;
+        }
+        let bytes = scanner.length().saturating_sub(offset);
+        if bytes > 0 {
+            warn!(file = segment.name(), offset, bytes, frames, records, ?why, "left behind");
+            self.dropped.push(Dropped { file: segment.name(), offset, bytes, frames, records, why });
+        }
+        Ok(frames)
+    }
+
+    /// The valid start of a segment, with all frames that it says were carried.
+    async fn start_of(&self, segment: &Arc<Segment<E::Dir>>) -> Result<Option<Started>, OpenError> {
+        let io = |error| OpenError::io("read", segment.name())(error);
+        let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
+        let mut scanner = Scanner::new(file, segment.identity.seed()).await.map_err(io)?;
+        let Ok(found) = scanner.frame(FIRST_FRAME_OFFSET).await.map_err(io)? else { return Ok(None) };
+        if found.header.kind != FrameKind::Start {
+            return Ok(None);
+        }
+        let Some(start) = Start::decode(scanner.body(&found)) else { return Ok(None) };
+        let mut crcs = crc32fast::Hasher::new();
+        let mut end = found.end();
+        for _ in 0..start.carried_frames {
+            let Ok(carried) = scanner.frame(end).await.map_err(io)? else { return Ok(None) };
+            crcs.update(&carried.crc.to_le_bytes());
+            end = carried.end();
+        }
+        Ok((crcs.finalize() == start.carried_crc).then_some(Started { start }))
+    }
+
+    /// Whether something stated the log to be durable up to `end`.
+    fn proven(&self, end: Position) -> bool {
+        self.evidence >= Some(end)
+    }
+
+    fn small_bytes(&self) -> u64 {
+        SMALL_BYTES.min((self.options.segment_length() - FIRST_FRAME_OFFSET) / 2)
+    }
+}
