@@ -25,7 +25,10 @@ impl Wake for Unpark {
 /// ```
 /// assert_eq!(engine::env::block_on(async { 6 * 7 }), 42);
 /// ```
-#[expect(clippy::disallowed_methods, reason = "this is the one place that parks a thread; nothing is decided by which one")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that parks a thread; nothing is decided by which one"
+)]
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
