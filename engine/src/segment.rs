@@ -5,7 +5,10 @@ use std::{io, sync::OnceLock};
 use bytes::Bytes;
 
 use crate::{
-    codec::{BadIdentity, FIRST_FRAME_OFFSET, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, Header, IDENTITY_BYTES, IDENTITY_OFFSETS, Identity, Position, Undecodable},
+    codec::{
+        BadIdentity, FIRST_FRAME_OFFSET, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, Header, IDENTITY_BYTES,
+        IDENTITY_OFFSETS, Identity, Position, Undecodable,
+    },
     env::{Dir, File, OpenMode, interruptible, read_at_most, write_all_at},
     plant::{Plants, planted},
 };
@@ -29,7 +32,10 @@ impl Name {
     /// Reads a name of the log; anything else in the directory is foreign.
     pub(crate) fn parse(name: &str) -> Option<Name> {
         let (slot, extension) = name.strip_prefix("wal-")?.split_once('.')?;
-        if slot.len() < 8 || !slot.bytes().all(|byte| byte.is_ascii_digit()) || (slot.len() > 8 && slot.starts_with('0')) {
+        if slot.len() < 8
+            || !slot.bytes().all(|byte| byte.is_ascii_digit())
+            || (slot.len() > 8 && slot.starts_with('0'))
+        {
             return None;
         }
         let slot = slot.parse().ok().filter(|slot| *slot <= MAX_SLOT)?;
@@ -191,6 +197,16 @@ impl<'a, F: File> Scanner<'a, F> {
         Scanner { file, seed, length, window_bytes, window: Vec::new(), window_offset: 0 }
     }
 
+    /// Goes on with the window of an earlier scan of the same file. Frames never change once they were written.
+    pub(crate) fn resume(&mut self, window: Vec<u8>, window_offset: u64) {
+        (self.window, self.window_offset) = (window, window_offset);
+    }
+
+    /// The window, to resume with.
+    pub(crate) fn into_window(self) -> (Vec<u8>, u64) {
+        (self.window, self.window_offset)
+    }
+
     /// Length of what is scanned, in bytes.
     pub(crate) fn length(&self) -> u64 {
         self.length
@@ -199,13 +215,19 @@ impl<'a, F: File> Scanner<'a, F> {
     /// Decodes the frame at `offset`. The outer error is the machine's and says nothing about the log.
     pub(crate) async fn frame(&mut self, offset: u64) -> io::Result<Result<Found, Undecodable>> {
         self.fill(offset, FRAME_HEADER_BYTES).await?;
-        let Some(header) = Header::peek(self.bytes(offset), self.seed, offset) else { return Ok(Err(Undecodable::NoHeader)) };
+        let Some(header) = Header::peek(self.bytes(offset), self.seed, offset) else {
+            return Ok(Err(Undecodable::NoHeader));
+        };
         // The length is only plausible: it may ask for no more memory than the file has bytes.
         if offset + FRAME_HEADER_BYTES + header.body_bytes > self.length {
             return Ok(Err(Undecodable::BadBody));
         }
         self.fill(offset, FRAME_HEADER_BYTES + header.body_bytes).await?;
-        Ok(Frame::decode(self.bytes(offset), self.seed, offset).map(|frame| Found { header: frame.header, crc: frame.crc, offset }))
+        Ok(Frame::decode(self.bytes(offset), self.seed, offset).map(|frame| Found {
+            header: frame.header,
+            crc: frame.crc,
+            offset,
+        }))
     }
 
     /// The body of the frame that was found last.
@@ -277,7 +299,16 @@ mod tests {
         for name in [Name::Segment(1), Name::Temporary(99_999_999), Name::Segment(123_456_789)] {
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
-        for foreign in ["wal-1.seg", "wal-00000001", "wal-00000001.seg.bak", "wal-0000000x.seg", "wal-000000001.seg", "WAL-00000001.seg", "", "wal-99999999999999999999999.seg"] {
+        for foreign in [
+            "wal-1.seg",
+            "wal-00000001",
+            "wal-00000001.seg.bak",
+            "wal-0000000x.seg",
+            "wal-000000001.seg",
+            "WAL-00000001.seg",
+            "",
+            "wal-99999999999999999999999.seg",
+        ] {
             assert_eq!(Name::parse(foreign), None, "{foreign}");
         }
     }

@@ -135,7 +135,8 @@ impl<'a> Frame<'a> {
     pub fn decode(bytes: &'a [u8], seed: u32, offset: u64) -> Result<Frame<'a>, Undecodable> {
         let header = Header::peek(bytes, seed, offset).ok_or(Undecodable::NoHeader)?;
         let end = at::BODY as u64 + header.body_bytes;
-        let covered = usize::try_from(end).ok().and_then(|end| bytes.get(at::LENGTH_KIND..end)).ok_or(Undecodable::BadBody)?;
+        let covered =
+            usize::try_from(end).ok().and_then(|end| bytes.get(at::LENGTH_KIND..end)).ok_or(Undecodable::BadBody)?;
         let crc = get_u32(bytes, at::CRC);
         if crc != checksum(seed, offset, covered) {
             return Err(Undecodable::BadBody);
@@ -144,7 +145,15 @@ impl<'a> Frame<'a> {
     }
 
     /// Appends a frame to `out`, to stand at `offset` of a segment with `seed`; `body` writes its bytes. Returns its checksum.
-    pub fn encode(out: &mut Vec<u8>, seed: u32, offset: u64, kind: FrameKind, ordinal: u32, undurable: u16, body: impl FnOnce(&mut Vec<u8>)) -> u32 {
+    pub fn encode(
+        out: &mut Vec<u8>,
+        seed: u32,
+        offset: u64,
+        kind: FrameKind,
+        ordinal: u32,
+        undurable: u16,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) -> u32 {
         let start = out.len();
         out.resize(start + at::BODY, 0);
         body(out);
@@ -173,7 +182,9 @@ fn checksum(seed: u32, offset: u64, covered: &[u8]) -> u32 {
 fn hcheck(seed: u32, offset: u64, header: &[u8]) -> u16 {
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut fold = u64::from(seed ^ offset_u32(offset));
-    for word in [get_u32(header, at::LENGTH_KIND), get_u32(header, at::ORDINAL), u32::from(get_u16(header, at::UNDURABLE))] {
+    for word in
+        [get_u32(header, at::LENGTH_KIND), get_u32(header, at::ORDINAL), u32::from(get_u16(header, at::UNDURABLE))]
+    {
         fold = (fold ^ u64::from(word)).wrapping_mul(GOLDEN);
         fold ^= fold >> 32;
     }

@@ -100,7 +100,10 @@ impl Identity {
             number: get_u64(bytes, at::NUMBER),
             generation: get_u64(bytes, at::GENERATION),
             segment_blocks: get_u32(bytes, at::SEGMENT_BLOCKS),
-            durable: Position { generation: get_u64(bytes, at::DURABLE_GENERATION), offset: u64::from(get_u32(bytes, at::DURABLE_OFFSET)) },
+            durable: Position {
+                generation: get_u64(bytes, at::DURABLE_GENERATION),
+                offset: u64::from(get_u32(bytes, at::DURABLE_OFFSET)),
+            },
         };
         // Version 1 defines no flag and one place for the first frame: anything else was not written by it.
         let sound = major == FORMAT_MAJOR

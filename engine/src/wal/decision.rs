@@ -89,11 +89,24 @@ mod tests {
                 for proven_beyond in [false, true] {
                     for beginning_missing in [false, true] {
                         let decision = decide(Seen { behind, last, proven_beyond, beginning_missing });
-                        let damaged = proven_beyond || beginning_missing || behind == Behind::WrongOrdinal || last == Last::SealWithoutSuccessor;
-                        assert_eq!(matches!(decision, Decision::Corrupt(_)), damaged, "damage is refused, and only damage");
+                        let damaged = proven_beyond
+                            || beginning_missing
+                            || behind == Behind::WrongOrdinal
+                            || last == Last::SealWithoutSuccessor;
+                        assert_eq!(
+                            matches!(decision, Decision::Corrupt(_)),
+                            damaged,
+                            "damage is refused, and only damage"
+                        );
                         if !damaged {
-                            assert_eq!(decision == Decision::Clean, last == Last::ClosedMark && behind != Behind::Survivors);
-                            assert_eq!(decision == Decision::End, last != Last::ClosedMark && behind == Behind::Nothing);
+                            assert_eq!(
+                                decision == Decision::Clean,
+                                last == Last::ClosedMark && behind != Behind::Survivors
+                            );
+                            assert_eq!(
+                                decision == Decision::End,
+                                last != Last::ClosedMark && behind == Behind::Nothing
+                            );
                         }
                         counts[match decision {
                             Decision::Corrupt(_) => 0,

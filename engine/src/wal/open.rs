@@ -12,7 +12,10 @@ use std::{path::Path, sync::Arc};
 use tracing::{info, warn};
 
 use crate::{
-    codec::{BLOCK_BYTES, FIRST_FRAME_OFFSET, Frame, FrameKind, Header, Identity, MarkKind, NO_CLAIM, Position, START_BODY_BYTES, Start, frame_bytes},
+    codec::{
+        BLOCK_BYTES, FIRST_FRAME_OFFSET, Frame, FrameKind, Header, Identity, MarkKind, NO_CLAIM, Position,
+        START_BODY_BYTES, Start, frame_bytes,
+    },
     env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
     plant::planted,
     segment::Segment,
@@ -31,7 +34,8 @@ use super::{
 pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Result<(Log<E>, RecoveryReport), OpenError> {
     options.validate()?;
     let what = path.display().to_string();
-    let dir = interruptible(|| env.dir(path, options.creates())).await.map_err(OpenError::io("open directory", &what))?;
+    let dir =
+        interruptible(|| env.dir(path, options.creates())).await.map_err(OpenError::io("open directory", &what))?;
     let lock = interruptible(|| dir.lock()).await.map_err(|source| match source.kind() {
         std::io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
         _ => OpenError::Io { operation: "lock", what: what.clone(), source },
@@ -64,12 +68,18 @@ struct Established<D: Dir> {
 }
 
 /// Steps 5 to 8 of the open protocol.
-async fn establish<E: Env>(env: &E, dir: &E::Dir, options: &Options, mut examined: Examined<E::Dir>) -> Result<Established<E::Dir>, OpenError> {
+async fn establish<E: Env>(
+    env: &E,
+    dir: &E::Dir,
+    options: &Options,
+    mut examined: Examined<E::Dir>,
+) -> Result<Established<E::Dir>, OpenError> {
     let uuid = examined.uuid.unwrap_or_else(|| {
         let mut uuid = [0; 16];
         env.fill_random(&mut uuid);
         uuid
     });
+    #[cfg(feature = "plants")]
     if planted!(options.plants, WalReuseTornTail)
         && let Some((end, length)) = examined.end
         && length > end.offset
@@ -102,16 +112,28 @@ async fn establish<E: Env>(env: &E, dir: &E::Dir, options: &Options, mut examine
     // The mark stands in a block of its own, so that one damaged block can't take a record and the proof of it.
     let ordinal = (examined.next_lsn - examined.cut_lsn) as u32;
     let marked_from = file.len();
-    let crc = encode_mark(&mut file, &segment.identity, ordinal, marked_from as u64, Some(marked_from as u64), MarkKind::Synced);
+    let crc = encode_mark(
+        &mut file,
+        &segment.identity,
+        ordinal,
+        marked_from as u64,
+        Some(marked_from as u64),
+        MarkKind::Synced,
+    );
     if let Some(open) = segment.file() {
-        write_all_at(open, &file[marked_from..], marked_from as u64).await.map_err(OpenError::io("write", segment.name()))?;
+        write_all_at(open, &file[marked_from..], marked_from as u64)
+            .await
+            .map_err(OpenError::io("write", segment.name()))?;
         interruptible(|| open.sync_data()).await.map_err(OpenError::io("sync", segment.name()))?;
     }
     let end = file.len() as u64;
     let durable = Watermark { lsn: examined.next_lsn, sequence: 0, position: segment.position(end) };
 
     let successor = Segment::new(segment.slot + 1, successor_identity(&segment.identity, options, durable.position));
-    successor.create(dir, &successor.identity.head(), &options.plants).await.map_err(OpenError::io("create", successor.name()))?;
+    successor
+        .create(dir, &successor.identity.head(), &options.plants)
+        .await
+        .map_err(OpenError::io("create", successor.name()))?;
     remove(dir, &examined.removable).await;
 
     let report = report(&examined, segment.generation());
@@ -122,15 +144,57 @@ async fn establish<E: Env>(env: &E, dir: &E::Dir, options: &Options, mut examine
     Ok(Established { report, members, tail, durable, successor: Arc::new(successor) })
 }
 
+/// The planted bug: goes on behind the torn tail of the old segment.
+#[cfg(feature = "plants")]
+async fn resume<D: Dir>(
+    dir: &D,
+    options: &Options,
+    examined: Examined<D>,
+    end: Position,
+    length: u64,
+) -> Result<Established<D>, OpenError> {
+    let newest = examined.all_links.last().ok_or(std::io::ErrorKind::NotFound);
+    let newest = newest.map_err(|kind| OpenError::io("open", "a segment")(kind.into()))?;
+    let base_lsn = newest.base_lsn;
+    let segment = Arc::new(Segment::new(newest.segment.slot, newest.segment.identity.clone()));
+    let file = interruptible(|| dir.open(&segment.name(), OpenMode::Write)).await;
+    segment.attach(file.map_err(OpenError::io("open", segment.name()))?);
+    let report = report(&examined, end.generation);
+    let mut members: Vec<Member<D>> = examined.all_links.into_iter().map(Member::from).collect();
+    if let Some(last) = members.last_mut() {
+        last.segment = segment.clone();
+    }
+    let offset = length.next_multiple_of(crate::codec::FRAME_ALIGN_BYTES);
+    let tail = Tail { segment: segment.clone(), base_lsn, offset, crc: 0, fresh: false };
+    let durable = Watermark { lsn: examined.next_lsn, sequence: 0, position: segment.position(offset) };
+    let mut identity = successor_identity(&segment.identity, options, durable.position);
+    identity.generation = examined.max_generation + 1;
+    let successor = Segment::new(examined.max_slot + 1, identity);
+    Ok(Established { report, members, tail, durable, successor: Arc::new(successor) })
+}
+
 /// The bytes of the new segment up to the last carried frame, and its index.
-fn encode_new<E: Env>(env: &E, options: &Options, segment: &Segment<E::Dir>, examined: &Examined<E::Dir>) -> (Vec<u8>, Vec<(u64, u64)>) {
+fn encode_new<E: Env>(
+    env: &E,
+    options: &Options,
+    segment: &Segment<E::Dir>,
+    examined: &Examined<E::Dir>,
+) -> (Vec<u8>, Vec<(u64, u64)>) {
     let seed = segment.identity.seed();
     let first = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES);
     let (mut frames, mut index, mut crcs) = (Vec::new(), Vec::<(u64, u64)>::new(), crc32fast::Hasher::new());
     for carried in &examined.carried {
         let offset = first + frames.len() as u64;
         // What is carried was unproven, and is until this segment is synced.
-        let crc = Frame::encode(&mut frames, seed, offset, carried.kind, (carried.lsn - examined.cut_lsn) as u32, NO_CLAIM, |out| out.extend_from_slice(&carried.body));
+        let crc = Frame::encode(
+            &mut frames,
+            seed,
+            offset,
+            carried.kind,
+            (carried.lsn - examined.cut_lsn) as u32,
+            NO_CLAIM,
+            |out| out.extend_from_slice(&carried.body),
+        );
         crcs.update(&crc.to_le_bytes());
         if index.last().is_none_or(|(_, last)| offset >= last + INDEX_BYTES) {
             index.push((carried.lsn, offset));
@@ -147,7 +211,7 @@ fn encode_new<E: Env>(env: &E, options: &Options, segment: &Segment<E::Dir>, exa
         carried_crc: crcs.finalize(),
         floor_lsn: FIRST_LSN,
         wall_ns: env.wall_ns(),
-        metadata: options.metadata(),
+        ..Start::default()
     };
     let mut file = segment.identity.head();
     Frame::encode(&mut file, seed, FIRST_FRAME_OFFSET, FrameKind::Start, 0, NO_CLAIM, |out| start.encode(out));
@@ -157,16 +221,31 @@ fn encode_new<E: Env>(env: &E, options: &Options, segment: &Segment<E::Dir>, exa
 
 /// The identity of the segment that follows `identity`.
 pub(super) fn successor_identity(identity: &Identity, options: &Options, durable: Position) -> Identity {
-    Identity { number: identity.number + 1, generation: identity.generation + 1, segment_blocks: options.segment_blocks(), durable, ..identity.clone() }
+    Identity {
+        number: identity.number + 1,
+        generation: identity.generation + 1,
+        segment_blocks: options.segment_blocks(),
+        durable,
+        ..identity.clone()
+    }
 }
 
 /// Appends a filler up to the next block and a mark behind it. `offset` is where `out` ends in the file. Returns the
 /// mark's checksum.
-pub(super) fn encode_mark(out: &mut Vec<u8>, identity: &Identity, ordinal: u32, offset: u64, durable: Option<u64>, kind: MarkKind) -> u32 {
+pub(super) fn encode_mark(
+    out: &mut Vec<u8>,
+    identity: &Identity,
+    ordinal: u32,
+    offset: u64,
+    durable: Option<u64>,
+    kind: MarkKind,
+) -> u32 {
     let seed = identity.seed();
     let filler = filler_bytes(offset);
     if filler > 0 {
-        Frame::encode(out, seed, offset, FrameKind::Filler, ordinal, Header::undurable_at(offset, durable), |out| out.resize(out.len() + (filler - frame_bytes(0)) as usize, 0));
+        Frame::encode(out, seed, offset, FrameKind::Filler, ordinal, Header::undurable_at(offset, durable), |out| {
+            out.resize(out.len() + (filler - frame_bytes(0)) as usize, 0)
+        });
     }
     let at = offset + filler;
     // The filler holds nothing, so it may count as durable.

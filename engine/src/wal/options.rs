@@ -37,7 +37,13 @@ pub struct OptionsError {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, buffer_bytes: 4 << 20, max_record_bytes: 64 << 20, create: true, plants: Plants::default() }
+        Options {
+            segment_bytes: 64 << 20,
+            buffer_bytes: 4 << 20,
+            max_record_bytes: 64 << 20,
+            create: true,
+            plants: Plants::default(),
+        }
     }
 }
 
@@ -92,9 +98,19 @@ impl Options {
     /// The first one that is out of range.
     pub fn validate(&self) -> Result<(), OptionsError> {
         let check = |option, value: u64, range: std::ops::RangeInclusive<u64>, multiple: u64, expected| {
-            if range.contains(&value) && value.is_multiple_of(multiple) { Ok(()) } else { Err(OptionsError { option, value, expected }) }
+            if range.contains(&value) && value.is_multiple_of(multiple) {
+                Ok(())
+            } else {
+                Err(OptionsError { option, value, expected })
+            }
         };
-        check("segment_bytes", self.segment_bytes, 2 * FIRST_FRAME_OFFSET..=2 << 30, BLOCK_BYTES, "use a multiple of 4096 from 16384 to 2147483648")?;
+        check(
+            "segment_bytes",
+            self.segment_bytes,
+            2 * FIRST_FRAME_OFFSET..=2 << 30,
+            BLOCK_BYTES,
+            "use a multiple of 4096 from 16384 to 2147483648",
+        )?;
         check("buffer_bytes", self.buffer_bytes, BLOCK_BYTES..=1 << 30, 1, "use 4096 to 1073741824")?;
         // The rest of a body's 28 bits is room for the item headers of a batch.
         const { assert!((255 << 20) < MAX_BODY_BYTES) };

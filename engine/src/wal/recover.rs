@@ -48,6 +48,9 @@ pub(super) struct Examined<D: Dir> {
     /// The next LSN after the carried frames, and the one at the cut.
     pub(super) next_lsn: u64,
     pub(super) cut_lsn: u64,
+    /// The uncut chain, for the planted bug that goes on behind it.
+    #[cfg(feature = "plants")]
+    pub(super) all_links: Vec<Link<D>>,
     /// Segments that held the log, for the report.
     pub(super) members: u64,
     pub(super) tail: TailKind,
@@ -66,6 +69,7 @@ pub(super) struct Examined<D: Dir> {
 }
 
 /// A segment of the chain.
+#[derive(Clone)]
 pub(super) struct Link<D: Dir> {
     pub(super) segment: Arc<Segment<D>>,
     pub(super) base_lsn: u64,
@@ -161,7 +165,9 @@ async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<D>, OpenErr
         let file = interruptible(|| dir.open(&text, OpenMode::Read)).await.map_err(OpenError::io("open", &text))?;
         let found = read_identity(&file).await.map_err(OpenError::io("read", &text))?;
         match (name, found) {
-            (_, IdentityFound::Newer(major, minor)) => return Err(OpenError::NewerVersion { file: text, major, minor }),
+            (_, IdentityFound::Newer(major, minor)) => {
+                return Err(OpenError::NewerVersion { file: text, major, minor });
+            }
             (Name::Temporary(_), IdentityFound::Readable(identity)) => temporaries.push((text, Some(identity))),
             (Name::Temporary(_), IdentityFound::Unreadable) => temporaries.push((text, None)),
             (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(text),
@@ -172,7 +178,11 @@ async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<D>, OpenErr
                     segment.attach(file);
                 }
                 if survey.segments.insert(generation, Arc::new(segment)).is_some() {
-                    return Err(OpenError::Corrupt { file: text, offset: 0, what: "another segment has the same generation; one is a copy" });
+                    return Err(OpenError::Corrupt {
+                        file: text,
+                        offset: 0,
+                        what: "another segment has the same generation; one is a copy",
+                    });
                 }
             }
         }
@@ -180,7 +190,11 @@ async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<D>, OpenErr
     // The uuid is the newest segment's; temporary files count only if there is no segment yet.
     survey.uuid = survey.segments.last_key_value().map(|(_, segment)| segment.identity.uuid);
     if survey.uuid.is_none() {
-        survey.uuid = temporaries.iter().filter_map(|(_, identity)| identity.as_ref()).max_by_key(|identity| identity.generation).map(|identity| identity.uuid);
+        survey.uuid = temporaries
+            .iter()
+            .filter_map(|(_, identity)| identity.as_ref())
+            .max_by_key(|identity| identity.generation)
+            .map(|identity| identity.uuid);
     }
     for segment in survey.segments.values() {
         if Some(segment.identity.uuid) != survey.uuid {
@@ -206,7 +220,11 @@ async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<D>, OpenErr
         }
     }
     if survey.max_generation > u64::MAX / 2 {
-        return Err(OpenError::Corrupt { file: "the directory".into(), offset: 0, what: "a generation beyond any possible count" });
+        return Err(OpenError::Corrupt {
+            file: "the directory".into(),
+            offset: 0,
+            what: "a generation beyond any possible count",
+        });
     }
     Ok(survey)
 }
@@ -218,6 +236,8 @@ impl<D: Dir> Survey<D> {
             uuid: self.uuid,
             chain: Vec::new(),
             carried: Vec::new(),
+            #[cfg(feature = "plants")]
+            all_links: Vec::new(),
             next_lsn: FIRST_LSN,
             cut_lsn: FIRST_LSN,
             members: 0,
@@ -252,7 +272,10 @@ struct Started {
 impl<E: Env> Reading<'_, E> {
     /// The segment of the highest generation whose start, with all carried frames, is valid. Those above it were prepared
     /// and never started, unless something states that they were.
-    async fn newest_start(&mut self, survey: &Survey<E::Dir>) -> Result<Option<(Arc<Segment<E::Dir>>, Started)>, OpenError> {
+    async fn newest_start(
+        &mut self,
+        survey: &Survey<E::Dir>,
+    ) -> Result<Option<(Arc<Segment<E::Dir>>, Started)>, OpenError> {
         let mut skipped: Vec<&Arc<Segment<E::Dir>>> = Vec::new();
         let mut newest = None;
         for segment in survey.segments.values().rev() {
@@ -267,7 +290,9 @@ impl<E: Env> Reading<'_, E> {
             self.evidence = self.evidence.max(Some(started.start.durable));
         }
         for segment in skipped {
-            if self.evidence > Some(segment.position(FIRST_FRAME_OFFSET)) || planted!(self.options.plants, WalOrphanIsCorrupt) {
+            if self.evidence > Some(segment.position(FIRST_FRAME_OFFSET))
+                || planted!(self.options.plants, WalOrphanIsCorrupt)
+            {
                 let what = "its start is unreadable, but was stated to be durable";
                 return Err(OpenError::Corrupt { file: segment.name(), offset: FIRST_FRAME_OFFSET, what });
             }
@@ -275,7 +300,12 @@ impl<E: Env> Reading<'_, E> {
         }
         if newest.is_none() {
             // The first segment is complete before it gets its name, so a segment without a log behind it is a remainder.
-            let remainder = survey.segments.values().next().map(|segment| segment.name()).or_else(|| survey.unreadable.first().cloned());
+            let remainder = survey
+                .segments
+                .values()
+                .next()
+                .map(|segment| segment.name())
+                .or_else(|| survey.unreadable.first().cloned());
             if let Some(file) = remainder {
                 return Err(OpenError::Corrupt { file, offset: 0, what: "no segment of the log has a readable start" });
             }
@@ -284,7 +314,12 @@ impl<E: Env> Reading<'_, E> {
     }
 
     /// Walks from the newest segment back to the first one.
-    async fn chain(&mut self, survey: &Survey<E::Dir>, newest: Arc<Segment<E::Dir>>, started: Started) -> Result<Vec<(Arc<Segment<E::Dir>>, Started)>, OpenError> {
+    async fn chain(
+        &mut self,
+        survey: &Survey<E::Dir>,
+        newest: Arc<Segment<E::Dir>>,
+        started: Started,
+    ) -> Result<Vec<(Arc<Segment<E::Dir>>, Started)>, OpenError> {
         let mut chain = vec![(newest, started)];
         while let Some((segment, started)) = chain.last() {
             let predecessor = started.start.predecessor.generation;
@@ -299,7 +334,11 @@ impl<E: Env> Reading<'_, E> {
                 return Err(missing("the segment before it is missing or unreadable"));
             };
             let Some(started) = self.start_of(older).await? else {
-                return Err(OpenError::Corrupt { file: older.name(), offset: FIRST_FRAME_OFFSET, what: "its start is unreadable, but a successor was started" });
+                return Err(OpenError::Corrupt {
+                    file: older.name(),
+                    offset: FIRST_FRAME_OFFSET,
+                    what: "its start is unreadable, but a successor was started",
+                });
             };
             chain.push((older.clone(), started));
         }
@@ -308,9 +347,21 @@ impl<E: Env> Reading<'_, E> {
     }
 
     /// Scans the chain forward, looks behind its end and decides.
-    async fn scan(mut self, survey: Survey<E::Dir>, chain: Vec<(Arc<Segment<E::Dir>>, Started)>) -> Result<Examined<E::Dir>, OpenError> {
+    async fn scan(
+        mut self,
+        survey: Survey<E::Dir>,
+        chain: Vec<(Arc<Segment<E::Dir>>, Started)>,
+    ) -> Result<Examined<E::Dir>, OpenError> {
         let base_lsn = chain.first().map_or(FIRST_LSN, |(_, started)| started.start.base_lsn);
-        let mut walk = Walk { links: Vec::new(), kept: VecDeque::new(), first_lsn: base_lsn, next_lsn: base_lsn, last: Last::Other, wrong_ordinal: false, frames: 0 };
+        let mut walk = Walk {
+            links: Vec::new(),
+            kept: VecDeque::new(),
+            first_lsn: base_lsn,
+            next_lsn: base_lsn,
+            last: Last::Other,
+            wrong_ordinal: false,
+            frames: 0,
+        };
         let mut successors = chain.iter().skip(1).map(|(_, started)| &started.start);
         for (segment, started) in &chain {
             let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
@@ -324,26 +375,39 @@ impl<E: Env> Reading<'_, E> {
                 && ended != Some((start.predecessor.offset, start.predecessor_crc))
             {
                 // A successor is started only after this much of its predecessor was durable.
-                return Err(corrupt(ended.map_or(0, |(end, _)| end), "unreadable, but a successor was started behind it"));
+                return Err(corrupt(
+                    ended.map_or(0, |(end, _)| end),
+                    "unreadable, but a successor was started behind it",
+                ));
             }
         }
         self.finish(survey, walk).await
     }
 
     /// Scans one segment up to `expected_end`, or to where no valid frame follows.
-    async fn scan_segment(&mut self, survey: &Survey<E::Dir>, walk: &mut Walk<E::Dir>, segment: &Arc<Segment<E::Dir>>, expected_end: Option<u64>) -> Result<(), OpenError> {
+    async fn scan_segment(
+        &mut self,
+        survey: &Survey<E::Dir>,
+        walk: &mut Walk<E::Dir>,
+        segment: &Arc<Segment<E::Dir>>,
+        expected_end: Option<u64>,
+    ) -> Result<(), OpenError> {
         let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner = Scanner::new(file, segment.identity.seed()).await.map_err(OpenError::io("read", segment.name()))?;
+        let mut scanner =
+            Scanner::new(file, segment.identity.seed()).await.map_err(OpenError::io("read", segment.name()))?;
         // What evidence proves is never carried: forget what a finished segment kept.
         if walk.kept.back().is_some_and(|frame| self.proven(frame.end)) {
             walk.kept.clear();
         }
         let keep_whole_below = segment.position(FIRST_FRAME_OFFSET + self.small_bytes());
         let base_lsn = walk.next_lsn;
-        let mut link = Link { segment: segment.clone(), base_lsn, end: FIRST_FRAME_OFFSET, end_crc: 0, index: Vec::new() };
+        let mut link =
+            Link { segment: segment.clone(), base_lsn, end: FIRST_FRAME_OFFSET, end_crc: 0, index: Vec::new() };
         walk.last = Last::Other;
-        while expected_end.is_none_or(|end| link.end < end) && !matches!(walk.last, Last::SealWithSuccessor | Last::SealWithoutSuccessor) {
+        while expected_end.is_none_or(|end| link.end < end)
+            && !matches!(walk.last, Last::SealWithSuccessor | Last::SealWithoutSuccessor)
+        {
             let found = match scanner.frame(link.end).await {
                 Ok(Ok(found)) => found,
                 Ok(Err(Undecodable::NoHeader | Undecodable::BadBody)) => break,
@@ -357,9 +421,15 @@ impl<E: Env> Reading<'_, E> {
             let body = scanner.body(&found);
             let (count, last) = match found.header.kind {
                 FrameKind::Record => (1, Last::Other),
-                FrameKind::Batch => (Batch::count(body).ok_or_else(|| corrupt(found.offset, "an intact frame holds a malformed batch"))?, Last::Other),
+                FrameKind::Batch => (
+                    Batch::count(body)
+                        .ok_or_else(|| corrupt(found.offset, "an intact frame holds a malformed batch"))?,
+                    Last::Other,
+                ),
                 FrameKind::Seal => match Seal::decode(body) {
-                    Some(seal) if survey.segments.contains_key(&seal.successor_generation) => (0, Last::SealWithSuccessor),
+                    Some(seal) if survey.segments.contains_key(&seal.successor_generation) => {
+                        (0, Last::SealWithSuccessor)
+                    }
                     _ => (0, Last::SealWithoutSuccessor),
                 },
                 FrameKind::Mark if decode_mark(body) == Some(MarkKind::Closed) => (0, Last::ClosedMark),
@@ -389,7 +459,10 @@ impl<E: Env> Reading<'_, E> {
             }
             link.end = found.end();
             link.end_crc = found.crc;
-            walk.next_lsn = walk.next_lsn.checked_add(u64::from(count)).ok_or_else(|| corrupt(found.offset, "an LSN beyond any possible count"))?;
+            walk.next_lsn = walk
+                .next_lsn
+                .checked_add(u64::from(count))
+                .ok_or_else(|| corrupt(found.offset, "an LSN beyond any possible count"))?;
             walk.frames += 1;
             if walk.frames.is_multiple_of(FRAMES_PER_TURN) {
                 self.env.yield_now().await;
@@ -420,20 +493,33 @@ impl<E: Env> Reading<'_, E> {
             Decision::Torn => TailKind::Torn,
             Decision::End => TailKind::End,
             Decision::Corrupt(damage) => {
-                return Err(corrupt(end, match damage {
-                    Damage::WrongOrdinal => "an intact frame stands where another was expected",
-                    Damage::BelowDurable => "unreadable, but stated to be durable",
-                    Damage::SuccessorMissing => "the segment that follows it is missing or unreadable",
-                    Damage::BeginningMissing => "the segments before it are missing",
-                }));
+                return Err(corrupt(
+                    end,
+                    match damage {
+                        Damage::WrongOrdinal => "an intact frame stands where another was expected",
+                        Damage::BelowDurable => "unreadable, but stated to be durable",
+                        Damage::SuccessorMissing => "the segment that follows it is missing or unreadable",
+                        Damage::BeginningMissing => "the segments before it are missing",
+                    },
+                ));
             }
         };
-        let unproven_from = walk.kept.iter().find(|frame| !self.proven(frame.end)).map_or(walk.next_lsn, |frame| frame.lsn);
+        let unproven_from =
+            walk.kept.iter().find(|frame| !self.proven(frame.end)).map_or(walk.next_lsn, |frame| frame.lsn);
         let members = walk.links.len() as u64;
+        #[cfg(feature = "plants")]
+        let all_links = walk.links.clone();
         let carried = self.cut(&mut walk);
-        let removable = survey.segments.values().filter(|segment| !walk.links.iter().any(|link| link.segment.generation() == segment.generation()));
+        let removable = survey
+            .segments
+            .values()
+            .filter(|segment| !walk.links.iter().any(|link| link.segment.generation() == segment.generation()));
         let removable = removable.map(|segment| segment.name()).chain(survey.temporaries).collect();
-        let length = self.dropped.iter().find(|dropped| dropped.why == DropReason::Tail).map_or(end, |dropped| dropped.offset + dropped.bytes);
+        let length = self
+            .dropped
+            .iter()
+            .find(|dropped| dropped.why == DropReason::Tail)
+            .map_or(end, |dropped| dropped.offset + dropped.bytes);
         let chain_generation = newest.generation();
         let forgetful = planted!(self.options.plants, WalGenerationReuse);
         Ok(Examined {
@@ -441,6 +527,8 @@ impl<E: Env> Reading<'_, E> {
             cut_lsn: carried.first().map_or(walk.next_lsn, |frame| frame.lsn),
             chain: walk.links,
             carried,
+            #[cfg(feature = "plants")]
+            all_links,
             next_lsn: walk.next_lsn,
             members,
             tail,
@@ -463,11 +551,16 @@ impl<E: Env> Reading<'_, E> {
         if planted!(self.options.plants, WalTrustOldSync) || planted!(self.options.plants, WalExposeUnsynced) {
             return Vec::new();
         }
-        let Some(first) = walk.kept.iter().position(|frame| !self.proven(frame.end)).or(walk.kept.len().checked_sub(1)) else {
+        let Some(first) = walk.kept.iter().position(|frame| !self.proven(frame.end)).or(walk.kept.len().checked_sub(1))
+        else {
             return Vec::new();
         };
         // With everything proven, the last frame is only a place to measure from: the cut is behind it.
-        let (mut cut, mut at) = if self.proven(walk.kept[first].end) { (first + 1, walk.kept[first].end) } else { (first, walk.kept[first].start) };
+        let (mut cut, mut at) = if self.proven(walk.kept[first].end) {
+            (first + 1, walk.kept[first].end)
+        } else {
+            (first, walk.kept[first].start)
+        };
         let link = walk.kept[first].link;
         let begins = walk.kept.iter().position(|frame| frame.link == link && frame.kind == FrameKind::Start);
         if let Some(begins) = begins
@@ -487,17 +580,25 @@ impl<E: Env> Reading<'_, E> {
             last.index.retain(|(_, offset)| *offset < at.offset);
         }
         let carried = walk.kept.drain(..).skip(cut).filter(|frame| frame.count > 0);
-        carried.map(|frame| Carried { kind: frame.kind, lsn: frame.lsn, count: frame.count, body: frame.body }).collect()
+        carried
+            .map(|frame| Carried { kind: frame.kind, lsn: frame.lsn, count: frame.count, body: frame.body })
+            .collect()
     }
 
     /// What stands behind the last valid frame, and what it states.
-    async fn behind(&mut self, newest: &Arc<Segment<E::Dir>>, end: u64, wrong_ordinal: bool) -> Result<Behind, OpenError> {
+    async fn behind(
+        &mut self,
+        newest: &Arc<Segment<E::Dir>>,
+        end: u64,
+        wrong_ordinal: bool,
+    ) -> Result<Behind, OpenError> {
         if wrong_ordinal {
             return Ok(Behind::WrongOrdinal);
         }
         let survivors = self.note_survivors(newest, end, DropReason::Tail).await?;
         let file = newest.open(self.dir).await.map_err(OpenError::io("open", newest.name()))?;
-        let mut scanner = Scanner::new(file, newest.identity.seed()).await.map_err(OpenError::io("read", newest.name()))?;
+        let mut scanner =
+            Scanner::new(file, newest.identity.seed()).await.map_err(OpenError::io("read", newest.name()))?;
         let here = scanner.frame(end).await.map_err(OpenError::io("read", newest.name()))?;
         Ok(match here {
             _ if survivors > 0 => Behind::Survivors,
@@ -507,9 +608,15 @@ impl<E: Env> Reading<'_, E> {
     }
 
     /// Counts the intact frames from `offset` on, notes what they state, and reports the bytes as dropped.
-    async fn note_survivors(&mut self, segment: &Arc<Segment<E::Dir>>, offset: u64, why: DropReason) -> Result<u64, OpenError> {
+    async fn note_survivors(
+        &mut self,
+        segment: &Arc<Segment<E::Dir>>,
+        offset: u64,
+        why: DropReason,
+    ) -> Result<u64, OpenError> {
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner = Scanner::new(file, segment.identity.seed()).await.map_err(OpenError::io("read", segment.name()))?;
+        let mut scanner =
+            Scanner::new(file, segment.identity.seed()).await.map_err(OpenError::io("read", segment.name()))?;
         let (mut at, mut frames, mut records) = (offset, 0, 0);
         while let Some(found) = scanner.survivor(at).await.map_err(OpenError::io("read", segment.name()))? {
             self.evidence = self.evidence.max(found.header.claim(segment.generation(), found.offset));
