@@ -71,17 +71,19 @@ pub enum Durability {
 /// ```
 /// use engine::{env::{OsEnv, block_on}, wal::{Durability, Lsn, Options, Wal}};
 ///
-/// let folder = tempfile::tempdir()?;
-/// block_on(async {
-///     let (wal, report) = Wal::open(OsEnv, &folder.path().join("log"), Options::new()).await?;
+/// async fn demo(path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+///     let (wal, report) = Wal::open(OsEnv, path, Options::new()).await?;
 ///     assert_eq!(report.records(), 0);
 ///     let lsn = wal.append("hello".into(), Durability::Sync).await?;
 ///     assert_eq!(lsn, Lsn(1));
 ///     assert_eq!(wal.read(lsn).await?, "hello");
 ///     wal.close().await?;
 ///     Ok(())
-/// })
-/// # as Result<(), Box<dyn std::error::Error>>
+/// }
+///
+/// let folder = tempfile::tempdir()?;
+/// block_on(demo(&folder.path().join("log")))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Wal<E: Env> {
     log: Arc<Log<E>>,

@@ -49,7 +49,7 @@ impl FrameKind {
 
 /// Bytes that a frame with this body takes on disk.
 #[must_use]
-pub fn frame_bytes(body_bytes: u64) -> u64 {
+pub const fn frame_bytes(body_bytes: u64) -> u64 {
     (FRAME_HEADER_BYTES + body_bytes).next_multiple_of(FRAME_ALIGN_BYTES)
 }
 
@@ -106,7 +106,7 @@ impl Header {
 
     /// Bytes of the whole frame on disk.
     #[must_use]
-    pub fn frame_bytes(&self) -> u64 {
+    pub const fn frame_bytes(&self) -> u64 {
         frame_bytes(self.body_bytes)
     }
 

@@ -59,7 +59,7 @@ pub(super) enum Pre {
 }
 
 /// How an operation ended.
-struct Done {
+pub(super) struct Done {
     upto: Watermark,
     /// Rotation synced everything up to here.
     synced: Option<Watermark>,

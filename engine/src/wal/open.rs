@@ -103,7 +103,7 @@ async fn establish<E: Env>(
             durable: examined.evidence.unwrap_or_default(),
         },
     );
-    let (mut file, index) = encode_new(env, options, &segment, &examined);
+    let (mut file, index) = encode_new(env, &segment, &examined);
     if planted!(options.plants, WalRemoveBeforeCut) {
         remove(dir, &examined.removable).await;
     }
@@ -157,7 +157,8 @@ async fn resume<D: Dir>(
     let newest = newest.map_err(|kind| OpenError::io("open", "a segment")(kind.into()))?;
     let base_lsn = newest.base_lsn;
     let segment = Arc::new(Segment::new(newest.segment.slot, newest.segment.identity.clone()));
-    let file = interruptible(|| dir.open(&segment.name(), OpenMode::Write)).await;
+    let name = segment.name();
+    let file = interruptible(|| dir.open(&name, OpenMode::Write)).await;
     segment.attach(file.map_err(OpenError::io("open", segment.name()))?);
     let report = report(&examined, end.generation);
     let mut members: Vec<Member<D>> = examined.all_links.into_iter().map(Member::from).collect();
@@ -174,12 +175,7 @@ async fn resume<D: Dir>(
 }
 
 /// The bytes of the new segment up to the last carried frame, and its index.
-fn encode_new<E: Env>(
-    env: &E,
-    options: &Options,
-    segment: &Segment<E::Dir>,
-    examined: &Examined<E::Dir>,
-) -> (Vec<u8>, Vec<(u64, u64)>) {
+fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Examined<E::Dir>) -> (Vec<u8>, Vec<(u64, u64)>) {
     let seed = segment.identity.seed();
     let first = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES);
     let (mut frames, mut index, mut crcs) = (Vec::new(), Vec::<(u64, u64)>::new(), crc32fast::Hasher::new());

@@ -57,7 +57,8 @@ pub(super) struct Examined<D: Dir> {
     pub(super) unproven_from: u64,
     pub(super) evidence: Option<Position>,
     pub(super) dropped: Vec<Dropped>,
-    /// Where the log ended, before the cut; and the length of that file.
+    /// Where the log ended, before the cut, and the length of that file: for the same planted bug.
+    #[cfg(feature = "plants")]
     pub(super) end: Option<(Position, u64)>,
     /// The highest generation and slot that are taken.
     pub(super) max_generation: u64,
@@ -84,7 +85,6 @@ pub(super) struct Link<D: Dir> {
 pub(super) struct Carried {
     pub(super) kind: FrameKind,
     pub(super) lsn: u64,
-    pub(super) count: u32,
     pub(super) body: Bytes,
 }
 
@@ -245,6 +245,7 @@ impl<D: Dir> Survey<D> {
             unproven_from: FIRST_LSN,
             evidence: None,
             dropped,
+            #[cfg(feature = "plants")]
             end: None,
             max_generation: self.max_generation,
             max_slot: self.max_slot,
@@ -515,6 +516,7 @@ impl<E: Env> Reading<'_, E> {
             .values()
             .filter(|segment| !walk.links.iter().any(|link| link.segment.generation() == segment.generation()));
         let removable = removable.map(|segment| segment.name()).chain(survey.temporaries).collect();
+        #[cfg(feature = "plants")]
         let length = self
             .dropped
             .iter()
@@ -535,6 +537,7 @@ impl<E: Env> Reading<'_, E> {
             unproven_from,
             evidence: self.evidence,
             dropped: self.dropped,
+            #[cfg(feature = "plants")]
             end: Some((position, length)),
             max_generation: if forgetful { chain_generation } else { survey.max_generation },
             max_slot: survey.max_slot,
@@ -580,9 +583,7 @@ impl<E: Env> Reading<'_, E> {
             last.index.retain(|(_, offset)| *offset < at.offset);
         }
         let carried = walk.kept.drain(..).skip(cut).filter(|frame| frame.count > 0);
-        carried
-            .map(|frame| Carried { kind: frame.kind, lsn: frame.lsn, count: frame.count, body: frame.body })
-            .collect()
+        carried.map(|frame| Carried { kind: frame.kind, lsn: frame.lsn, body: frame.body }).collect()
     }
 
     /// What stands behind the last valid frame, and what it states.
