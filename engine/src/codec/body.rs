@@ -38,6 +38,9 @@ pub const START_BODY_BYTES: u64 = start_at::METADATA as u64;
 /// Length of a seal body, in bytes.
 pub const SEAL_BODY_BYTES: u64 = seal_at::END as u64;
 
+/// Length of the body of a mark, in bytes.
+pub const MARK_BODY_BYTES: u64 = 4;
+
 /// The body of the first frame of a segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Start {

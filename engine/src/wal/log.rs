@@ -11,8 +11,8 @@ use std::{
 
 use crate::{
     codec::{
-        FIRST_FRAME_OFFSET, Frame, FrameKind, Header, MarkKind, Position, SEAL_BODY_BYTES, START_BODY_BYTES, Seal,
-        Start, frame_bytes,
+        BLOCK_BYTES, FIRST_FRAME_OFFSET, Frame, FrameKind, Header, MARK_BODY_BYTES, MarkKind, Position,
+        SEAL_BODY_BYTES, START_BODY_BYTES, Seal, Start, frame_bytes,
     },
     env::{Dir, Env},
     gate::Gate,
@@ -33,6 +33,8 @@ const PAGE_BYTES: usize = 64 * 1024;
 const POOL_PAGES: usize = 8;
 /// Room that is always left for the seal.
 const SEAL_BYTES: u64 = frame_bytes(SEAL_BODY_BYTES);
+/// Length of a mark's frame, without the filler before it.
+const MARK_BYTES: u64 = frame_bytes(MARK_BODY_BYTES);
 
 /// What all handles of one log share.
 pub(super) struct Log<E: Env> {
@@ -212,14 +214,14 @@ impl<E: Env> State<E> {
 
     /// Appends a mark in a block of its own.
     pub(super) fn accept_mark(&mut self, options: &Options, kind: MarkKind) {
-        self.make_room(options, 2 * crate::codec::BLOCK_BYTES, 0);
+        let bytes = filler_bytes(self.tail.offset) + MARK_BYTES;
+        self.make_room(options, bytes, 0);
         let (offset, ordinal, durable) = (self.tail.offset, self.ordinal(), self.durable_offset());
         let segment = self.tail.segment.clone();
-        let page = self.page(2 * crate::codec::BLOCK_BYTES as usize);
+        let page = self.page(2 * BLOCK_BYTES as usize);
         let before = page.bytes.len();
         let crc = encode_mark(&mut page.bytes, &segment.identity, ordinal, offset, durable, kind);
         let length = (page.bytes.len() - before) as u64;
-        debug_assert!(length > filler_bytes(offset), "a filler and a mark");
         self.advance(crc, length, 0);
     }
 

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use crate::{
-    codec::{Batch, FIRST_FRAME_OFFSET, FrameKind, MarkKind, Position, Seal, Start, Undecodable, decode_mark},
+    codec::{
+        BLOCK_BYTES, Batch, FIRST_FRAME_OFFSET, FrameKind, MarkKind, Position, Seal, Start, Undecodable, decode_mark,
+    },
     env::{Dir, EntryKind, Env, OpenMode, interruptible},
     plant::planted,
     segment::{IdentityFound, Name, Scanner, Segment, read_identity},
@@ -664,6 +666,7 @@ impl<E: Env> Reading<'_, E> {
     }
 
     fn small_bytes(&self) -> u64 {
-        SMALL_BYTES.min((self.options.segment_length() - FIRST_FRAME_OFFSET) / 2)
+        let half = (self.options.segment_length() - FIRST_FRAME_OFFSET) / 2;
+        half.clamp(2 * BLOCK_BYTES, SMALL_BYTES)
     }
 }
