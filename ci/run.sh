@@ -1,0 +1,222 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands, as one command that a laptop runs too.
+#
+#   ci/run.sh                 all steps, in order
+#   ci/run.sh fmt lints       these steps only, in the order given
+#   ci/run.sh --list          the steps, each with its promise
+#
+# A failed step does not stop the others. The last line says `N passed, N failed`, counted in steps; the exit code is
+# 0 only if none failed, and 2 for a step that doesn't exist. Nothing is written outside the target directory, except
+# by `setup`, which installs what is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# --- What each step promises, in the order of a full run
+
+steps=(setup fmt lints test determinism scenarios plants campaign fuzz)
+
+declare -A promise=(
+  [setup]="the tools that the other steps need are there; installs what is missing"
+  [fmt]="all code is formatted"
+  [lints]="no lint fires, in code or in docs"
+  [test]="the README's test command passes"
+  [determinism]="a seed gives one trace hash: in two processes, and in debug and release builds"
+  [scenarios]="every stored scenario does what it claims"
+  [plants]="the simulator finds a sample of planted bugs"
+  [campaign]="without a planted bug, no seed fails"
+  [fuzz]="the fuzz targets hold on their corpora and on some thousand new inputs each"
+)
+
+# --- Sizes, in one place
+
+determinism_seeds=(1 2 3 42 1000 18446744073709551615)
+campaign_seeds=1..501
+# Planted bug and the seeds within which it must be found.
+plant_samples=(
+  "wal-seg-no-dirsync 1..2001"
+  "wal-fsync-retry-ok 1..2001"
+  "wal-reuse-torn-tail 1..2001"
+  "wal-expose-unsynced 1..2001"
+)
+fuzz_runs=20000
+fuzz_max_bytes=4096
+cargo_fuzz_version=0.13.2
+
+# --- Steps: each runs in a subshell of its own, and fails with its first failing command
+
+step_setup() {
+  if ! command -v g++ >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+      apt-get update -q
+      DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends g++
+    else
+      echo "g++ is missing: install a C++ compiler (only the fuzz step needs it)"
+      return 1
+    fi
+  fi
+  cargo --version # rustup installs the pinned toolchain here
+  if ! has_cargo_fuzz; then
+    # --force: another version may be there.
+    cargo install cargo-fuzz --locked --force --version "$cargo_fuzz_version"
+  fi
+}
+
+step_fmt() {
+  cargo fmt --all --check
+}
+
+step_lints() {
+  cargo clippy --workspace --all-targets
+  # Once more without the planted bugs, which `sim` switches on for the whole workspace: this is what users build.
+  cargo clippy -p engine --all-targets
+  cargo doc --no-deps -p engine -p sim
+}
+
+step_test() {
+  cargo test
+}
+
+step_determinism() {
+  cargo build -p sim
+  cargo build -p sim --release
+  local seed first again debug
+  for seed in "${determinism_seeds[@]}"; do
+    first=$(trace_hash "$seed" --release)
+    again=$(trace_hash "$seed" --release)
+    debug=$(trace_hash "$seed")
+    echo "seed $seed: release $first, again $again, debug $debug"
+    [ "$first" = "$again" ]
+    [ "$first" = "$debug" ]
+  done
+}
+
+step_scenarios() {
+  cargo run --release -p sim -- scenarios
+}
+
+step_plants() {
+  local sample id seeds code log missed=0
+  log=$(scratch plants)/last.log
+  cargo build -p sim --release
+  for sample in "${plant_samples[@]}"; do
+    read -r id seeds <<<"$sample"
+    code=0
+    cargo run -q --release -p sim -- --plant "$id" --seeds "$seeds" >"$log" 2>&1 || code=$?
+    # 1 means a violation was found; 0 that none was, and anything else that the run itself went wrong.
+    if [ "$code" = 1 ]; then
+      echo "$id: found within seeds $seeds"
+    else
+      echo "$id: NOT found within seeds $seeds (exit code $code)"
+      tail -n 20 "$log"
+      missed=1
+    fi
+  done
+  [ "$missed" = 0 ]
+}
+
+step_campaign() {
+  cargo run --release -p sim -- --seeds "$campaign_seeds"
+}
+
+step_fuzz() {
+  cargo test -p fuzz
+  local target corpus failed=0
+  # cargo-fuzz sets RUSTFLAGS, so that the simulator's cfg must be given again; RUSTC_BOOTSTRAP because the coverage
+  # flags it passes are unstable, and the toolchain is pinned to a stable one; no sanitizer, since there is no unsafe.
+  export RUSTFLAGS="--cfg madsim" RUSTC_BOOTSTRAP=1
+  for target in $(cargo fuzz list); do
+    # The fuzzer adds what it finds to its corpus: give it a copy.
+    corpus=$(scratch "fuzz/$target")
+    cp "fuzz/corpus/$target"/* "$corpus"
+    # A fixed seed: the same commit gives the same answer. The dictionary that the fuzzer recommends is only noise here.
+    cargo fuzz run -s none --features libfuzzer "$target" "$corpus" -- \
+      -runs="$fuzz_runs" -max_len="$fuzz_max_bytes" -seed=1 -timeout=10 -verbosity=0 -print_final_stats=1 2>&1 |
+      { grep -v '# Uses:\|recommended dictionary' || true; } || failed=1
+  done
+  [ "$failed" = 0 ]
+}
+
+# --- Helpers of the steps
+
+has_cargo_fuzz() {
+  [ "$(cargo fuzz --version 2>/dev/null)" = "cargo-fuzz $cargo_fuzz_version" ]
+}
+
+# trace_hash SEED [cargo flags]: the hash that a run of this seed prints; fails unless there is exactly one.
+trace_hash() {
+  local seed=$1 output hash
+  shift
+  output=$(cargo run -q -p sim "$@" -- --seed "$seed")
+  hash=$(sed -n 's/^trace hash: \([0-9a-f]\{16\}\)$/\1/p' <<<"$output")
+  if ! [[ $hash =~ ^[0-9a-f]{16}$ ]]; then
+    echo "seed $seed printed no trace hash:" >&2
+    echo "$output" >&2
+    return 1
+  fi
+  echo "$hash"
+}
+
+# scratch NAME: an empty folder under the target directory.
+scratch() {
+  local folder="${CARGO_TARGET_DIR:-target}/ci/$1"
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  echo "$folder"
+}
+
+# --- Run them
+
+main() {
+  case "${1:-}" in
+    --list)
+      for step in "${steps[@]}"; do printf '%-12s %s\n' "$step" "${promise[$step]}"; done
+      exit 0
+      ;;
+    -h | --help)
+      sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+      exit 0
+      ;;
+  esac
+
+  local chosen=("$@") step
+  [ $# -gt 0 ] || chosen=("${steps[@]}")
+  for step in "${chosen[@]}"; do
+    if [ -z "${promise[$step]:-}" ]; then
+      echo "no step is called '$step'; ci/run.sh --list names them" >&2
+      exit 2
+    fi
+  done
+
+  # A service's shell may lack rustup's folder, or even HOME.
+  PATH="${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:$PATH:/root/.cargo/bin"
+  export PATH
+  # Either of these would replace the flags of .cargo/config.toml, without which the simulator doesn't build.
+  unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTDOCFLAGS CARGO_ENCODED_RUSTDOCFLAGS
+  exec </dev/null
+
+  local passed=0 failed=0 code began
+  for step in "${chosen[@]}"; do
+    printf '\n=== %s: %s (%d s)\n' "$step" "${promise[$step]}" "$SECONDS"
+    began=$SECONDS
+    # Not as a condition: bash would ignore `set -e` inside it.
+    set +e
+    (
+      set -euo pipefail
+      "step_$step"
+    )
+    code=$?
+    set -e
+    if [ "$code" = 0 ]; then
+      passed=$((passed + 1))
+      printf -- '--- %s passed in %d s\n' "$step" $((SECONDS - began))
+    else
+      failed=$((failed + 1))
+      printf -- '--- %s FAILED with code %d in %d s\n' "$step" "$code" $((SECONDS - began))
+    fi
+  done
+
+  printf '\n%d passed, %d failed\n' "$passed" "$failed"
+  [ "$failed" = 0 ]
+}
+
+main "$@"
