@@ -125,6 +125,15 @@ impl<D: Dir> Segment<D> {
     }
 }
 
+/// States in the second copy of a prepared segment's identity that the log is durable up to `durable`. The first copy is
+/// not touched, so a crash in between loses nothing.
+pub(crate) async fn restate<D: Dir>(segment: &Segment<D>, durable: Position) -> io::Result<()> {
+    let Some(file) = segment.file() else { return Ok(()) };
+    let identity = Identity { durable, ..segment.identity.clone() };
+    write_all_at(file, &identity.encode(), IDENTITY_OFFSETS[1]).await?;
+    interruptible(|| file.sync_data()).await
+}
+
 /// What the two copies of an identity say.
 #[derive(Debug)]
 pub(crate) enum IdentityFound {
@@ -133,7 +142,7 @@ pub(crate) enum IdentityFound {
     Unreadable,
 }
 
-/// Reads both copies. Of two readable ones the higher generation counts.
+/// Reads both copies. Of two readable ones the higher generation counts, then the further evidence.
 pub(crate) async fn read_identity<F: File>(file: &F) -> io::Result<IdentityFound> {
     let mut head = vec![0; FIRST_FRAME_OFFSET as usize];
     let length = read_at_most(file, &mut head, 0).await?;
@@ -144,7 +153,9 @@ pub(crate) async fn read_identity<F: File>(file: &F) -> io::Result<IdentityFound
         match Identity::decode(&copy[..copy.len().min(IDENTITY_BYTES)]) {
             Ok(identity) => {
                 let better = match &found {
-                    IdentityFound::Readable(other) => identity.generation > other.generation,
+                    IdentityFound::Readable(other) => {
+                        (identity.generation, identity.durable) > (other.generation, other.durable)
+                    }
                     IdentityFound::Newer(..) => false,
                     IdentityFound::Unreadable => true,
                 };

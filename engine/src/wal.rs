@@ -213,6 +213,9 @@ impl<E: Env> Wal<E> {
         };
         let result = self.log.wait(Want::Durable(sequence)).await;
         self.log.drain().await;
+        if result.is_ok() {
+            self.log.state_end().await;
+        }
         let lock = self.log.lock().lock.take();
         drop(lock);
         Ok(result?)

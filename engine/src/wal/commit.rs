@@ -15,14 +15,14 @@ use std::{
     task::{Context, Poll},
 };
 
-use tracing::{debug, trace};
+use tracing::{debug, trace, warn};
 
 use crate::{
     codec::{FIRST_FRAME_OFFSET, Frame, FrameKind, NO_CLAIM},
     env::{Env, File, interruptible, write_all_at},
     gate::Gate,
     plant::{Plants, planted},
-    segment::Segment,
+    segment::{Segment, restate},
 };
 
 use super::{
@@ -291,6 +291,18 @@ impl<E: Env> Log<E> {
         self.gates.cohort.iter().for_each(Gate::open);
         self.gates.space.open();
         self.gates.leader.open();
+    }
+
+    /// States the end of a log that is being closed in the next segment's identity, so that even the loss of the whole
+    /// last segment is noticed. The log is durable without it, so a failure costs only this.
+    pub(super) async fn state_end(&self) {
+        let (successor, durable) = {
+            let state = self.lock();
+            (state.successor.clone(), state.durable.position)
+        };
+        if let Err(error) = restate(&successor, durable).await {
+            warn!(file = successor.name(), %error, "could not state the end of the log");
+        }
     }
 
     /// Polls what is in flight without a driver to its end, whatever it is: nothing may touch the files after close.
