@@ -1,0 +1,169 @@
+//! One directory: the names that the process sees, those on the disk, and the effects between the two.
+//!
+//! Effects on different names are independent; effects that share a name are a chain. A rename is one effect: both
+//! names change, or neither.
+
+use std::{collections::BTreeMap, ffi::OsStr, sync::Arc};
+
+use super::{draw::Draw, file::View};
+
+/// A file name, shared with effects and crash images.
+pub type Name = Arc<OsStr>;
+
+/// Names of the inodes in the disk's table.
+pub(super) type Names = BTreeMap<Name, u32>;
+
+/// How many removed files lend their bytes to files that are created later.
+const STALE: usize = 4;
+
+/// A directory with its pending effects.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Directory {
+    /// Normalized: components joined by `/`; the root is empty.
+    pub(super) path: Arc<str>,
+    pub(super) live: Names,
+    pub(super) disk: Names,
+    pending: Vec<Change>,
+    /// What stood on blocks that are free now.
+    stale: Vec<View>,
+}
+
+#[derive(Clone, Debug)]
+struct Change {
+    seq: u64,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Add { name: Name, inode: u32 },
+    Remove { name: Name },
+    Rename { from: Name, to: Name, inode: u32 },
+}
+
+impl What {
+    fn touches(&self, name: &Name) -> bool {
+        match self {
+            What::Add { name: own, .. } | What::Remove { name: own } => own == name,
+            What::Rename { from, to, .. } => from == name || to == name,
+        }
+    }
+
+    fn shares_a_name(&self, other: &What) -> bool {
+        match self {
+            What::Add { name, .. } | What::Remove { name } => other.touches(name),
+            What::Rename { from, to, .. } => other.touches(from) || other.touches(to),
+        }
+    }
+
+    fn apply(&self, names: &mut Names) {
+        match self {
+            What::Add { name, inode } => {
+                names.insert(name.clone(), *inode);
+            }
+            What::Remove { name } => {
+                names.remove(name);
+            }
+            What::Rename { from, to, inode } => {
+                if names.get(from) == Some(inode) {
+                    names.remove(from);
+                }
+                names.insert(to.clone(), *inode);
+            }
+        }
+    }
+}
+
+impl Directory {
+    pub(super) fn settled(&self) -> bool {
+        self.pending.is_empty() && self.live == self.disk
+    }
+
+    pub(super) fn add(&mut self, seq: u64, name: Name, inode: u32) {
+        self.change(seq, What::Add { name, inode });
+    }
+
+    pub(super) fn remove(&mut self, seq: u64, name: Name) {
+        self.change(seq, What::Remove { name });
+    }
+
+    pub(super) fn rename(&mut self, seq: u64, from: Name, to: Name, inode: u32) {
+        self.change(seq, What::Rename { from, to, inode });
+    }
+
+    fn change(&mut self, seq: u64, what: What) {
+        what.apply(&mut self.live);
+        self.pending.push(Change { seq, what });
+    }
+
+    /// A sync that began when `upto` was the newest effect has completed.
+    pub(super) fn sync(&mut self, upto: u64) {
+        let covered = self.covered(upto);
+        for change in self.pending.drain(..covered) {
+            change.what.apply(&mut self.disk);
+        }
+    }
+
+    /// It has failed: each name may or may not have reached the disk, and nobody will write the others again.
+    pub(super) fn fail_sync(&mut self, upto: u64, draw: &mut Draw<'_>) {
+        let covered = self.covered(upto);
+        let later = self.pending.split_off(covered);
+        self.land_drawn(draw);
+        self.pending = later;
+    }
+
+    /// A power cut.
+    pub(super) fn crash(&mut self, draw: &mut Draw<'_>) {
+        self.land_drawn(draw);
+        self.reset();
+    }
+
+    /// Keeps only what the disk holds.
+    pub(super) fn reset(&mut self) {
+        self.pending.clear();
+        if self.live != self.disk {
+            self.live = self.disk.clone();
+        }
+    }
+
+    /// Lends the bytes of a removed file to later ones.
+    pub(super) fn recycle(&mut self, content: View) {
+        if self.stale.len() == STALE {
+            self.stale.remove(0);
+        }
+        self.stale.push(content);
+    }
+
+    /// The bytes that lost sectors of a new file may show.
+    pub(super) fn stale(&self, draw: &mut Draw<'_>) -> Option<View> {
+        if self.stale.is_empty() { None } else { Some(draw.prng.pick(&self.stale).clone()) }
+    }
+
+    /// All inodes that some legal crash state names.
+    pub(super) fn names(&self) -> impl Iterator<Item = u32> + '_ {
+        let pending = self.pending.iter().filter_map(|change| match change.what {
+            What::Add { inode, .. } | What::Rename { inode, .. } => Some(inode),
+            What::Remove { .. } => None,
+        });
+        self.live.values().chain(self.disk.values()).copied().chain(pending)
+    }
+
+    fn covered(&self, upto: u64) -> usize {
+        self.pending.partition_point(|change| change.seq <= upto)
+    }
+
+    fn land_drawn(&mut self, draw: &mut Draw<'_>) {
+        let pending = std::mem::take(&mut self.pending);
+        let mut lost: Vec<&What> = Vec::new();
+        for change in &pending {
+            // A chain: nothing survives that builds on a lost change of the same name.
+            if lost.iter().any(|what| what.shares_a_name(&change.what)) || !draw.keeps(change.seq) {
+                lost.push(&change.what);
+                draw.report.names_lost += 1;
+            } else {
+                change.what.apply(&mut self.disk);
+                draw.report.names_kept += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! What must hold: the history of a run as the simulator knows it, and the checks of `invariant.rs` against it.
+//!
+//! The truth is kept from outside the engine: what each client issued and was answered. A check returns a [`Violation`]
+//! with what was expected and what was found; each check that really ran is counted.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use engine::wal::Durability;
+
+use crate::{
+    report::Violation,
+    subject::{NotAppended, Recovered},
+};
+
+/// How firmly a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Accepted, nothing promised.
+    Possible,
+    /// Acknowledged as written: must survive a process kill.
+    Written,
+    /// Acknowledged as durable: must survive everything.
+    Durable,
+    /// Delivered by a recovery: must survive everything from then on.
+    Delivered,
+}
+
+/// A record whose LSN is known.
+#[derive(Clone, Debug)]
+struct Known {
+    payload: Bytes,
+    standing: Standing,
+    /// The append that it belongs to.
+    append: u64,
+}
+
+/// Where an append stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Issued, or its client died, or it was abandoned: it may be in the log or not.
+    Open,
+    /// Its first LSN is known.
+    Placed(u64),
+    /// Definitely not in the log.
+    Rejected,
+    /// A recovery showed that it isn't in the log.
+    Gone,
+}
+
+/// An append that was issued.
+#[derive(Clone, Debug)]
+struct Append {
+    records: Vec<Bytes>,
+    progress: Progress,
+}
+
+/// How the life before a recovery ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing: a first open.
+    Nothing,
+    /// A clean close.
+    Close,
+    /// A process kill.
+    Kill,
+    /// A power cut.
+    PowerCut,
+}
+
+/// The history of one run.
+#[derive(Debug, Default)]
+pub struct History {
+    known: BTreeMap<u64, Known>,
+    appends: BTreeMap<u64, Append>,
+    next_append: u64,
+    checked: BTreeMap<&'static str, u64>,
+    acknowledged: BTreeMap<&'static str, u64>,
+    /// The highest generation seen.
+    generation: u64,
+    /// The last recovery left something behind, so what follows must not join it.
+    left_behind: bool,
+    /// Hard I/O errors seen when the present life began.
+    errors_before: u64,
+    /// A drive lied about its syncs: durability can't be owed.
+    pub lying: bool,
+}
+
+type Check = Result<(), Violation>;
+
+fn violation(invariant: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Check {
+    Err(Violation { invariant, expected: expected.into(), found: found.into(), last: Vec::new(), life: 0 })
+}
+
+impl History {
+    /// How often each invariant was checked.
+    #[must_use]
+    pub fn checked(&self) -> &BTreeMap<&'static str, u64> {
+        &self.checked
+    }
+
+    /// Acknowledgements by class.
+    #[must_use]
+    pub fn acknowledged(&self) -> &BTreeMap<&'static str, u64> {
+        &self.acknowledged
+    }
+
+    /// Counts a check that ran.
+    pub fn count(&mut self, invariant: &'static str) {
+        *self.checked.entry(invariant).or_default() += 1;
+    }
+
+    /// A life begins; `hard_errors` were seen so far.
+    pub fn begin_life(&mut self, hard_errors: u64) {
+        self.errors_before = hard_errors;
+    }
+
+    /// The content of a record: unique if it has room for a number, and never the same twice in a row.
+    pub fn issue(&mut self, sizes: &[u64]) -> (u64, Vec<Bytes>) {
+        let append = self.next_append;
+        self.next_append += 1;
+        let records: Vec<Bytes> = sizes.iter().enumerate().map(|(at, size)| payload(append, at as u64, *size)).collect();
+        self.appends.insert(append, Append { records: records.clone(), progress: Progress::Open });
+        (append, records)
+    }
+
+    /// An append was answered. `issued_errors` and `errors` are the hard errors when it was issued and now.
+    pub fn answered(
+        &mut self,
+        append: u64,
+        class: Durability,
+        answer: &Result<u64, NotAppended>,
+        issued_errors: u64,
+    ) -> Check {
+        let standing = match class {
+            Durability::Buffered => Standing::Possible,
+            Durability::Written => Standing::Written,
+            Durability::Sync => Standing::Durable,
+        };
+        match answer {
+            Ok(first) => {
+                let name = match class {
+                    Durability::Buffered => "buffered",
+                    Durability::Written => "written",
+                    Durability::Sync => "sync",
+                };
+                *self.acknowledged.entry(name).or_default() += 1;
+                if class == Durability::Sync {
+                    self.count("I8");
+                    if issued_errors > self.errors_before && !self.lying {
+                        let found = format!("LSN {first}, issued after the error, acknowledged Sync");
+                        return violation("I8", "no Sync acknowledgement after a failed write or sync", found);
+                    }
+                }
+                self.place(append, *first, standing)
+            }
+            Err(NotAppended::Indeterminate(first)) => self.place(append, *first, Standing::Possible),
+            Err(NotAppended::Definite(_)) => {
+                if let Some(append) = self.appends.get_mut(&append) {
+                    append.progress = Progress::Rejected;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The LSN of an append is known.
+    fn place(&mut self, append: u64, first: u64, standing: Standing) -> Check {
+        let Some(entry) = self.appends.get_mut(&append) else { return Ok(()) };
+        entry.progress = Progress::Placed(first);
+        let records = entry.records.clone();
+        self.count("I15");
+        for (lsn, payload) in (first..).zip(records) {
+            if let Some(old) = self.known.get(&lsn)
+                && old.append != append
+                && old.standing >= Standing::Durable
+            {
+                let found = format!("given again to append {append}");
+                return violation("I15", format!("LSN {lsn} names the record of append {} for ever", old.append), found);
+            }
+            self.known.insert(lsn, Known { payload, standing, append });
+        }
+        Ok(())
+    }
+
+    /// Everything before `next` was said to be durable. `errors` as in [`History::answered`].
+    pub fn synced(&mut self, next: u64, issued_errors: u64) -> Check {
+        self.count("I8");
+        let fresh = self.known.range(..next).any(|(_, known)| known.standing < Standing::Durable);
+        if fresh && issued_errors > self.errors_before && !self.lying {
+            return violation("I8", "no sync succeeds after a failed write or sync", format!("sync up to LSN {next} said Ok"));
+        }
+        for known in self.known.range_mut(..next).map(|(_, known)| known) {
+            known.standing = known.standing.max(Standing::Durable);
+        }
+        Ok(())
+    }
+
+    /// The recovery of the pessimal image right after an acknowledgement must hold every record that was acknowledged.
+    pub fn pessimal(&mut self, image: &Result<Recovered, String>, hard_errors: u64, after: &str) -> Check {
+        if self.lying {
+            return Ok(());
+        }
+        // After a hard error in this life an acknowledgement without durability breaks the rule about errors first.
+        let invariant = if hard_errors > self.errors_before { "I8" } else { "I9" };
+        self.count("I9");
+        let durable = self.known.iter().filter(|(_, known)| known.standing >= Standing::Durable);
+        match image {
+            Err(refused) => match durable.last() {
+                Some((lsn, _)) => {
+                    violation(invariant, format!("{after}: LSN {lsn} survives a power cut now"), format!("refused: {refused}"))
+                }
+                None => Ok(()),
+            },
+            Ok(recovered) => {
+                for (lsn, known) in durable {
+                    let found = lsn.checked_sub(1).and_then(|at| recovered.records.get(at as usize));
+                    if found != Some(&(*lsn, known.payload.clone())) {
+                        let expected = format!("{after}: LSN {lsn} survives a power cut now");
+                        return violation(invariant, expected, describe(recovered, *lsn));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What a client read must be what was appended.
+    pub fn read(&mut self, lsn: u64, payload: &Bytes) -> Check {
+        match self.known.get(&lsn) {
+            Some(known) if known.payload != *payload => {
+                violation("I3", format!("LSN {lsn} reads as append {}", known.append), summary(payload))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a client scanned must be consecutive and known, or still unanswered.
+    pub fn scanned(&mut self, records: &[(u64, Bytes)]) -> Check {
+        self.count("I2");
+        for ((lsn, payload), expected) in records.iter().zip(1..) {
+            if *lsn != expected {
+                return violation("I2", format!("LSN {expected} next"), format!("LSN {lsn}"));
+            }
+            self.read(*lsn, payload)?;
+        }
+        Ok(())
+    }
+
+    /// An open was refused with `message`, though the machine showed no error. If anything is owed, it is lost.
+    pub fn refused(&mut self, message: &str) -> Check {
+        self.count("I20");
+        let owed = self.known.iter().rev().find(|(_, known)| known.standing >= Standing::Durable);
+        match owed {
+            _ if self.lying => Ok(()),
+            Some((lsn, _)) => {
+                violation("I1", format!("LSN {lsn} was acknowledged Sync or delivered, and is there"), format!("open refused (I20): {message}"))
+            }
+            None => violation("I20", "an undamaged log opens", message),
+        }
+    }
+
+    /// A recovery delivered `recovered`: compares with all that was issued, then takes it as the truth.
+    pub fn recovered(&mut self, recovered: &Recovered, before: Before, hard_errors: u64) -> Check {
+        let next = recovered.records.len() as u64 + 1;
+        self.no_holes(recovered)?;
+        self.nothing_lost(recovered, next, before)?;
+        self.nothing_invented(recovered)?;
+        self.batches_whole(next)?;
+        self.count("I15");
+        if recovered.generation <= self.generation {
+            let expected = format!("a generation above {}", self.generation);
+            return violation("I15", expected, format!("generation {}", recovered.generation));
+        }
+        self.generation = recovered.generation;
+        self.count("I26");
+        if recovered.reported != recovered.records.len() as u64 || recovered.unproven_from > next {
+            let expected = format!("{} records reported, unproven from {next} or before", recovered.records.len());
+            let found = format!("{} reported, unproven from {}", recovered.reported, recovered.unproven_from);
+            return violation("I26", expected, found);
+        }
+        self.left_behind = !recovered.dropped.is_empty();
+        self.errors_before = hard_errors;
+        for append in self.appends.values_mut() {
+            let survived = matches!(append.progress, Progress::Placed(first) if first < next);
+            if !survived && append.progress != Progress::Rejected {
+                append.progress = Progress::Gone;
+            }
+        }
+        self.known.retain(|lsn, _| *lsn < next);
+        for known in self.known.values_mut() {
+            known.standing = Standing::Delivered;
+        }
+        Ok(())
+    }
+
+    fn no_holes(&mut self, recovered: &Recovered) -> Check {
+        self.count("I2");
+        for ((lsn, _), expected) in recovered.records.iter().zip(1..) {
+            if *lsn != expected {
+                return violation("I2", format!("LSN {expected} next"), format!("LSN {lsn}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn nothing_lost(&mut self, recovered: &Recovered, next: u64, before: Before) -> Check {
+        self.count("I1");
+        if before == Before::Kill {
+            self.count("I1a");
+        }
+        let delivered = self.known.values().any(|known| known.standing == Standing::Delivered);
+        if delivered {
+            self.count("I6");
+            self.count("I7");
+        }
+        for (lsn, known) in self.known.range(next..) {
+            let invariant = match (known.standing, before) {
+                (Standing::Delivered, _) if !self.lying => "I6",
+                (Standing::Durable, _) if !self.lying => {
+                    if self.left_behind {
+                        "I7"
+                    } else {
+                        "I1"
+                    }
+                }
+                (_, Before::Close) if !self.lying => "I1",
+                (Standing::Written | Standing::Durable | Standing::Delivered, Before::Kill) => "I1a",
+                _ => continue,
+            };
+            let expected = format!("LSN {lsn} ({:?}) survives {before:?}", known.standing);
+            return violation(invariant, expected, describe(recovered, *lsn));
+        }
+        Ok(())
+    }
+
+    fn nothing_invented(&mut self, recovered: &Recovered) -> Check {
+        self.count("I3");
+        self.count("I21");
+        // Unanswered appends, by their first record: where they landed is seen only now.
+        for (lsn, payload) in &recovered.records {
+            if let Some(known) = self.known.get(lsn)
+                && known.payload == *payload
+            {
+                continue;
+            }
+            let conflict = self.known.get(lsn).filter(|known| known.standing >= Standing::Durable);
+            let mut states: Vec<(u64, Progress)> = Vec::new();
+            for (id, append) in &self.appends {
+                let Some(at) = append.records.iter().position(|record| record == payload) else { continue };
+                // Short records look alike: an unanswered append fits only where all of its records do.
+                let first = lsn.saturating_sub(at as u64).max(1);
+                let there = recovered.records.iter().skip(first as usize - 1).map(|(_, payload)| payload);
+                if append.progress != Progress::Open || append.records.iter().zip(there).all(|(one, two)| one == two) {
+                    states.push((*id, append.progress));
+                }
+            }
+            states.sort_by_key(|(_, progress)| *progress != Progress::Open);
+            match (conflict, states.first()) {
+                (Some(known), Some((id, _))) => {
+                    return violation("I15", format!("LSN {lsn} names append {}", known.append), format!("append {id}"));
+                }
+                (Some(known), None) => {
+                    return violation("I3", format!("LSN {lsn} holds append {}", known.append), summary(payload));
+                }
+                (None, Some((id, Progress::Open))) => {
+                    let at = self.appends[id].records.iter().position(|record| record == payload).unwrap_or(0) as u64;
+                    let first = lsn.saturating_sub(at).max(1);
+                    self.place(*id, first, Standing::Possible)?;
+                }
+                (None, Some((id, Progress::Rejected))) => {
+                    return violation("I21", format!("append {id}, reported as failed, is nowhere"), format!("found at LSN {lsn}"));
+                }
+                (None, Some((id, progress))) => {
+                    let expected = format!("LSN {lsn} holds what was appended there");
+                    return violation("I3", expected, format!("append {id}, which was {progress:?}"));
+                }
+                (None, None) => {
+                    return violation("I3", format!("LSN {lsn} holds what a client appended"), summary(payload));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn batches_whole(&mut self, next: u64) -> Check {
+        for (id, append) in &self.appends {
+            if let Progress::Placed(first) = append.progress
+                && first < next
+                && next < first + append.records.len() as u64
+            {
+                let expected = format!("append {id} at {first}, a batch of {}, whole or not at all", append.records.len());
+                return violation("I1", expected, format!("the log ends before LSN {next}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Two recoveries of the same state must deliver the same.
+pub fn same(invariant: &'static str, what: &str, one: &[(u64, Bytes)], two: &[(u64, Bytes)]) -> Check {
+    if one == two {
+        return Ok(());
+    }
+    let at = one.iter().zip(two).position(|(one, two)| one != two).unwrap_or_else(|| one.len().min(two.len()));
+    violation(
+        invariant,
+        format!("{what} delivers the same {} records", one.len()),
+        format!("{} records, different from LSN {} on", two.len(), at + 1),
+    )
+}
+
+/// A check that is only a condition.
+pub fn ensure(holds: bool, invariant: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Check {
+    if holds { Ok(()) } else { violation(invariant, expected, found) }
+}
+
+fn payload(append: u64, at: u64, size: u64) -> Bytes {
+    let mut out = Vec::with_capacity(size as usize);
+    out.extend_from_slice(&(append << 16 | at).to_le_bytes());
+    let mut fill = (append ^ at << 40).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    while out.len() < size as usize {
+        fill = fill.wrapping_mul(0xD134_2543_DE82_EF95).wrapping_add(1);
+        out.extend_from_slice(&fill.to_le_bytes());
+    }
+    out.truncate(size as usize);
+    Bytes::from(out)
+}
+
+fn summary(payload: &Bytes) -> String {
+    let head: String = payload.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{} bytes beginning {head}", payload.len())
+}
+
+fn describe(recovered: &Recovered, lsn: u64) -> String {
+    match lsn.checked_sub(1).and_then(|at| recovered.records.get(at as usize)) {
+        Some((found, payload)) => format!("at its place LSN {found}, {}", summary(payload)),
+        None => format!("only {} records, the log ended {:?}", recovered.records.len(), recovered.tail),
+    }
+}

@@ -1,0 +1,652 @@
+//! From a plan to a verdict: lives of the machine, one after the other, each an open, clients, and an end.
+//!
+//! Everything runs on one thread in virtual time. The clients of a life are tasks of a node that a crash kills; the
+//! runner itself stands outside, looks at the disk between two steps and never takes part.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use engine::{
+    env::block_on,
+    plant::{Plant, Plants},
+    wal::{Durability, Wal},
+};
+use madsim::runtime::{Handle, NodeHandle, Runtime};
+
+use crate::{
+    disk::Disk,
+    env::{Machine, MachineOptions, SimEnv},
+    fault::{Fault, FaultRates},
+    image,
+    invariant,
+    oracle::{Before, History, ensure, same},
+    plan::{At, Crash, CrashKind, End, Life, Plan},
+    prng::Prng,
+    report::{Outcome, Verdict, Violation},
+    subject::{NotRead, Recovered, Refusal, Subject},
+    workload::{self, Class, Op, Which},
+};
+
+/// Where the log lives on the simulated disk.
+pub const LOG_DIR: &str = "/log";
+/// A file in its directory that the engine must never touch.
+const FOREIGN: (&str, &[u8]) = ("notes.txt", b"not the log's");
+/// An open may fail this often on a faulty machine before the machine is made to behave.
+const FAULTY_OPENS: usize = 4;
+/// Virtual time after which a life that doesn't end is stuck. An engine microsecond is a virtual millisecond.
+const STUCK: Duration = Duration::from_secs(60 * 60 * 24);
+/// Operations that a violation shows.
+const LAST_OPERATIONS: usize = 12;
+
+/// Runs `plan`, with `plant` planted, to its verdict. Call it on a fresh thread: only the first runtime of a thread has a
+/// reproducible order of everything.
+#[must_use]
+pub fn run(plan: &Plan, plant: Option<Plant>) -> Outcome {
+    let runtime = Runtime::with_seed_and_config(plan.seed, madsim::Config::default());
+    let plants = plant.map_or_else(Plants::default, Plants::only);
+    runtime.block_on(async {
+        let mut run = Run::<Wal<SimEnv>>::new(plan, plants.clone());
+        let verdict = match run.lives().await {
+            Ok(()) => Verdict::Pass,
+            Err(Stop::Violation(violation)) => Verdict::Violation(violation),
+            Err(Stop::Harness(message)) => Verdict::Harness(message),
+        };
+        run.outcome(verdict, plant.map(|plant| (plant.name(), plants.reached())))
+    })
+}
+
+/// Why a run ends early.
+enum Stop {
+    Violation(Violation),
+    Harness(String),
+}
+
+impl From<Violation> for Stop {
+    fn from(violation: Violation) -> Stop {
+        Stop::Violation(violation)
+    }
+}
+
+/// What the clients of a life share with the runner.
+struct Shared {
+    history: History,
+    /// Set by the first violation that a client saw.
+    violation: Option<Violation>,
+    /// The last operations, as text.
+    last: Vec<String>,
+    operations: u64,
+    image_draws: Prng,
+}
+
+type SharedRef = Arc<Mutex<Shared>>;
+
+fn lock(shared: &SharedRef) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Run<'a, S> {
+    plan: &'a Plan,
+    plants: Plants,
+    machine: Machine,
+    shared: SharedRef,
+    crash_draws: Prng,
+    check_draws: Prng,
+    life: usize,
+    cycles: u64,
+    lives: u64,
+    records_recovered: u64,
+    records_dropped: u64,
+    bytes_dropped: u64,
+    crashes: BTreeMap<&'static str, u64>,
+    subject: std::marker::PhantomData<S>,
+}
+
+/// How waiting for a node's work ended.
+enum Ended<T> {
+    Finished(T),
+    Crashed,
+}
+
+impl<'a, S: Subject<SimEnv>> Run<'a, S> {
+    fn new(plan: &'a Plan, plants: Plants) -> Self {
+        let prng = Prng::new(plan.seed);
+        let options = MachineOptions {
+            sector_bytes: plan.machine.sector_bytes,
+            capacity: if plan.machine.capacity_bytes == 0 { u64::MAX / 2 } else { plan.machine.capacity_bytes },
+            latency_us: plan.machine.latency_us,
+            rates: plan.machine.rates.iter().fold(FaultRates::calm(), |rates, (fault, calls)| rates.with(*fault, *calls)),
+            ..MachineOptions::default()
+        };
+        let machine = Machine::new(options, &prng.fork("machine"));
+        machine.with_disk(|disk| {
+            let dir = disk.make_dir(Path::new(LOG_DIR));
+            disk.write_foreign(dir, FOREIGN.0, FOREIGN.1);
+        });
+        let history = History { lying: plan.machine.rates.contains_key(&Fault::LyingSync), ..History::default() };
+        let shared = Shared {
+            history,
+            violation: None,
+            last: Vec::new(),
+            operations: 0,
+            image_draws: prng.fork("image checks"),
+        };
+        Run {
+            plan,
+            plants,
+            machine,
+            shared: Arc::new(Mutex::new(shared)),
+            crash_draws: prng.fork("crashes"),
+            check_draws: prng.fork("checks"),
+            life: 0,
+            cycles: 0,
+            lives: 0,
+            records_recovered: 0,
+            records_dropped: 0,
+            bytes_dropped: 0,
+            crashes: BTreeMap::new(),
+            subject: std::marker::PhantomData,
+        }
+    }
+
+    async fn lives(&mut self) -> Result<(), Stop> {
+        let mut before = Before::Nothing;
+        let last_open = Life { clients: Vec::new(), opening: Vec::new(), faults: Vec::new(), end: End::Close };
+        // One open more than there are lives: the last end is judged too.
+        for (number, life) in self.plan.lives.iter().chain(std::iter::once(&last_open)).enumerate() {
+            self.life = number;
+            let result = self.life(life, before).await;
+            before = match result {
+                Ok(Some(before)) => before,
+                Ok(None) => return Ok(()),
+                Err(Stop::Violation(mut violation)) => {
+                    violation.life = number;
+                    violation.last = self.machine.last_calls();
+                    let shared = lock(&self.shared);
+                    let from = shared.last.len().saturating_sub(LAST_OPERATIONS);
+                    violation.last.extend(shared.last[from..].iter().cloned());
+                    return Err(Stop::Violation(violation));
+                }
+                Err(harness) => return Err(harness),
+            };
+        }
+        Ok(())
+    }
+
+    /// One life. `None` if nothing can follow: a lying drive was found out.
+    async fn life(&mut self, life: &Life, before: Before) -> Result<Option<Before>, Stop> {
+        self.lives += 1;
+        let Some((node, subject)) = self.open(life, before).await? else { return Ok(None) };
+        lock(&self.shared).history.begin_life(self.hard_errors());
+        self.machine.set_faults_at(life.faults.iter().map(|at| (at.fault, at.io)).collect());
+
+        let crash = match &life.end {
+            End::Crash(crash) => Some(crash.clone()),
+            End::Close => None,
+        };
+        if let Some(Crash { at: At::Io(io), .. }) = &crash {
+            self.machine.arm_crash(*io);
+        }
+        let clients: Vec<_> = life
+            .clients
+            .iter()
+            .enumerate()
+            .map(|(number, ops)| {
+                let client = Client {
+                    number,
+                    subject: subject.clone(),
+                    machine: self.machine.clone(),
+                    shared: self.shared.clone(),
+                    plan_checks: self.plan.image_checks,
+                    options: self.plan.clone_engine(),
+                    draws: Prng::new(self.plan.seed).fork("client").fork_nth("life", self.life as u64).fork_nth("number", number as u64),
+                    mine: Vec::new(),
+                };
+                node.spawn(client.run(ops.clone()))
+            })
+            .collect();
+        let work = async move {
+            for client in clients {
+                // A client that was killed or panicked shows in the crash, or in the violation it left.
+                drop(client.await);
+            }
+        };
+        let ended = self.until_crash(work).await?;
+        if let Some(violation) = lock(&self.shared).violation.take() {
+            return Err(violation.into());
+        }
+        let before = match (ended, crash) {
+            (Ended::Crashed, Some(crash)) | (Ended::Finished(()), Some(crash)) => {
+                drop(subject);
+                self.crash(&node, &crash).await
+            }
+            (_, None) => {
+                let closing = node.spawn(async move { subject.close().await });
+                let closed = self.until_crash(async move { closing.await.ok() }).await?;
+                let ok = matches!(closed, Ended::Finished(Some(Ok(()))));
+                self.machine.disarm();
+                // A log that failed can't be closed cleanly; it ends like a killed process.
+                let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: crate::disk::Keep::Draw };
+                let before = self.stop_node(&node, &crash).await;
+                if ok { Before::Close } else { before }
+            }
+        };
+        self.machine.set_faults_at(Vec::new());
+        Ok(Some(before))
+    }
+
+    /// Opens the log, through the crashes that the plan has for it and the faults of the machine.
+    async fn open(&mut self, life: &Life, mut before: Before) -> Result<Option<(NodeHandle, S)>, Stop> {
+        let mut crashes = life.opening.iter();
+        let mut failures = 0;
+        let mut expected: Option<Recovered> = None;
+        loop {
+            let image = self.machine.fork();
+            let baseline = self.recover_image(&image);
+            if let (Some(expected), Ok(baseline)) = (&expected, &baseline) {
+                lock(&self.shared).history.count("I5");
+                same("I5", "a recovery that was interrupted", &expected.records, &baseline.records)?;
+            }
+            let crash = crashes.next();
+            let (calls_before, fired_before) = (self.machine.io_count(), self.machine.fired());
+            if let Some(crash) = crash {
+                self.machine.arm_crash(match crash.at {
+                    At::Io(io) => io,
+                    At::Done => u64::MAX,
+                });
+            }
+            let node = Handle::current().create_node().build();
+            let (env, options, plants) = (self.machine.env(), self.plan.clone_engine(), self.plants.clone());
+            let opening = node.spawn(async move { S::open(env, Path::new(LOG_DIR), &options, plants).await });
+            let ended = self.until_crash(async move { opening.await.ok() }).await?;
+            self.machine.disarm();
+            let fired = self.machine.fired();
+            let faulty = Fault::ALL.iter().any(|fault| fired.count(*fault) > fired_before.count(*fault));
+            match (ended, crash) {
+                (Ended::Crashed, Some(crash)) => {
+                    *self.crashes.entry("crash-in-recovery").or_default() += 1;
+                    let settled = image.settled();
+                    before = match (self.crash(&node, crash).await, before) {
+                        // What an earlier power cut took stays taken, and a kill after it takes nothing more.
+                        (Before::Kill, earlier) => earlier,
+                        (now, _) => now,
+                    };
+                    expected = if settled || crash.kind == CrashKind::Kill { baseline.ok() } else { None };
+                }
+                (Ended::Finished(Some(Ok((subject, recovered)))), _) => {
+                    self.judge(&image, &baseline, &recovered, before, faulty, self.machine.io_count() - calls_before)?;
+                    return Ok(Some((node, subject)));
+                }
+                (Ended::Finished(Some(Err(refusal))), _) => {
+                    let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: crate::disk::Keep::Draw };
+                    self.stop_node(&node, &crash).await;
+                    if !self.may_fail(&image, &refusal, faulty)? {
+                        return Ok(None);
+                    }
+                    failures += 1;
+                    if failures == FAULTY_OPENS {
+                        // Whatever was wrong with the machine ends here: from now on the log must open.
+                        self.machine.behave();
+                    }
+                    if failures > FAULTY_OPENS {
+                        let message = format!("still refused once the faults had ended: {}", refusal.message);
+                        lock(&self.shared).history.refused(&message)?;
+                        return Ok(None);
+                    }
+                    expected = None;
+                }
+                (Ended::Finished(None) | Ended::Crashed, _) => {
+                    return Err(Stop::Harness("the opening task ended without a result".into()));
+                }
+            }
+        }
+    }
+
+    /// Whether an open may fail like this. `false`: a lying drive was found out, and the run ends well.
+    fn may_fail(&mut self, image: &Disk, refusal: &Refusal, faulty: bool) -> Result<bool, Stop> {
+        let mut shared = lock(&self.shared);
+        if refusal.io && faulty {
+            shared.history.count("I24");
+            return Ok(true);
+        }
+        if !refusal.io {
+            shared.history.count("I25");
+            let unchanged = self.machine.with_disk(|disk| image::same_directory(disk, image));
+            ensure(unchanged, "I25", "a refused open changes no byte", &refusal.message)?;
+        }
+        shared.history.refused(&refusal.message)?;
+        Ok(false)
+    }
+
+    /// Holds a recovery against the history, the image that it began from, and the directory that it left.
+    fn judge(
+        &mut self,
+        image: &Disk,
+        baseline: &Result<Recovered, String>,
+        recovered: &Recovered,
+        before: Before,
+        faulty: bool,
+        calls: u64,
+    ) -> Result<(), Stop> {
+        self.records_recovered += recovered.records.len() as u64;
+        self.records_dropped += recovered.dropped.iter().map(|dropped| dropped.records).sum::<u64>();
+        self.bytes_dropped += recovered.dropped.iter().map(|dropped| dropped.bytes).sum::<u64>();
+        let hard_errors = self.hard_errors();
+        let lying = lock(&self.shared).history.lying;
+        {
+            let mut shared = lock(&self.shared);
+            shared.history.recovered(recovered, before, hard_errors)?;
+            shared.history.count("I20");
+            let bound = image::open_bound(image, recovered);
+            ensure(calls <= bound, "I20", format!("an open in at most {bound} calls"), format!("{calls} calls"))?;
+            if self.machine.fired().count(Fault::WallJump) > 0 {
+                shared.history.count("I23");
+            }
+        }
+        if let Ok(baseline) = baseline {
+            lock(&self.shared).history.count(if faulty { "I24" } else { "I5" });
+            let (invariant, what) = if faulty { ("I24", "an open through I/O faults") } else { ("I5", "a second recovery") };
+            same(invariant, what, &baseline.records, &recovered.records)?;
+        }
+        image::report_is_true(image, recovered)?;
+        if !faulty {
+            lock(&self.shared).history.count("I22");
+            self.machine.with_disk(|disk| image::clean_directory(disk, recovered, FOREIGN))?;
+        }
+        if self.plan.no_faults {
+            return Ok(());
+        }
+        if !lying {
+            // What was delivered survives a power cut right now.
+            let pessimal = self.recover_image(&self.machine.with_disk(|disk| disk.pessimal()));
+            lock(&self.shared).history.count("I6");
+            match pessimal {
+                Ok(pessimal) => same("I6", "a power cut right after recovery", &recovered.records, &pessimal.records)?,
+                Err(refused) => {
+                    ensure(recovered.records.is_empty(), "I6", "what was delivered survives a power cut", refused)?;
+                }
+            }
+            if self.check_draws.chance(1, 4) {
+                let checked = image::refusals_change_nothing(image, &mut self.check_draws, |env| self.recover_on(env))?;
+                if checked {
+                    lock(&self.shared).history.count("I25");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs an uninterrupted recovery on a copy.
+    fn recover_image(&self, image: &Disk) -> Result<Recovered, String> {
+        self.recover_on(SimEnv::still(image.fork()))
+    }
+
+    fn recover_on(&self, env: SimEnv) -> Result<Recovered, String> {
+        recover_still::<S>(env, &self.plan.engine)
+    }
+
+    /// Waits for `work` or for the armed crash, whichever comes first.
+    async fn until_crash<T>(&self, work: impl Future<Output = T>) -> Result<Ended<T>, Stop> {
+        let machine = self.machine.clone();
+        let mut work = Box::pin(work);
+        let mut crashed = Box::pin(async move { machine.crashed().await });
+        let both = std::future::poll_fn(move |context| {
+            if crashed.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ended::Crashed);
+            }
+            work.as_mut().poll(context).map(Ended::Finished)
+        });
+        let stuck = || Stop::Harness(format!("life {} does not end: a waiter was forgotten", self.life));
+        match madsim::time::timeout(STUCK, both).await {
+            Ok(ended) => Ok(ended),
+            Err(_) => Err(stuck()),
+        }
+    }
+
+    /// Ends the process as planned.
+    async fn crash(&mut self, node: &NodeHandle, crash: &Crash) -> Before {
+        self.cycles += 1;
+        let name = match crash.kind {
+            CrashKind::Kill => "kill",
+            CrashKind::PowerCut => "power-cut",
+        };
+        *self.crashes.entry(name).or_default() += 1;
+        self.stop_node(node, crash).await
+    }
+
+    async fn stop_node(&mut self, node: &NodeHandle, crash: &Crash) -> Before {
+        self.machine.halt();
+        Handle::current().kill(node.id());
+        // The tasks are dropped when the scheduler comes round; only then is nobody left to touch the disk.
+        madsim::task::yield_now().await;
+        match crash.kind {
+            CrashKind::Kill => {
+                self.machine.kill(&mut self.crash_draws);
+                Before::Kill
+            }
+            CrashKind::PowerCut => {
+                self.machine.power_cut(&crash.keep, &mut self.crash_draws);
+                Before::PowerCut
+            }
+        }
+    }
+
+    /// Errors of the machine after which nothing undurable may be acknowledged.
+    fn hard_errors(&self) -> u64 {
+        hard_errors(&self.machine)
+    }
+
+    fn outcome(&self, verdict: Verdict, reached: Option<(&'static str, u64)>) -> Outcome {
+        let shared = lock(&self.shared);
+        let fired = self.machine.fired();
+        let mut fired: BTreeMap<&'static str, u64> =
+            fired.iter().filter(|(fault, count)| *count > 0 || self.plan.machine.rates.contains_key(fault)).map(|(fault, count)| (fault.name(), count)).collect();
+        fired.extend(self.crashes.iter().map(|(name, count)| (*name, *count)));
+        let code = match &verdict {
+            Verdict::Pass => 0,
+            Verdict::Violation(violation) => 1 + violation.invariant.bytes().map(u64::from).sum::<u64>(),
+            Verdict::Harness(_) => 2,
+        };
+        Outcome {
+            seed: self.plan.seed,
+            subject: self.plan.subject.clone(),
+            drawn: workload::drawn(self.plan),
+            trace_hash: self.machine.finish_trace(&[code, self.cycles, shared.operations]),
+            verdict,
+            lives: self.lives,
+            cycles: self.cycles,
+            operations: shared.operations,
+            acknowledged: shared.history.acknowledged().clone(),
+            enabled: self.plan.machine.rates.keys().map(|fault| fault.name()).collect(),
+            fired,
+            checked: shared.history.checked().clone(),
+            applicable: invariant::applicable(self.plan),
+            reached: reached.into_iter().collect(),
+            records_recovered: self.records_recovered,
+            records_dropped: self.records_dropped,
+            bytes_dropped: self.bytes_dropped,
+        }
+    }
+}
+
+fn hard_errors(machine: &Machine) -> u64 {
+    let fired = machine.fired();
+    [Fault::EioWrite, Fault::EioSync, Fault::EioDirSync, Fault::Enospc].iter().map(|fault| fired.count(*fault)).sum()
+}
+
+/// An uninterrupted recovery on a still machine; a planted bug is not in it, since it judges what the disk holds.
+fn recover_still<S: Subject<SimEnv>>(env: SimEnv, options: &crate::plan::EngineOptions) -> Result<Recovered, String> {
+    block_on(S::open(env, Path::new(LOG_DIR), options, Plants::default()))
+        .map(|(_, recovered)| recovered)
+        .map_err(|refusal| refusal.message)
+}
+
+/// One client: its operations in order, each answer held against the history.
+struct Client<S> {
+    number: usize,
+    subject: S,
+    machine: Machine,
+    shared: SharedRef,
+    plan_checks: u32,
+    options: crate::plan::EngineOptions,
+    draws: Prng,
+    /// LSNs that this client was given.
+    mine: Vec<u64>,
+}
+
+impl<S: Subject<SimEnv>> Client<S> {
+    async fn run(mut self, ops: Vec<Op>) {
+        for op in ops {
+            if lock(&self.shared).violation.is_some() {
+                return;
+            }
+            let result = self.op(&op).await;
+            let mut shared = lock(&self.shared);
+            shared.operations += 1;
+            if let Err(violation) = result {
+                shared.violation.get_or_insert(violation);
+                return;
+            }
+        }
+    }
+
+    async fn op(&mut self, op: &Op) -> Result<(), Violation> {
+        let errors = hard_errors(&self.machine);
+        match op {
+            Op::Append { bytes, class } => self.append(&[*bytes], false, *class, errors, op).await,
+            Op::Batch { count, bytes, class } => {
+                let sizes = vec![*bytes; *count as usize];
+                self.append(&sizes, true, *class, errors, op).await
+            }
+            Op::AppendTooLarge => self.append(&[self.options.max_record_bytes + 1], false, Class::Sync, errors, op).await,
+            Op::BatchEmpty => self.append(&[], true, Class::Sync, errors, op).await,
+            Op::Abandon { bytes, class } => {
+                let (_, records) = lock(&self.shared).history.issue(&[*bytes]);
+                let polls = 1 + self.draws.below(3);
+                self.note(op, "abandoned");
+                let subject = self.subject.clone();
+                let append = subject.append(&records, false, durability(*class));
+                poll_times(append, polls).await;
+                Ok(())
+            }
+            Op::Sync => {
+                let answer = self.subject.sync().await;
+                self.note(op, &format!("{answer:?}"));
+                let Ok(next) = answer else { return Ok(()) };
+                lock(&self.shared).history.synced(next, errors)?;
+                self.check_image("after a sync").await
+            }
+            Op::Wait => {
+                let Some(lsn) = self.mine.last().copied() else { return Ok(()) };
+                let answer = self.subject.wait(lsn).await;
+                self.note(op, &format!("LSN {lsn}: {answer:?}"));
+                if answer.is_err() {
+                    return Ok(());
+                }
+                lock(&self.shared).history.synced(lsn + 1, errors)?;
+                self.check_image("after a wait").await
+            }
+            Op::Read(which) => {
+                let lsn = match which {
+                    Which::First => self.mine.first().copied(),
+                    Which::Last => self.mine.last().copied(),
+                    Which::Random if self.mine.is_empty() => None,
+                    Which::Random => Some(*self.draws.pick(&self.mine)),
+                };
+                let Some(lsn) = lsn else { return Ok(()) };
+                let read = self.subject.read(lsn).await;
+                self.note(op, &format!("LSN {lsn}: {}", if read.is_ok() { "ok" } else { "failed" }));
+                match read {
+                    Ok(payload) => lock(&self.shared).history.read(lsn, &payload),
+                    Err(error) => self.read_error(lsn, &error),
+                }
+            }
+            Op::Scan => {
+                let scan = self.subject.scan().await;
+                self.note(op, if scan.is_ok() { "ok" } else { "failed" });
+                match scan {
+                    Ok(records) => lock(&self.shared).history.scanned(&records),
+                    Err(error) => self.read_error(0, &error),
+                }
+            }
+            Op::Pause { us } => {
+                madsim::time::sleep(Duration::from_millis(*us)).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn append(&mut self, sizes: &[u64], batch: bool, class: Class, errors: u64, op: &Op) -> Result<(), Violation> {
+        let (append, records) = lock(&self.shared).history.issue(sizes);
+        let answer = self.subject.append(&records, batch, durability(class)).await;
+        self.note(op, &format!("{answer:?}"));
+        lock(&self.shared).history.answered(append, durability(class), &answer, errors)?;
+        if let Ok(first) = answer {
+            self.mine.extend(first..first + records.len() as u64);
+            if class == Class::Sync {
+                return self.check_image("after an acknowledgement").await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Recovers the state that a power cut would leave at worst, right now.
+    async fn check_image(&mut self, after: &str) -> Result<(), Violation> {
+        let draw = self.plan_checks > 0 && lock(&self.shared).image_draws.chance(1, u64::from(self.plan_checks));
+        if !draw {
+            return Ok(());
+        }
+        let image = self.machine.with_disk(|disk| disk.pessimal());
+        let recovered = recover_still::<S>(SimEnv::still(image), &self.options);
+        let errors = hard_errors(&self.machine);
+        lock(&self.shared).history.pessimal(&recovered, errors, after)
+    }
+
+    fn read_error(&self, lsn: u64, error: &NotRead) -> Result<(), Violation> {
+        let fired = self.machine.fired();
+        let failing = fired.count(Fault::EioRead) + fired.count(Fault::Eintr) + hard_errors(&self.machine) > 0;
+        lock(&self.shared).history.count("I24");
+        let expected = format!("LSN {lsn} reads back");
+        match error {
+            NotRead::Refused(message) => ensure(failing, "I24", expected, message),
+            // After a failed sync an evicted page reads as before the write.
+            NotRead::Corrupt(message) => ensure(hard_errors(&self.machine) > 0, "I24", expected, message),
+            NotRead::Missing(message) => ensure(false, "I24", expected, message),
+        }
+    }
+
+    fn note(&self, op: &Op, answer: &str) {
+        let mut shared = lock(&self.shared);
+        let line = format!("client {}: {op}: {answer}", self.number);
+        if shared.last.len() >= 4 * LAST_OPERATIONS {
+            shared.last.drain(..2 * LAST_OPERATIONS);
+        }
+        shared.last.push(line);
+    }
+}
+
+fn durability(class: Class) -> Durability {
+    match class {
+        Class::Sync => Durability::Sync,
+        Class::Written => Durability::Written,
+        Class::Buffered => Durability::Buffered,
+    }
+}
+
+/// Polls a future a few times, then drops it, as a caller that lost patience does.
+async fn poll_times<F: Future>(future: F, times: u64) {
+    let mut future = Box::pin(future);
+    for _ in 0..times {
+        let ready = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context).is_ready())).await;
+        if ready {
+            return;
+        }
+        madsim::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,207 @@
+//! What happened in a run, as one number and as the last lines before a verdict.
+//!
+//! Every I/O call (arguments, content, result, virtual time), every decision, fault and verdict goes in. Two runs of one
+//! seed have one hash, in one process, in two, and on two machines; a difference means that something else than the
+//! seed decided. The last calls are kept as plain values and become text only when somebody asks.
+
+use std::{collections::VecDeque, ffi::OsStr, fmt::Write as _, sync::Arc};
+
+use crate::prng::fold;
+
+/// How many calls [`Trace::last`] remembers.
+pub const REMEMBERED: usize = 64;
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// An I/O call was accepted.
+    Begin = 1,
+    /// An I/O call completed.
+    End = 2,
+    /// A choice that the schedule can see: a yield, a start, a kill, a power cut.
+    Decision = 3,
+    /// A fault fired.
+    Fault = 4,
+    /// What a crash left behind.
+    Crash = 5,
+    /// What a client or the workload did.
+    Workload = 6,
+    /// What an oracle said.
+    Verdict = 7,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It succeeded, with a number: bytes, a length, entries.
+    Ok(u64),
+    /// It failed with this kind of error.
+    Failed(std::io::ErrorKind),
+    /// It was in flight at the crash.
+    InFlight,
+}
+
+/// One I/O call, as the ring keeps it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Its number in the run, from 1.
+    pub number: u64,
+    /// Engine nanoseconds of virtual time at its start.
+    pub at_ns: u64,
+    /// The name of the operation.
+    pub what: &'static str,
+    /// The file, if it is about one.
+    pub name: Option<Arc<OsStr>>,
+    /// Its offset or new length, if it has one.
+    pub offset: Option<u64>,
+    /// Its length in bytes, if it has one.
+    pub length: Option<u64>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// The running hash and the ring of the last calls.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    hash: u64,
+    last: VecDeque<Call>,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Trace::new()
+    }
+}
+
+impl Trace {
+    /// An empty trace.
+    #[must_use]
+    pub fn new() -> Trace {
+        Trace { hash: 0x5ea3_a11d_15c0_7eed, last: VecDeque::new() }
+    }
+
+    /// Adds one event.
+    pub fn event(&mut self, kind: Kind, words: &[u64]) {
+        let mut hash = fold(self.hash ^ (kind as u64), 0x9e37_79b9_7f4a_7c15 ^ words.len() as u64);
+        for &word in words {
+            hash = fold(hash ^ word, 0xa076_1d64_78bd_642f);
+        }
+        self.hash = hash;
+    }
+
+    /// Adds bytes: their length and checksum.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        let word = (bytes.len() as u64) << 32 ^ u64::from(crc32fast::hash(bytes));
+        self.hash = fold(self.hash ^ word, 0xe703_7ed1_a0b4_28db);
+    }
+
+    /// Remembers a call that was accepted; its outcome comes with [`Trace::ended`].
+    pub fn began(&mut self, call: Call) {
+        if self.last.len() == REMEMBERED {
+            self.last.pop_front();
+        }
+        self.last.push_back(call);
+    }
+
+    /// Fills in the outcome of the call `number`, if it is still remembered.
+    pub fn ended(&mut self, number: u64, outcome: Outcome) {
+        // The newest calls end first, mostly.
+        if let Some(call) = self.last.iter_mut().rev().find(|call| call.number == number) {
+            call.outcome = outcome;
+        }
+    }
+
+    /// The number that the run so far follows to.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The last calls as text, oldest first.
+    #[must_use]
+    pub fn last(&self) -> Vec<String> {
+        self.last.iter().map(line).collect()
+    }
+}
+
+fn line(call: &Call) -> String {
+    let mut text = format!("#{} {}.{:03} us {}", call.number, call.at_ns / 1000, call.at_ns % 1000, call.what);
+    // Writing to a string cannot fail.
+    if let Some(name) = &call.name {
+        let _ = write!(text, " {}", name.display());
+    }
+    if let Some(offset) = call.offset {
+        let _ = write!(text, " at {offset}");
+    }
+    if let Some(length) = call.length {
+        let _ = write!(text, " length {length}");
+    }
+    let _ = match call.outcome {
+        Outcome::Ok(count) => write!(text, " -> {count}"),
+        Outcome::Failed(kind) => write!(text, " -> error: {kind}"),
+        Outcome::InFlight => write!(text, " -> in flight"),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(number: u64) -> Call {
+        Call {
+            number,
+            at_ns: 1_234_567,
+            what: "write",
+            name: Some(Arc::from(OsStr::new("wal-1"))),
+            offset: Some(512),
+            length: Some(9),
+            outcome: Outcome::InFlight,
+        }
+    }
+
+    #[test]
+    fn order_kind_and_grouping_of_events_count() {
+        let hash = |events: &[(Kind, &[u64])]| {
+            let mut trace = Trace::new();
+            for (kind, words) in events {
+                trace.event(*kind, words);
+            }
+            trace.hash()
+        };
+        let base = hash(&[(Kind::Begin, &[1, 2]), (Kind::End, &[3])]);
+        assert_eq!(base, hash(&[(Kind::Begin, &[1, 2]), (Kind::End, &[3])]));
+        assert_ne!(base, hash(&[(Kind::End, &[3]), (Kind::Begin, &[1, 2])]));
+        assert_ne!(base, hash(&[(Kind::Begin, &[1, 2]), (Kind::Fault, &[3])]));
+        assert_ne!(base, hash(&[(Kind::Begin, &[1]), (Kind::End, &[2, 3])]));
+        assert_ne!(hash(&[(Kind::End, &[0])]), hash(&[(Kind::End, &[])]));
+    }
+
+    #[test]
+    fn content_counts() {
+        let hash = |bytes: &[u8]| {
+            let mut trace = Trace::new();
+            trace.bytes(bytes);
+            trace.hash()
+        };
+        assert_ne!(hash(b"abc"), hash(b"abd"));
+        assert_ne!(hash(b""), hash(b"\0"));
+    }
+
+    #[test]
+    fn only_the_last_calls_are_kept_and_they_read_well() {
+        let mut trace = Trace::new();
+        for number in 1..=(REMEMBERED as u64 + 3) {
+            trace.began(call(number));
+        }
+        trace.ended(1, Outcome::Ok(0)); // forgotten already: no harm
+        trace.ended(REMEMBERED as u64 + 2, Outcome::Ok(9));
+        trace.ended(4, Outcome::Failed(std::io::ErrorKind::StorageFull));
+        let lines = trace.last();
+        assert_eq!(lines.len(), REMEMBERED);
+        assert_eq!(lines[0], "#4 1234.567 us write wal-1 at 512 length 9 -> error: no storage space");
+        assert_eq!(lines[REMEMBERED - 2], "#66 1234.567 us write wal-1 at 512 length 9 -> 9");
+        assert_eq!(lines[REMEMBERED - 1], "#67 1234.567 us write wal-1 at 512 length 9 -> in flight");
+    }
+}
