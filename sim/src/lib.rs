@@ -1,1 +1,34 @@
-//! x
+//! A seeded simulator that puts storage code through crashes, torn writes and lost syncs.
+//!
+//! From the top down: [`runner`] takes a [`plan`] to a verdict; [`workload`] draws plans; [`oracle`] and [`image`] judge;
+//! [`subject`] is what is under test; [`env`] is its machine, on the simulated [`disk`] with its [`fault`]s.
+#![forbid(unsafe_code)]
+
+#[cfg(not(madsim))]
+compile_error!(
+    "the simulator needs `--cfg madsim`, which .cargo/config.toml sets. An environment variable RUSTFLAGS or \
+     CARGO_ENCODED_RUSTFLAGS replaces it: unset it, or add `--cfg madsim` to it; and build from inside the workspace."
+);
+
+pub mod report;
+pub mod runner;
+
+pub mod invariant;
+
+pub mod image;
+pub mod oracle;
+
+pub mod subject;
+
+pub mod plan;
+pub mod workload;
+
+pub mod env;
+
+pub mod disk;
+
+pub mod fault;
+
+pub mod trace;
+
+pub mod prng;

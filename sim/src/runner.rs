@@ -204,7 +204,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                     machine: self.machine.clone(),
                     shared: self.shared.clone(),
                     plan_checks: self.plan.image_checks,
-                    options: self.plan.clone_engine(),
+                    options: self.plan.engine.clone(),
                     draws: Prng::new(self.plan.seed).fork("client").fork_nth("life", self.life as u64).fork_nth("number", number as u64),
                     mine: Vec::new(),
                 };
@@ -262,7 +262,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 });
             }
             let node = Handle::current().create_node().build();
-            let (env, options, plants) = (self.machine.env(), self.plan.clone_engine(), self.plants.clone());
+            let (env, options, plants) = (self.machine.env(), self.plan.engine.clone(), self.plants.clone());
             let opening = node.spawn(async move { S::open(env, Path::new(LOG_DIR), &options, plants).await });
             let ended = self.until_crash(async move { opening.await.ok() }).await?;
             self.machine.disarm();
@@ -373,7 +373,9 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 }
             }
             if self.check_draws.chance(1, 4) {
-                let checked = image::refusals_change_nothing(image, &mut self.check_draws, |env| self.recover_on(env))?;
+                let engine = &self.plan.engine;
+                let recover = |env| recover_still::<S>(env, engine);
+                let checked = image::refusals_change_nothing(image, &mut self.check_draws, recover)?;
                 if checked {
                     lock(&self.shared).history.count("I25");
                 }
@@ -384,11 +386,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
 
     /// Runs an uninterrupted recovery on a copy.
     fn recover_image(&self, image: &Disk) -> Result<Recovered, String> {
-        self.recover_on(SimEnv::still(image.fork()))
-    }
-
-    fn recover_on(&self, env: SimEnv) -> Result<Recovered, String> {
-        recover_still::<S>(env, &self.plan.engine)
+        recover_still::<S>(SimEnv::still(image.fork()), &self.plan.engine)
     }
 
     /// Waits for `work` or for the armed crash, whichever comes first.

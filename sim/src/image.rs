@@ -1,0 +1,140 @@
+//! Oracles that look at the disk itself: what an open left in the directory, and whether its report is true.
+
+use std::{ffi::OsStr, path::Path};
+
+use engine::{
+    codec::{FIRST_FRAME_OFFSET, Frame, Identity},
+    wal::DropReason,
+};
+
+use crate::{
+    disk::Disk,
+    env::SimEnv,
+    oracle::ensure,
+    prng::Prng,
+    report::Violation,
+    runner::LOG_DIR,
+    subject::Recovered,
+};
+
+/// Whether both hold the same files with the same bytes in the log's directory.
+#[must_use]
+pub fn same_directory(one: &Disk, two: &Disk) -> bool {
+    match (one.dir_at(Path::new(LOG_DIR)), two.dir_at(Path::new(LOG_DIR))) {
+        (Some(dir), Some(other)) => one.same_content(dir, two, other),
+        (one, two) => one.is_none() && two.is_none(),
+    }
+}
+
+/// Names and lengths in the log's directory.
+fn files(disk: &Disk) -> Vec<(String, u64)> {
+    let Some(dir) = disk.dir_at(Path::new(LOG_DIR)) else { return Vec::new() };
+    disk.files(dir).map(|(name, length)| (name.to_string_lossy().into_owned(), length)).collect()
+}
+
+fn read(disk: &Disk, name: &str) -> Vec<u8> {
+    disk.dir_at(Path::new(LOG_DIR)).and_then(|dir| disk.read_file(dir, OsStr::new(name))).unwrap_or_default()
+}
+
+/// Calls that an open of this directory may need: a constant, some per file, some per 64 KiB, some per record read back.
+#[must_use]
+pub fn open_bound(image: &Disk, recovered: &Recovered) -> u64 {
+    let files = files(image);
+    let bytes: u64 = files.iter().map(|(_, length)| length).sum();
+    // Injected interruptions and short transfers at most double what is needed, with a wide margin.
+    4 * (100 + 30 * files.len() as u64 + bytes / 512 + 4 * recovered.records.len() as u64)
+}
+
+/// After an open: segments that hold the log, its own one, one spare; no temporary file; foreign files as they were.
+///
+/// # Errors
+/// A violation of I22.
+pub fn clean_directory(disk: &Disk, recovered: &Recovered, foreign: (&str, &[u8])) -> Result<(), Violation> {
+    let files = files(disk);
+    let segments = files.iter().filter(|(name, _)| name.ends_with(".seg")).count() as u64;
+    let temporary = files.iter().filter(|(name, _)| name.ends_with(".tmp")).count();
+    let bound = recovered.segments + 2;
+    ensure(temporary == 0 && segments <= bound, "I22", format!("at most {bound} segments, no temporary file"), format!("{files:?}"))?;
+    ensure(read(disk, foreign.0) == foreign.1, "I22", format!("{} untouched", foreign.0), format!("{files:?}"))
+}
+
+/// Holds what the report says was left behind against the image that recovery began from, with a reader of its own that
+/// tries every offset.
+///
+/// # Errors
+/// A violation of I26.
+pub fn report_is_true(image: &Disk, recovered: &Recovered) -> Result<(), Violation> {
+    for dropped in &recovered.dropped {
+        let bytes = read(image, &dropped.file);
+        let expected = (bytes.len() as u64).saturating_sub(dropped.offset);
+        ensure(
+            dropped.bytes == expected,
+            "I26",
+            format!("{expected} bytes left behind in {} from {}", dropped.file, dropped.offset),
+            format!("{} reported", dropped.bytes),
+        )?;
+        let frames = intact_frames(&bytes, dropped.offset);
+        ensure(
+            dropped.frames == frames,
+            "I26",
+            format!("{frames} intact frames left behind in {} from {}", dropped.file, dropped.offset),
+            format!("{} reported", dropped.frames),
+        )?;
+        let whole = dropped.why == DropReason::NeverStarted;
+        ensure(
+            !whole || dropped.offset == FIRST_FRAME_OFFSET,
+            "I26",
+            format!("{} never started, so all of it is left behind", dropped.file),
+            format!("from {}", dropped.offset),
+        )?;
+    }
+    Ok(())
+}
+
+/// Intact frames at or after `offset`, found the slow way.
+fn intact_frames(bytes: &[u8], offset: u64) -> u64 {
+    let Some(identity) = [0, 4096].iter().find_map(|at| Identity::decode(bytes.get(*at..)?).ok()) else { return 0 };
+    let (seed, mut at, mut count) = (identity.seed(), offset, 0);
+    while let Some(rest) = bytes.get(at as usize..).filter(|rest| rest.len() >= 16) {
+        at += match Frame::decode(rest, seed, at) {
+            Ok(frame) => {
+                count += 1;
+                frame.header.frame_bytes()
+            }
+            Err(_) => 4,
+        };
+    }
+    count
+}
+
+/// Damages a copy below what is surely durable and opens it: a refusal must leave every byte as it was. Returns whether
+/// the open was refused, so that the check ran.
+///
+/// # Errors
+/// A violation of I25.
+pub fn refusals_change_nothing(
+    image: &Disk,
+    draws: &mut Prng,
+    recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+) -> Result<bool, Violation> {
+    let mut damaged = image.fork();
+    // What is pending is not durable, and a still machine never loses it: settle first.
+    damaged.power_cut(&crate::disk::Keep::All, draws);
+    let segments: Vec<String> = files(&damaged).into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg")).collect();
+    let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(false) };
+    if segments.is_empty() {
+        return Ok(false);
+    }
+    let segment = draws.pick(&segments).clone();
+    // The checksum of its start, or a version from the future.
+    damaged.flip(dir, OsStr::new(&segment), FIRST_FRAME_OFFSET, 1);
+    let env = SimEnv::still(damaged.fork());
+    match recover(env.clone()) {
+        Ok(_) => Ok(false),
+        Err(message) => {
+            let unchanged = same_directory(&damaged, &env.disk());
+            ensure(unchanged, "I25", "a refused open changes no byte", message)?;
+            Ok(true)
+        }
+    }
+}

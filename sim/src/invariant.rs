@@ -1,0 +1,62 @@
+//! The recovery rules that a run checks, by id.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    fault::Fault,
+    plan::{CrashKind, End, Plan},
+};
+
+/// A rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invariant {
+    /// Its id.
+    pub id: &'static str,
+    /// What it says, in one sentence.
+    pub about: &'static str,
+}
+
+macro_rules! invariants {
+    ($($id:literal $about:literal;)*) => {
+        /// Those that the subject `wal` is held against.
+        pub const ALL: &[Invariant] = &[$(Invariant { id: $id, about: $about }),*];
+    };
+}
+
+invariants! {
+    "I1" "a crash leaves a prefix of what was issued, with all that was acknowledged Sync, ending between batches";
+    "I1a" "after a process kill the prefix also holds all that was acknowledged Written";
+    "I2" "recovered LSNs are consecutive, from the first one on";
+    "I3" "every delivered record was issued, with this LSN and this content";
+    "I5" "an interrupted recovery, or a second one, delivers the same";
+    "I6" "what recovery delivered survives every later crash";
+    "I7" "what was acknowledged after a recovery survives together with what that recovery delivered";
+    "I8" "after a failed write or sync nothing is acknowledged Sync that was not durable before";
+    "I9" "at the moment of an acknowledgement the record survives a power cut at its worst";
+    "I15" "an LSN that was durable or delivered never names another record; generations only grow";
+    "I20" "an undamaged log opens, in bounded steps, and serves again once faults end";
+    "I21" "what was reported as definitely failed is nowhere, now and later";
+    "I22" "after open the directory holds the live files, a bounded spare, and foreign files untouched";
+    "I23" "jumps of the wall clock change nothing";
+    "I24" "short, interrupted and failed reads are retried or reported, never taken for the end";
+    "I25" "a refused open changes no byte";
+    "I26" "the recovery report says what was recovered and what was left behind, where and how much";
+}
+
+/// The rules that `plan` gives an occasion to check.
+#[must_use]
+pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
+    let kills = plan.lives.iter().any(|life| matches!(&life.end, End::Crash(crash) if crash.kind == CrashKind::Kill));
+    ALL.iter()
+        .map(|invariant| invariant.id)
+        .filter(|id| match *id {
+            "I1a" => kills,
+            "I5" | "I6" | "I7" | "I8" | "I22" | "I25" | "I9" => !plan.no_faults,
+            "I23" => plan.machine.rates.contains_key(&Fault::WallJump),
+            "I24" => {
+                [Fault::Eintr, Fault::EioRead, Fault::ShortRead].iter().any(|fault| plan.machine.rates.contains_key(fault))
+            }
+            _ => true,
+        })
+        .collect()
+}

@@ -1,0 +1,120 @@
+//! Everything that a run follows: a seed draws a plan, a scenario file is one.
+
+use std::collections::BTreeMap;
+
+use crate::{disk::Keep, fault::Fault, workload::Op};
+
+/// A plan. What it leaves open (scheduling, latency, drawn survivals) follows from its seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Where every stream begins.
+    pub seed: u64,
+    /// What is under test.
+    pub subject: String,
+    /// Options of the engine.
+    pub engine: EngineOptions,
+    /// The machine.
+    pub machine: MachinePlan,
+    /// Lives, one after the other.
+    pub lives: Vec<Life>,
+    /// The state after a power cut at worst is recovered at one in this many acknowledgements; 0 never.
+    pub image_checks: u32,
+    /// Nothing goes wrong: no fault, no crash, no look at what a crash would leave.
+    pub no_faults: bool,
+}
+
+/// Options of the engine, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Length of a segment.
+    pub segment_bytes: u64,
+    /// Bytes that may wait in memory.
+    pub buffer_bytes: u64,
+    /// The largest record.
+    pub max_record_bytes: u64,
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions { segment_bytes: 16 << 10, buffer_bytes: 64 << 10, max_record_bytes: 1 << 20 }
+    }
+}
+
+/// The machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachinePlan {
+    /// 512 or 4096.
+    pub sector_bytes: u32,
+    /// Bytes of content that fit on the disk; 0 is unlimited.
+    pub capacity_bytes: u64,
+    /// Least and greatest latency of a call in microseconds.
+    pub latency_us: (u64, u64),
+    /// Faults that are on: one in how many calls.
+    pub rates: BTreeMap<Fault, u32>,
+}
+
+impl Default for MachinePlan {
+    fn default() -> MachinePlan {
+        MachinePlan { sector_bytes: 512, capacity_bytes: 0, latency_us: (1, 50), rates: BTreeMap::new() }
+    }
+}
+
+/// From an open to an end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// The operations of each client, in order; clients run concurrently.
+    pub clients: Vec<Vec<Op>>,
+    /// Crashes during the recovery that begins this life, one per attempt.
+    pub opening: Vec<Crash>,
+    /// Faults at given calls of this life.
+    pub faults: Vec<FaultAt>,
+    /// How it ends.
+    pub end: End,
+}
+
+/// A fault at the first call from number `io` on that it applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultAt {
+    /// Number of the call in this life, from 1.
+    pub io: u64,
+    /// The fault.
+    pub fault: Fault,
+}
+
+/// How a life ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All clients finish, then the log is closed.
+    Close,
+    /// A crash.
+    Crash(Crash),
+}
+
+/// A crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crash {
+    /// Of what.
+    pub kind: CrashKind,
+    /// When.
+    pub at: At,
+    /// What a power cut keeps of what was not synced.
+    pub keep: Keep,
+}
+
+/// What crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashKind {
+    /// The process; the machine goes on.
+    Kill,
+    /// The machine.
+    PowerCut,
+}
+
+/// When a crash comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// At this I/O call, from 1; if there are fewer, when the clients have finished.
+    Io(u64),
+    /// When the clients have finished.
+    Done,
+}
