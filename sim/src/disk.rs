@@ -547,7 +547,7 @@ impl Disk {
     }
 
     fn push_dir(&mut self, path: Arc<str>) -> DirId {
-        self.dirs.push(Arc::new(Directory { path, ..Directory::default() }));
+        self.dirs.push(Arc::new(Directory::new(path)));
         DirId(self.dirs.len() as u32 - 1)
     }
 

@@ -83,7 +83,7 @@ pub struct History {
     /// Hard I/O errors seen when the present life began.
     errors_before: u64,
     /// A drive lied about its syncs: durability can't be owed.
-    pub lying: bool,
+    lying: bool,
 }
 
 type Check = Result<(), Violation>;
@@ -93,6 +93,18 @@ fn violation(invariant: &'static str, expected: impl Into<String>, found: impl I
 }
 
 impl History {
+    /// An empty history; `lying`: the drive may drop what it said to have synced.
+    #[must_use]
+    pub fn new(lying: bool) -> History {
+        History { lying, ..History::default() }
+    }
+
+    /// Whether durability can't be owed.
+    #[must_use]
+    pub fn lying(&self) -> bool {
+        self.lying
+    }
+
     /// How often each invariant was checked.
     #[must_use]
     pub fn checked(&self) -> &BTreeMap<&'static str, u64> {

@@ -129,7 +129,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             let dir = disk.make_dir(Path::new(LOG_DIR));
             disk.write_foreign(dir, FOREIGN.0, FOREIGN.1);
         });
-        let history = History { lying: plan.machine.rates.contains_key(&Fault::LyingSync), ..History::default() };
+        let history = History::new(plan.machine.rates.contains_key(&Fault::LyingSync));
         let shared = Shared {
             history,
             violation: None,
@@ -338,7 +338,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
         self.records_dropped += recovered.dropped.iter().map(|dropped| dropped.records).sum::<u64>();
         self.bytes_dropped += recovered.dropped.iter().map(|dropped| dropped.bytes).sum::<u64>();
         let hard_errors = self.hard_errors();
-        let lying = lock(&self.shared).history.lying;
+        let lying = lock(&self.shared).history.lying();
         {
             let mut shared = lock(&self.shared);
             shared.history.recovered(recovered, before, hard_errors)?;

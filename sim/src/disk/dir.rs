@@ -75,6 +75,11 @@ impl What {
 }
 
 impl Directory {
+    /// An empty directory.
+    pub(super) fn new(path: Arc<str>) -> Directory {
+        Directory { path, ..Directory::default() }
+    }
+
     pub(super) fn settled(&self) -> bool {
         self.pending.is_empty() && self.live == self.disk
     }
