@@ -195,17 +195,19 @@ impl History {
         Ok(())
     }
 
-    /// Everything before `next` was said to be durable. `errors` as in [`History::answered`].
-    pub fn synced(&mut self, next: u64, issued_errors: u64) -> Check {
+    /// Everything before `next` was said to be durable. After a hard error in this life that may only be what was durable
+    /// before it, so the caller must look at the image.
+    pub fn synced(&mut self, next: u64) {
         self.count("I8");
-        let fresh = self.known.range(..next).any(|(_, known)| known.standing < Standing::Durable);
-        if fresh && issued_errors > self.errors_before && !self.lying {
-            return violation("I8", "no sync succeeds after a failed write or sync", format!("sync up to LSN {next} said Ok"));
-        }
         for known in self.known.range_mut(..next).map(|(_, known)| known) {
             known.standing = known.standing.max(Standing::Durable);
         }
-        Ok(())
+    }
+
+    /// Whether a hard error was seen in this life.
+    #[must_use]
+    pub fn failed(&self, hard_errors: u64) -> bool {
+        hard_errors > self.errors_before
     }
 
     /// The recovery of the pessimal image right after an acknowledgement must hold every record that was acknowledged.

@@ -537,7 +537,7 @@ impl<S: Subject<SimEnv>> Client<S> {
                 let answer = self.subject.sync().await;
                 self.note(op, &format!("{answer:?}"));
                 let Ok(next) = answer else { return Ok(()) };
-                lock(&self.shared).history.synced(next, errors)?;
+                lock(&self.shared).history.synced(next);
                 self.check_image("after a sync").await
             }
             Op::Wait => {
@@ -547,7 +547,7 @@ impl<S: Subject<SimEnv>> Client<S> {
                 if answer.is_err() {
                     return Ok(());
                 }
-                lock(&self.shared).history.synced(lsn + 1, errors)?;
+                lock(&self.shared).history.synced(lsn + 1);
                 self.check_image("after a wait").await
             }
             Op::Read(which) => {
@@ -596,14 +596,18 @@ impl<S: Subject<SimEnv>> Client<S> {
 
     /// Recovers the state that a power cut would leave at worst, right now.
     async fn check_image(&mut self, after: &str) -> Result<(), Violation> {
-        let draw = self.plan_checks > 0 && lock(&self.shared).image_draws.chance(1, u64::from(self.plan_checks));
-        if !draw {
+        let hard_errors = hard_errors(&self.machine);
+        let due = {
+            let mut shared = lock(&self.shared);
+            let drawn = self.plan_checks > 0 && shared.image_draws.chance(1, u64::from(self.plan_checks));
+            drawn || shared.history.failed(hard_errors)
+        };
+        if !due {
             return Ok(());
         }
         let image = self.machine.with_disk(|disk| disk.pessimal());
         let recovered = recover_still::<S>(SimEnv::still(image), &self.options);
-        let errors = hard_errors(&self.machine);
-        lock(&self.shared).history.pessimal(&recovered, errors, after)
+        lock(&self.shared).history.pessimal(&recovered, hard_errors, after)
     }
 
     fn read_error(&self, lsn: u64, error: &NotRead) -> Result<(), Violation> {

@@ -141,16 +141,21 @@ impl<E: Env> Log<E> {
                 return Step::Drive(operation, in_flight);
             }
         }
+        // A rotation syncs the segment that it leaves. Two syncs of one file never overlap: where one fails, the other may
+        // succeed without what the failed one dropped.
+        let sync_idle = matches!(state.sync, Slot::Idle) && !state.rotating;
+        let write_idle =
+            matches!(state.write, Slot::Idle) && (matches!(state.sync, Slot::Idle) || !state.pages_rotate());
         let sequence = match want {
             Want::Space(_) | Want::Written(_) => {
-                return match state.write {
-                    Slot::Idle => Step::Drive(Operation::Write, self.begin_write(state)),
-                    _ => Step::Wait(Place::Space, self.gates.space.seq()),
+                return if write_idle {
+                    Step::Drive(Operation::Write, self.begin_write(state))
+                } else {
+                    Step::Wait(Place::Space, self.gates.space.seq())
                 };
             }
             Want::Durable(sequence) | Want::DurableLsn { sequence, .. } => sequence,
         };
-        let sync_idle = matches!(state.sync, Slot::Idle);
         if state.pre == Pre::Waiter(me) && sync_idle {
             state.pre = Pre::None;
             return Step::Drive(Operation::Sync, self.begin_sync(state));
@@ -160,7 +165,7 @@ impl<E: Env> Log<E> {
                 state.close_cohort(state.written.sequence);
                 return Step::Drive(Operation::Sync, self.begin_sync(state));
             }
-            if matches!(state.write, Slot::Idle) {
+            if write_idle {
                 state.close_cohort(state.accepted.sequence);
                 state.pre = Pre::Waiter(me);
                 return Step::Drive(Operation::Write, self.begin_write(state));
@@ -183,6 +188,7 @@ impl<E: Env> Log<E> {
     /// Takes all pages and begins to write them.
     fn begin_write(self: &Arc<Self>, state: &mut State<E>) -> InFlight {
         state.write = Slot::Driven;
+        state.rotating = state.pages_rotate();
         let job = WriteJob {
             env: self.env.clone(),
             dir: self.dir.clone(),
@@ -219,9 +225,10 @@ impl<E: Env> Log<E> {
 
     /// Takes in how an operation ended. Returns the error if it failed.
     fn complete(&self, operation: Operation, done: Done) -> Result<(), Arc<Failure>> {
-        let (epoch, result) = {
+        let (epoch, rotated, result) = {
             let mut state = self.lock();
             *state.slot(operation) = Slot::Idle;
+            let rotated = operation == Operation::Write && std::mem::take(&mut state.rotating);
             state.recycle(done.pages);
             if let Some(synced) = done.synced
                 && synced.sequence > state.durable.sequence
@@ -239,12 +246,15 @@ impl<E: Env> Log<E> {
             if operation == Operation::Sync {
                 state.pre = Pre::Hold;
             }
-            (state.epoch, result)
+            (state.epoch, rotated, result)
         };
         self.gates.space.open();
         if operation == Operation::Sync || result.is_err() {
             self.gate(Place::Cohort(epoch)).open();
             self.lock().pre = Pre::None;
+        } else if rotated {
+            // Whoever had promised the cohort's sync waited for the rotation.
+            self.gate(Place::Cohort(epoch)).open();
         }
         if result.is_err() {
             self.gate(Place::Cohort(epoch + 1)).open();

@@ -118,6 +118,8 @@ pub(super) struct State<E: Env> {
     pub(super) written_segment: Arc<Segment<E::Dir>>,
     pub(super) write: Slot,
     pub(super) sync: Slot,
+    /// The write in flight rotates, and so syncs.
+    pub(super) rotating: bool,
     pub(super) epoch: u64,
     /// What the running cohort waits for.
     pub(super) cohort_sequence: u64,
@@ -155,6 +157,7 @@ impl<E: Env> Log<E> {
             durable,
             write: Slot::Idle,
             sync: Slot::Idle,
+            rotating: false,
             epoch: 0,
             cohort_sequence: 0,
             leader: None,
@@ -309,6 +312,11 @@ impl<E: Env> State<E> {
     /// How far the tail's segment is durable; `None` if the watermark lies in an earlier one.
     fn durable_offset(&self) -> Option<u64> {
         (self.durable.position.generation == self.tail.segment.generation()).then_some(self.durable.position.offset)
+    }
+
+    /// Whether the next write will rotate.
+    pub(super) fn pages_rotate(&self) -> bool {
+        self.pages.iter().any(|page| page.start.is_some())
     }
 
     /// All pages, for a write.
