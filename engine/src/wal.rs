@@ -207,11 +207,20 @@ impl<E: Env> Wal<E> {
             }
             state.closed = true;
             if state.failure.is_none() {
-                state.accept_mark(&self.log.options, MarkKind::Closed);
+                state.accept_filler(&self.log.options);
             }
             state.accepted.sequence
         };
-        let result = self.log.wait(Want::Durable(sequence)).await;
+        let mut result = self.log.wait(Want::Durable(sequence)).await;
+        if result.is_ok() {
+            // Nothing is accepted any more, so the mark follows the filler, and everything before it is durable.
+            let sequence = {
+                let mut state = self.log.lock();
+                state.accept_mark(MarkKind::Closed);
+                state.accepted.sequence
+            };
+            result = self.log.wait(Want::Durable(sequence)).await;
+        }
         self.log.drain().await;
         if result.is_ok() {
             self.log.state_end().await;

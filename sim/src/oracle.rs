@@ -282,7 +282,7 @@ impl History {
         self.nothing_invented(recovered)?;
         self.batches_whole(next)?;
         self.count("I15");
-        if recovered.generation <= self.generation {
+        if recovered.generation <= self.generation && !self.lying {
             let expected = format!("a generation above {}", self.generation);
             return violation("I15", expected, format!("generation {}", recovered.generation));
         }

@@ -22,7 +22,7 @@ use crate::{
 use super::{
     commit::{Operation, Pre, Slot},
     error::Failure,
-    open::{encode_mark, filler_bytes, successor_identity},
+    open::{encode_filler, encode_mark, filler_bytes, successor_identity},
     options::Options,
     recover::{FIRST_LSN, INDEX_BYTES},
 };
@@ -215,17 +215,24 @@ impl<E: Env> State<E> {
         self.advance(crc, frame_bytes(body_bytes), count);
     }
 
-    /// Appends a mark in a block of its own.
-    pub(super) fn accept_mark(&mut self, options: &Options, kind: MarkKind) {
-        let bytes = filler_bytes(self.tail.offset) + MARK_BYTES;
-        self.make_room(options, bytes, 0);
+    /// Brings the tail to a block boundary, with room for a mark behind it.
+    pub(super) fn accept_filler(&mut self, options: &Options) {
+        self.make_room(options, filler_bytes(self.tail.offset) + MARK_BYTES, 0);
         let (offset, ordinal, durable) = (self.tail.offset, self.ordinal(), self.durable_offset());
         let segment = self.tail.segment.clone();
         let page = self.page(2 * BLOCK_BYTES as usize);
-        let before = page.bytes.len();
+        if let Some(crc) = encode_filler(&mut page.bytes, &segment.identity, ordinal, offset, durable) {
+            self.advance(crc, filler_bytes(offset), 0);
+        }
+    }
+
+    /// Appends a mark. It states what is durable now, so everything before it should be.
+    pub(super) fn accept_mark(&mut self, kind: MarkKind) {
+        let (offset, ordinal, durable) = (self.tail.offset, self.ordinal(), self.durable_offset());
+        let segment = self.tail.segment.clone();
+        let page = self.page(MARK_BYTES as usize);
         let crc = encode_mark(&mut page.bytes, &segment.identity, ordinal, offset, durable, kind);
-        let length = (page.bytes.len() - before) as u64;
-        self.advance(crc, length, 0);
+        self.advance(crc, MARK_BYTES, 0);
     }
 
     fn advance(&mut self, crc: u32, bytes: u64, count: u64) {

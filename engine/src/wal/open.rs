@@ -104,22 +104,18 @@ async fn establish<E: Env>(
         },
     );
     let (mut file, index) = encode_new(env, &segment, &examined);
+    let ordinal = (examined.next_lsn - examined.cut_lsn) as u32;
+    // The mark stands in a block of its own, so that one damaged block can't take a record and the proof of it.
+    let filled_from = file.len() as u64;
+    encode_filler(&mut file, &segment.identity, ordinal, filled_from, None);
     if planted!(options.plants, WalRemoveBeforeCut) {
         remove(dir, &examined.removable).await;
     }
     segment.create(dir, &file, &options.plants).await.map_err(OpenError::io("create", segment.name()))?;
 
-    // The mark stands in a block of its own, so that one damaged block can't take a record and the proof of it.
-    let ordinal = (examined.next_lsn - examined.cut_lsn) as u32;
     let marked_from = file.len();
-    let crc = encode_mark(
-        &mut file,
-        &segment.identity,
-        ordinal,
-        marked_from as u64,
-        Some(marked_from as u64),
-        MarkKind::Synced,
-    );
+    let at = marked_from as u64;
+    let crc = encode_mark(&mut file, &segment.identity, ordinal, at, Some(at), MarkKind::Synced);
     if let Some(open) = segment.file() {
         write_all_at(open, &file[marked_from..], marked_from as u64)
             .await
@@ -226,8 +222,24 @@ pub(super) fn successor_identity(identity: &Identity, options: &Options, durable
     }
 }
 
-/// Appends a filler up to the next block and a mark behind it. `offset` is where `out` ends in the file. Returns the
-/// mark's checksum.
+/// Appends a filler up to the next block. It is synced before the mark behind it is written: the mark states that
+/// everything before it is durable, and the filler is part of that. `offset` is where `out` ends in the file. Returns the
+/// filler's checksum, if there is one.
+pub(super) fn encode_filler(
+    out: &mut Vec<u8>,
+    identity: &Identity,
+    ordinal: u32,
+    offset: u64,
+    durable: Option<u64>,
+) -> Option<u32> {
+    let body_bytes = filler_bytes(offset).checked_sub(frame_bytes(0))?;
+    let undurable = Header::undurable_at(offset, durable);
+    Some(Frame::encode(out, identity.seed(), offset, FrameKind::Filler, ordinal, undurable, |out| {
+        out.resize(out.len() + body_bytes as usize, 0);
+    }))
+}
+
+/// Appends a mark. `offset` is where `out` ends in the file. Returns the mark's checksum.
 pub(super) fn encode_mark(
     out: &mut Vec<u8>,
     identity: &Identity,
@@ -236,17 +248,8 @@ pub(super) fn encode_mark(
     durable: Option<u64>,
     kind: MarkKind,
 ) -> u32 {
-    let seed = identity.seed();
-    let filler = filler_bytes(offset);
-    if filler > 0 {
-        Frame::encode(out, seed, offset, FrameKind::Filler, ordinal, Header::undurable_at(offset, durable), |out| {
-            out.resize(out.len() + (filler - frame_bytes(0)) as usize, 0)
-        });
-    }
-    let at = offset + filler;
-    // The filler holds nothing, so it may count as durable.
-    let durable = durable.map(|durable| if durable == offset { at } else { durable });
-    Frame::encode(out, seed, at, FrameKind::Mark, ordinal, Header::undurable_at(at, durable), |out| kind.encode(out))
+    let undurable = Header::undurable_at(offset, durable);
+    Frame::encode(out, identity.seed(), offset, FrameKind::Mark, ordinal, undurable, |out| kind.encode(out))
 }
 
 /// Length of the filler frame that brings `offset` to a block boundary.
