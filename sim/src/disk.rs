@@ -411,7 +411,8 @@ impl Disk {
     }
 
     fn list(&self, dir: DirId) -> Vec<Entry> {
-        let files = self.files(dir).map(|(name, len)| Entry { name: name.as_ref().to_owned(), kind: EntryKind::File, len });
+        let files =
+            self.files(dir).map(|(name, len)| Entry { name: name.as_ref().to_owned(), kind: EntryKind::File, len });
         let mut entries: Vec<Entry> = files.collect();
         let parent = &self.dirs[dir.0 as usize].path;
         for child in &self.dirs {
@@ -509,7 +510,8 @@ impl Disk {
 
     fn is_dir(&self, dir: DirId, name: &Name) -> bool {
         let parent = &self.dirs[dir.0 as usize].path;
-        self.dirs.len() > 1 && self.dirs.iter().any(|child| child_of(&child.path, parent).is_some_and(|own| **name == *own))
+        self.dirs.len() > 1
+            && self.dirs.iter().any(|child| child_of(&child.path, parent).is_some_and(|own| **name == *own))
     }
 
     fn handle(&self, file: FileId) -> io::Result<&Handle> {
@@ -580,4 +582,3 @@ fn child_of<'a>(path: &'a str, parent: &str) -> Option<&'a str> {
     let name = if parent.is_empty() { path } else { path.strip_prefix(parent)?.strip_prefix('/')? };
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
-

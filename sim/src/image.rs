@@ -8,13 +8,7 @@ use engine::{
 };
 
 use crate::{
-    disk::Disk,
-    env::SimEnv,
-    oracle::ensure,
-    prng::Prng,
-    report::Violation,
-    runner::LOG_DIR,
-    subject::Recovered,
+    disk::Disk, env::SimEnv, oracle::ensure, prng::Prng, report::Violation, runner::LOG_DIR, subject::Recovered,
 };
 
 /// Whether both hold the same files with the same bytes in the log's directory.
@@ -54,7 +48,12 @@ pub fn clean_directory(disk: &Disk, recovered: &Recovered, foreign: (&str, &[u8]
     let segments = files.iter().filter(|(name, _)| name.ends_with(".seg")).count() as u64;
     let temporary = files.iter().filter(|(name, _)| name.ends_with(".tmp")).count();
     let bound = recovered.segments + 2;
-    ensure(temporary == 0 && segments <= bound, "I22", format!("at most {bound} segments, no temporary file"), format!("{files:?}"))?;
+    ensure(
+        temporary == 0 && segments <= bound,
+        "I22",
+        format!("at most {bound} segments, no temporary file"),
+        format!("{files:?}"),
+    )?;
     ensure(read(disk, foreign.0) == foreign.1, "I22", format!("{} untouched", foreign.0), format!("{files:?}"))
 }
 
@@ -120,7 +119,8 @@ pub fn refusals_change_nothing(
     let mut damaged = image.fork();
     // What is pending is not durable, and a still machine never loses it: settle first.
     damaged.power_cut(&crate::disk::Keep::All, draws);
-    let segments: Vec<String> = files(&damaged).into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg")).collect();
+    let segments: Vec<String> =
+        files(&damaged).into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg")).collect();
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(false) };
     if segments.is_empty() {
         return Ok(false);

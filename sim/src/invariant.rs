@@ -53,9 +53,9 @@ pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
             "I1a" => kills,
             "I5" | "I6" | "I7" | "I8" | "I22" | "I25" | "I9" => !plan.no_faults,
             "I23" => plan.machine.rates.contains_key(&Fault::WallJump),
-            "I24" => {
-                [Fault::Eintr, Fault::EioRead, Fault::ShortRead].iter().any(|fault| plan.machine.rates.contains_key(fault))
-            }
+            "I24" => [Fault::Eintr, Fault::EioRead, Fault::ShortRead]
+                .iter()
+                .any(|fault| plan.machine.rates.contains_key(fault)),
             _ => true,
         })
         .collect()

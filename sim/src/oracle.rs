@@ -131,7 +131,8 @@ impl History {
     pub fn issue(&mut self, sizes: &[u64]) -> (u64, Vec<Bytes>) {
         let append = self.next_append;
         self.next_append += 1;
-        let records: Vec<Bytes> = sizes.iter().enumerate().map(|(at, size)| payload(append, at as u64, *size)).collect();
+        let records: Vec<Bytes> =
+            sizes.iter().enumerate().map(|(at, size)| payload(append, at as u64, *size)).collect();
         self.appends.insert(append, Append { records: records.clone(), progress: Progress::Open });
         (append, records)
     }
@@ -188,7 +189,11 @@ impl History {
                 && old.standing >= Standing::Durable
             {
                 let found = format!("given again to append {append}");
-                return violation("I15", format!("LSN {lsn} names the record of append {} for ever", old.append), found);
+                return violation(
+                    "I15",
+                    format!("LSN {lsn} names the record of append {} for ever", old.append),
+                    found,
+                );
             }
             self.known.insert(lsn, Known { payload, standing, append });
         }
@@ -221,9 +226,11 @@ impl History {
         let durable = self.known.iter().filter(|(_, known)| known.standing >= Standing::Durable);
         match image {
             Err(refused) => match durable.last() {
-                Some((lsn, _)) => {
-                    violation(invariant, format!("{after}: LSN {lsn} survives a power cut now"), format!("refused: {refused}"))
-                }
+                Some((lsn, _)) => violation(
+                    invariant,
+                    format!("{after}: LSN {lsn} survives a power cut now"),
+                    format!("refused: {refused}"),
+                ),
                 None => Ok(()),
             },
             Ok(recovered) => {
@@ -267,9 +274,11 @@ impl History {
         let owed = self.known.iter().rev().find(|(_, known)| known.standing >= Standing::Durable);
         match owed {
             _ if self.lying => Ok(()),
-            Some((lsn, _)) => {
-                violation("I1", format!("LSN {lsn} was acknowledged Sync or delivered, and is there"), format!("open refused (I20): {message}"))
-            }
+            Some((lsn, _)) => violation(
+                "I1",
+                format!("LSN {lsn} was acknowledged Sync or delivered, and is there"),
+                format!("open refused (I20): {message}"),
+            ),
             None => violation("I20", "an undamaged log opens", message),
         }
     }
@@ -372,7 +381,11 @@ impl History {
             states.sort_by_key(|(_, progress)| *progress != Progress::Open);
             match (conflict, states.first()) {
                 (Some(known), Some((id, _))) => {
-                    return violation("I15", format!("LSN {lsn} names append {}", known.append), format!("append {id}"));
+                    return violation(
+                        "I15",
+                        format!("LSN {lsn} names append {}", known.append),
+                        format!("append {id}"),
+                    );
                 }
                 (Some(known), None) => {
                     return violation("I3", format!("LSN {lsn} holds append {}", known.append), summary(payload));
@@ -383,7 +396,11 @@ impl History {
                     self.place(*id, first, Standing::Possible)?;
                 }
                 (None, Some((id, Progress::Rejected))) => {
-                    return violation("I21", format!("append {id}, reported as failed, is nowhere"), format!("found at LSN {lsn}"));
+                    return violation(
+                        "I21",
+                        format!("append {id}, reported as failed, is nowhere"),
+                        format!("found at LSN {lsn}"),
+                    );
                 }
                 (None, Some((id, progress))) => {
                     let expected = format!("LSN {lsn} holds what was appended there");
@@ -403,7 +420,8 @@ impl History {
                 && first < next
                 && next < first + append.records.len() as u64
             {
-                let expected = format!("append {id} at {first}, a batch of {}, whole or not at all", append.records.len());
+                let expected =
+                    format!("append {id} at {first}, a batch of {}, whole or not at all", append.records.len());
                 return violation("I1", expected, format!("the log ends before LSN {next}"));
             }
         }

@@ -174,19 +174,25 @@ impl Outcome {
             map.iter().map(|(name, count)| format!("{name} {count}")).collect()
         };
         let rows = [
-            ("ran", vec![
-                format!("{} lives", self.lives),
-                format!("{} crashes", self.cycles),
-                format!("{} operations", self.operations),
-                format!("{cycles_per_second} cycles/s"),
-            ]),
+            (
+                "ran",
+                vec![
+                    format!("{} lives", self.lives),
+                    format!("{} crashes", self.cycles),
+                    format!("{} operations", self.operations),
+                    format!("{cycles_per_second} cycles/s"),
+                ],
+            ),
             ("acknowledged", counts(&self.acknowledged)),
             ("fired", counts(&self.fired)),
-            ("recovered", vec![
-                format!("{} records", self.records_recovered),
-                format!("dropped {} records", self.records_dropped),
-                format!("{} bytes", self.bytes_dropped),
-            ]),
+            (
+                "recovered",
+                vec![
+                    format!("{} records", self.records_recovered),
+                    format!("dropped {} records", self.records_dropped),
+                    format!("{} bytes", self.bytes_dropped),
+                ],
+            ),
             ("checked", counts(&self.checked)),
         ];
         for (name, values) in rows {

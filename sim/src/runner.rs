@@ -24,8 +24,7 @@ use crate::{
     disk::Disk,
     env::{Machine, MachineOptions, SimEnv},
     fault::{Fault, FaultRates},
-    image,
-    invariant,
+    image, invariant,
     oracle::{Before, History, ensure, same},
     plan::{At, Crash, CrashKind, End, Life, Plan},
     prng::Prng,
@@ -121,7 +120,11 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             sector_bytes: plan.machine.sector_bytes,
             capacity: if plan.machine.capacity_bytes == 0 { u64::MAX / 2 } else { plan.machine.capacity_bytes },
             latency_us: plan.machine.latency_us,
-            rates: plan.machine.rates.iter().fold(FaultRates::calm(), |rates, (fault, calls)| rates.with(*fault, *calls)),
+            rates: plan
+                .machine
+                .rates
+                .iter()
+                .fold(FaultRates::calm(), |rates, (fault, calls)| rates.with(*fault, *calls)),
             ..MachineOptions::default()
         };
         let machine = Machine::new(options, &prng.fork("machine"));
@@ -205,7 +208,10 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                     shared: self.shared.clone(),
                     plan_checks: self.plan.image_checks,
                     options: self.plan.engine.clone(),
-                    draws: Prng::new(self.plan.seed).fork("client").fork_nth("life", self.life as u64).fork_nth("number", number as u64),
+                    draws: Prng::new(self.plan.seed)
+                        .fork("client")
+                        .fork_nth("life", self.life as u64)
+                        .fork_nth("number", number as u64),
                     mine: Vec::new(),
                 };
                 node.spawn(client.run(ops.clone()))
@@ -354,7 +360,8 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
         }
         if let Ok(baseline) = baseline {
             lock(&self.shared).history.count(if faulty { "I24" } else { "I5" });
-            let (invariant, what) = if faulty { ("I24", "an open through I/O faults") } else { ("I5", "a second recovery") };
+            let (invariant, what) =
+                if faulty { ("I24", "an open through I/O faults") } else { ("I5", "a second recovery") };
             same(invariant, what, &baseline.records, &recovered.records)?;
         }
         if baseline.is_ok() {
@@ -448,8 +455,11 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     fn outcome(&self, verdict: Verdict, reached: Option<(&'static str, u64)>) -> Outcome {
         let shared = lock(&self.shared);
         let fired = self.machine.fired();
-        let mut fired: BTreeMap<&'static str, u64> =
-            fired.iter().filter(|(fault, count)| *count > 0 || self.plan.machine.rates.contains_key(fault)).map(|(fault, count)| (fault.name(), count)).collect();
+        let mut fired: BTreeMap<&'static str, u64> = fired
+            .iter()
+            .filter(|(fault, count)| *count > 0 || self.plan.machine.rates.contains_key(fault))
+            .map(|(fault, count)| (fault.name(), count))
+            .collect();
         fired.extend(self.crashes.iter().map(|(name, count)| (*name, *count)));
         let code = match &verdict {
             Verdict::Pass => 0,
@@ -527,7 +537,9 @@ impl<S: Subject<SimEnv>> Client<S> {
                 let sizes = vec![*bytes; *count as usize];
                 self.append(&sizes, true, *class, errors, op).await
             }
-            Op::AppendTooLarge => self.append(&[self.options.max_record_bytes + 1], false, Class::Sync, errors, op).await,
+            Op::AppendTooLarge => {
+                self.append(&[self.options.max_record_bytes + 1], false, Class::Sync, errors, op).await
+            }
             Op::BatchEmpty => self.append(&[], true, Class::Sync, errors, op).await,
             Op::Abandon { bytes, class } => {
                 let (_, records) = lock(&self.shared).history.issue(&[*bytes]);
@@ -585,7 +597,14 @@ impl<S: Subject<SimEnv>> Client<S> {
         }
     }
 
-    async fn append(&mut self, sizes: &[u64], batch: bool, class: Class, errors: u64, op: &Op) -> Result<(), Violation> {
+    async fn append(
+        &mut self,
+        sizes: &[u64],
+        batch: bool,
+        class: Class,
+        errors: u64,
+        op: &Op,
+    ) -> Result<(), Violation> {
         let (append, records) = lock(&self.shared).history.issue(sizes);
         let answer = self.subject.append(&records, batch, durability(class)).await;
         self.note(op, &format!("{answer:?}"));

@@ -270,6 +270,8 @@ struct Reading<'a, E: Env> {
 /// A valid start of a segment.
 struct Started {
     start: Start,
+    /// End of the frames that it says were carried.
+    carried_end: u64,
 }
 
 impl<E: Env> Reading<'_, E> {
@@ -373,6 +375,11 @@ impl<E: Env> Reading<'_, E> {
             }
             let successor = successors.next();
             self.scan_segment(&survey, &mut walk, segment, successor.map(|start| start.predecessor.offset)).await?;
+            // After a failed sync in an earlier process an evicted page reads differently from one moment to the next.
+            if walk.links.last().is_none_or(|link| link.end < started.carried_end) {
+                let changed = std::io::Error::other("it reads differently than a moment ago");
+                return Err(OpenError::io("read", segment.name())(changed));
+            }
             let ended = walk.links.last().map(|link| (link.end, link.end_crc));
             if let Some(start) = successor
                 && ended != Some((start.predecessor.offset, start.predecessor_crc))
@@ -657,7 +664,7 @@ impl<E: Env> Reading<'_, E> {
             crcs.update(&carried.crc.to_le_bytes());
             end = carried.end();
         }
-        Ok((crcs.finalize() == start.carried_crc).then_some(Started { start }))
+        Ok((crcs.finalize() == start.carried_crc).then_some(Started { start, carried_end: end }))
     }
 
     /// Whether something stated the log to be durable up to `end`.

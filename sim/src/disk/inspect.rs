@@ -77,7 +77,8 @@ impl Disk {
         let name = name.as_ref();
         let Some(inode) = self.find(dir, name) else { return false };
         let mut byte = [0];
-        self.inode(inode).live.read(offset, &mut byte) == 1 && self.damage(dir, name, offset, &[byte[0] ^ mask]) == Some(1)
+        self.inode(inode).live.read(offset, &mut byte) == 1
+            && self.damage(dir, name, offset, &[byte[0] ^ mask]) == Some(1)
     }
 
     fn find(&self, dir: DirId, name: &OsStr) -> Option<u32> {
