@@ -10,6 +10,11 @@ compile_error!(
      CARGO_ENCODED_RUSTFLAGS replaces it: unset it, or add `--cfg madsim` to it; and build from inside the workspace."
 );
 
+pub mod cli;
+
+pub mod campaign;
+pub mod scenario;
+
 pub mod report;
 pub mod runner;
 

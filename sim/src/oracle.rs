@@ -287,7 +287,7 @@ impl History {
     pub fn recovered(&mut self, recovered: &Recovered, before: Before, hard_errors: u64) -> Check {
         let next = recovered.records.len() as u64 + 1;
         self.no_holes(recovered)?;
-        self.nothing_lost(recovered, next, before)?;
+        self.nothing_lost(recovered, next, before, hard_errors)?;
         self.nothing_invented(recovered)?;
         self.batches_whole(next)?;
         self.count("I15");
@@ -327,7 +327,7 @@ impl History {
         Ok(())
     }
 
-    fn nothing_lost(&mut self, recovered: &Recovered, next: u64, before: Before) -> Check {
+    fn nothing_lost(&mut self, recovered: &Recovered, next: u64, before: Before, hard_errors: u64) -> Check {
         self.count("I1");
         if before == Before::Kill {
             self.count("I1a");
@@ -348,6 +348,8 @@ impl History {
                     }
                 }
                 (_, Before::Close) if !self.lying => "I1",
+                // After a failed sync the cache may forget what it was given.
+                (Standing::Written, Before::Kill) if self.failed(hard_errors) => continue,
                 (Standing::Written | Standing::Durable | Standing::Delivered, Before::Kill) => "I1a",
                 _ => continue,
             };
