@@ -13,6 +13,7 @@ compile_error!(
 pub mod cli;
 
 pub mod campaign;
+pub mod osrun;
 pub mod scenario;
 
 pub mod report;

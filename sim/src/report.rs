@@ -7,6 +7,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::{plan::Plan, workload};
+
 /// The result of one run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -73,6 +75,30 @@ pub struct Violation {
 }
 
 impl Outcome {
+    /// The outcome of a plan that the simulator itself could not run.
+    #[must_use]
+    pub fn harness(plan: &Plan, message: String) -> Outcome {
+        Outcome {
+            seed: plan.seed,
+            subject: plan.subject.clone(),
+            drawn: workload::drawn(plan),
+            verdict: Verdict::Harness(message),
+            trace_hash: 0,
+            lives: 0,
+            cycles: 0,
+            operations: 0,
+            acknowledged: BTreeMap::new(),
+            fired: BTreeMap::new(),
+            enabled: BTreeSet::new(),
+            checked: BTreeMap::new(),
+            applicable: BTreeSet::new(),
+            reached: BTreeMap::new(),
+            records_recovered: 0,
+            records_dropped: 0,
+            bytes_dropped: 0,
+        }
+    }
+
     /// Adds another run's numbers; seed, options, hash and verdict stay.
     pub fn merge(&mut self, other: &Outcome) {
         self.lives += other.lives;

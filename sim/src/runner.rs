@@ -4,6 +4,7 @@
 //! runner itself stands outside, looks at the disk between two steps and never takes part.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     future::Future,
     path::Path,
@@ -18,7 +19,10 @@ use engine::{
     plant::{Plant, Plants},
     wal::{Durability, Wal},
 };
-use madsim::runtime::{Handle, NodeHandle, Runtime};
+use madsim::{
+    runtime::{Handle, NodeHandle, Runtime},
+    time::Instant,
+};
 
 use crate::{
     disk::Disk,
@@ -51,14 +55,27 @@ pub fn run(plan: &Plan, plant: Option<Plant>) -> Outcome {
     let runtime = Runtime::with_seed_and_config(plan.seed, madsim::Config::default());
     let plants = plant.map_or_else(Plants::default, Plants::only);
     runtime.block_on(async {
+        STARTED.set(Some(Instant::now()));
         let mut run = Run::<Wal<SimEnv>>::new(plan, plants.clone());
         let verdict = match run.lives().await {
             Ok(()) => Verdict::Pass,
             Err(Stop::Violation(violation)) => Verdict::Violation(violation),
             Err(Stop::Harness(message)) => Verdict::Harness(message),
         };
+        STARTED.set(None);
         run.outcome(verdict, plant.map(|plant| (plant.name(), plants.reached())))
     })
+}
+
+thread_local! {
+    /// When the run on this thread began, in virtual time.
+    static STARTED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Engine microseconds since the run on this thread began; for logs.
+#[must_use]
+pub fn virtual_us() -> Option<u64> {
+    STARTED.get().map(|start| start.elapsed().as_millis() as u64)
 }
 
 /// Why a run ends early.
@@ -495,9 +512,14 @@ fn hard_errors(machine: &Machine) -> u64 {
 
 /// An uninterrupted recovery on a still machine; a planted bug is not in it, since it judges what the disk holds.
 fn recover_still<S: Subject<SimEnv>>(env: SimEnv, options: &crate::plan::EngineOptions) -> Result<Recovered, String> {
-    block_on(S::open(env, Path::new(LOG_DIR), options, Plants::default()))
-        .map(|(_, recovered)| recovered)
-        .map_err(|refusal| refusal.message)
+    let recover = || block_on(S::open(env, Path::new(LOG_DIR), options, Plants::default()));
+    // What an oracle does to a copy is not part of the run, so it isn't logged.
+    let recovered = if tracing::level_filters::LevelFilter::current() == tracing::level_filters::LevelFilter::OFF {
+        recover()
+    } else {
+        tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), recover)
+    };
+    recovered.map(|(_, recovered)| recovered).map_err(|refusal| refusal.message)
 }
 
 /// One client: its operations in order, each answer held against the history.

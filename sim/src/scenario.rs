@@ -96,8 +96,7 @@ impl Scenario {
     /// # Errors
     /// [`ScenarioError`], with the line.
     pub fn parse(text: &str, path: &str) -> Result<Scenario, ScenarioError> {
-        let malformed =
-            |line: usize, message: String| ScenarioError::Malformed { path: path.into(), line, message };
+        let malformed = |line: usize, message: String| ScenarioError::Malformed { path: path.into(), line, message };
         if text.trim().is_empty() {
             return Err(malformed(1, "the file is empty; scenarios/README.md has the grammar".into()));
         }
@@ -338,7 +337,6 @@ impl LifeText {
         if self.clients.len() > MAX_CLIENTS {
             return Err((Some("clients".into()), format!("{} clients, at most {MAX_CLIENTS}", self.clients.len())));
         }
-        let at = |text: &str| move |message: String| (Some(text.to_owned()), message);
         let ops = |client: &String| -> Result<Vec<Op>, Wrong> {
             let texts = client.split(';').map(str::trim).filter(|text| !text.is_empty());
             texts.map(|text| text.parse().map_err(at(text))).collect()
@@ -368,6 +366,12 @@ impl LifeText {
     }
 }
 
+/// An error whose line is found by `text`.
+fn at(text: &str) -> impl FnOnce(String) -> Wrong {
+    let text = text.to_owned();
+    move |message| (Some(text), message)
+}
+
 fn fault_at(text: &str) -> Result<FaultAt, Wrong> {
     let (name, io) = text
         .split_once(" at io ")
@@ -386,7 +390,8 @@ impl ExpectText {
         let plant = |name: &String| {
             Plant::from_name(name).ok_or_else(|| {
                 let names: Vec<&str> = Plant::ALL.iter().map(|plant| plant.name()).collect();
-                let hint = suggest(name, &names).map_or_else(|| "--list shows all".into(), |near| format!("did you mean '{near}'?"));
+                let hint = suggest(name, &names)
+                    .map_or_else(|| "--list shows all".into(), |near| format!("did you mean '{near}'?"));
                 (Some(name.clone()), format!("planted bug '{name}' is unknown; {hint}"))
             })
         };
@@ -480,11 +485,19 @@ mod tests {
         assert!(error("version = 2\nclaim = \"c\"").starts_with("file:1: version 2"));
         assert!(error(&format!("{head}subjct = \"wal\"")).contains("did you mean 'subject'"));
         let life = |clients: &str, end: &str| format!("{head}[[life]]\nclients = [\"{clients}\"]\nend = \"{end}\"\n");
-        assert_eq!(error(&life("sync; apend 1 sync", "close")), "file:4: 'apend' is no operation; did you mean 'append'?");
+        assert_eq!(
+            error(&life("sync; apend 1 sync", "close")),
+            "file:4: 'apend' is no operation; did you mean 'append'?"
+        );
         assert!(error(&life("sync", "kil at io 3")).starts_with("file:5: 'kil at io 3' is not like"));
-        assert!(error(&format!("{head}[engine]\nsegment_bytes = 5\n")).starts_with("file:4: option segment_bytes is 5"));
+        assert!(
+            error(&format!("{head}[engine]\nsegment_bytes = 5\n")).starts_with("file:4: option segment_bytes is 5")
+        );
         assert!(error(&format!("{head}[machine]\nrates = {{ eintrr = \"1/2\" }}\n")).contains("did you mean 'eintr'"));
-        assert!(error(&format!("{head}[expect]\nfails_under = \"wal-seg-no-dirsink\"\nfails_with = [\"I1\"]\n")).contains("did you mean 'wal-seg-no-dirsync'"));
+        assert!(
+            error(&format!("{head}[expect]\nfails_under = \"wal-seg-no-dirsink\"\nfails_with = [\"I1\"]\n"))
+                .contains("did you mean 'wal-seg-no-dirsync'")
+        );
         let huge = life("batch 9999999999x99999999999 sync", "close");
         assert!(error(&huge).contains("at most"));
     }

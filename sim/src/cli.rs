@@ -1,0 +1,473 @@
+//! Flags, dispatch and exit codes: 0 pass, 1 violation, 2 usage or harness error.
+
+use std::{
+    ffi::OsString,
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    io::{self, Write as _},
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use engine::plant::Plant;
+
+use crate::{
+    campaign,
+    fault::Fault,
+    invariant,
+    plan::Plan,
+    report::{Outcome, Verdict},
+    runner,
+    scenario::{Expect, Scenario},
+    workload::{self, suggest},
+};
+
+const PASS: u8 = 0;
+const VIOLATION: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Puts a storage engine through crashes, torn writes and lost syncs, and judges its recovery.
+#[derive(Debug, Parser)]
+#[command(name = "sim", version, args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
+struct Arguments {
+    /// Run one seed, a number below 2^64; without a number a fresh one, printed first
+    #[arg(long, value_name = "N", num_args = 0..=1, group = "what")]
+    seed: Option<Option<u64>>,
+    /// Run all seeds from A up to, but not including, B, on all cores
+    #[arg(long, value_name = "A..B", value_parser = seeds, group = "what")]
+    seeds: Option<Range<u64>>,
+    /// Run one scenario file
+    #[arg(long, value_name = "FILE", group = "what")]
+    scenario: Option<PathBuf>,
+    /// List subjects, faults, invariants and planted bugs
+    #[arg(long, group = "what")]
+    list: bool,
+    /// What is under test
+    #[arg(long, value_name = "NAME", default_value = "wal", value_parser = subject)]
+    subject: String,
+    /// The same options and operations, but nothing goes wrong
+    #[arg(long)]
+    no_faults: bool,
+    /// Plant a bug in the engine; --list shows them
+    #[arg(long, value_name = "ID", value_parser = plant)]
+    plant: Option<Plant>,
+    /// Log to stderr with virtual time, as in --log engine=debug (one run only)
+    #[arg(long, value_name = "FILTER", conflicts_with = "seeds")]
+    log: Option<String>,
+    /// Print one JSON object per run
+    #[arg(long)]
+    json: bool,
+    /// Write the plan of --seed as a scenario file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "scenario", "list"])]
+    save: Option<PathBuf>,
+    /// The machine to run on: simulated, or the real one, killed with SIGKILL
+    #[arg(long, value_enum, default_value_t = Backend::Sim)]
+    backend: Backend,
+    /// A directory for --backend os; the log goes into new folders below it
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXAMPLES: &str = "Examples:
+  sim --seed 42                                   one run, one screen
+  sim --seeds 1..2001                             a campaign
+  sim --seeds 1..501 --plant wal-seg-no-dirsync   must fail: the simulator finds the planted bug
+  sim scenarios                                   every stored scenario, with and without its planted bug
+  sim --backend os --dir /tmp/storm --seeds 1..21 the real file system, killed at random moments
+
+Exit codes: 0 pass, 1 violation, 2 usage or harness error";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// The simulated machine
+    Sim,
+    /// The real file system, in a child process that is killed
+    Os,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run stored scenarios, each without and with the planted bug that it names
+    Scenarios {
+        /// A file or a folder
+        #[arg(default_value = "scenarios")]
+        path: PathBuf,
+        /// Print one JSON object per run
+        #[arg(long)]
+        json: bool,
+    },
+    /// The process that --backend os kills
+    #[command(hide = true)]
+    Child {
+        /// Seed of the workload
+        seed: u64,
+        /// Number of the life
+        life: u64,
+        /// Directory of the log
+        dir: PathBuf,
+    },
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let usage = || format!("'{text}' is not a range like 1..501");
+    let (start, end) = text.split_once("..").ok_or_else(usage)?;
+    let range = start.parse().map_err(|_| usage())?..end.parse().map_err(|_| usage())?;
+    if range.is_empty() { Err(format!("'{text}' is empty; the end is not included")) } else { Ok(range) }
+}
+
+fn subject(text: &str) -> Result<String, String> {
+    if text == "wal" { Ok(text.into()) } else { Err("there is one subject: wal".into()) }
+}
+
+fn plant(text: &str) -> Result<Plant, String> {
+    Plant::from_name(text).ok_or_else(|| {
+        let names: Vec<&str> = Plant::ALL.iter().map(|plant| plant.name()).collect();
+        match suggest(text, &names) {
+            Some(near) => format!("no planted bug has this id; did you mean '{near}'?"),
+            None => "no planted bug has this id; --list shows them".into(),
+        }
+    })
+}
+
+/// Runs the program; returns its exit code.
+#[must_use]
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let result = if arguments.len() < 2 {
+        print(&Arguments::command().render_help().to_string()).map(|()| USAGE)
+    } else {
+        match Arguments::try_parse_from(arguments) {
+            Ok(arguments) => dispatch(&arguments),
+            Err(error) => {
+                let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+                // Nowhere to report to if this fails.
+                let _ = error.print();
+                return if help { PASS } else { USAGE };
+            }
+        }
+    };
+    result.unwrap_or_else(|error| {
+        // A reader that went away, as `head` does, has what it wanted.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return PASS;
+        }
+        let _ = writeln!(io::stderr(), "error: {error}");
+        USAGE
+    })
+}
+
+fn print(text: &str) -> io::Result<()> {
+    io::stdout().write_all(text.as_bytes())
+}
+
+fn usage(message: &str) -> io::Result<u8> {
+    writeln!(io::stderr(), "error: {message}\nrun with --help for all flags")?;
+    Ok(USAGE)
+}
+
+fn dispatch(arguments: &Arguments) -> io::Result<u8> {
+    match &arguments.command {
+        Some(Command::Scenarios { path, json }) => return scenarios(path, *json),
+        Some(Command::Child { seed, life, dir }) => return crate::osrun::child(*seed, *life, dir),
+        None => {}
+    }
+    if arguments.list {
+        return list();
+    }
+    if let Some(filter) = &arguments.log
+        && let Err(error) = log(filter)
+    {
+        return usage(&format!("--log {filter}: {error}"));
+    }
+    if arguments.backend == Backend::Os {
+        let Some(dir) = &arguments.dir else { return usage("--backend os needs --dir DIR") };
+        let range = match (&arguments.seeds, arguments.seed) {
+            (Some(range), _) => range.clone(),
+            (None, Some(Some(seed))) if seed < u64::MAX => seed..seed + 1,
+            _ => return usage("--backend os needs --seeds A..B or --seed N"),
+        };
+        if arguments.plant.is_some() || arguments.no_faults {
+            return usage("--backend os runs the engine as it is: no --plant, no --no-faults");
+        }
+        return crate::osrun::campaign(range, dir, arguments.json);
+    }
+    if arguments.dir.is_some() {
+        return usage("--dir is for --backend os");
+    }
+    if let Some(range) = &arguments.seeds {
+        return seeds_run(arguments, range.clone());
+    }
+    if let Some(path) = &arguments.scenario {
+        let mut scenario = match Scenario::read(path) {
+            Ok(scenario) => scenario,
+            Err(error) => return usage(&error.to_string()),
+        };
+        if arguments.no_faults {
+            workload::calm(&mut scenario.plan);
+        }
+        return one(arguments, &scenario.plan, &format!("--scenario {}", path.display()));
+    }
+    let Some(seed) = arguments.seed else {
+        return usage("nothing to run: use --seed, --seeds, --scenario or scenarios");
+    };
+    let seed = seed.unwrap_or_else(fresh_seed);
+    let plan = workload::draw(seed, &arguments.subject, arguments.no_faults);
+    if let Some(path) = &arguments.save {
+        let scenario =
+            Scenario { claim: format!("what seed {seed} drew"), plan: plan.clone(), expect: Expect::default() };
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| named(path, &error))?;
+        file.write_all(scenario.to_toml().as_bytes()).map_err(|error| named(path, &error))?;
+    }
+    if !arguments.json {
+        print(&format!("seed: {seed}\n"))?;
+    }
+    one(arguments, &plan, &format!("--seed {seed}"))
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// A seed that nobody chose. It is printed, so what follows can be replayed.
+fn fresh_seed() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+fn replay(arguments: &Arguments, what: &str) -> String {
+    let mut command = format!("cargo run -p sim -- {what}");
+    if arguments.no_faults {
+        command.push_str(" --no-faults");
+    }
+    if let Some(plant) = arguments.plant {
+        command.push_str(" --plant ");
+        command.push_str(plant.name());
+    }
+    command
+}
+
+fn one(arguments: &Arguments, plan: &Plan, what: &str) -> io::Result<u8> {
+    let replay = replay(arguments, what);
+    let clock = Instant::now();
+    let outcome = campaign::run_one(plan, arguments.plant);
+    if arguments.json {
+        print(&format!("{}\n", outcome.json(&replay)))?;
+    } else {
+        print(&outcome.text(per_second(outcome.cycles, clock), &replay))?;
+    }
+    Ok(code(&outcome.verdict))
+}
+
+fn per_second(cycles: u64, clock: Instant) -> u64 {
+    u64::try_from(u128::from(cycles) * 1_000_000_000 / clock.elapsed().as_nanos().max(1)).unwrap_or(u64::MAX)
+}
+
+fn code(verdict: &Verdict) -> u8 {
+    match verdict {
+        Verdict::Pass => PASS,
+        Verdict::Violation(_) => VIOLATION,
+        Verdict::Harness(_) => USAGE,
+    }
+}
+
+fn seeds_run(arguments: &Arguments, range: Range<u64>) -> io::Result<u8> {
+    let clock = Instant::now();
+    let mut broken = Ok(());
+    let campaign = campaign::run(
+        range,
+        arguments.plant,
+        |seed| workload::draw(seed, &arguments.subject, arguments.no_faults),
+        |outcome| {
+            if arguments.json && broken.is_ok() {
+                let replay = replay(arguments, &format!("--seed {}", outcome.seed));
+                broken = print(&format!("{}\n", outcome.json(&replay)));
+            }
+        },
+    );
+    broken?;
+    let Some(total) = &campaign.total else { return Ok(USAGE) };
+    let never = total.never();
+    let exit = match (campaign.failed - campaign.harness, campaign.harness) {
+        (0, 0) if never.is_empty() => PASS,
+        (0, _) => USAGE,
+        _ => VIOLATION,
+    };
+    if arguments.json {
+        for line in never {
+            writeln!(io::stderr(), "{line}")?;
+        }
+        return Ok(exit);
+    }
+    print(&format!("seeds: {} run, {} failed\n", campaign.runs, campaign.failed))?;
+    print(&total.numbers(per_second(total.cycles, clock)))?;
+    for outcome in &campaign.failures {
+        let what = match &outcome.verdict {
+            Verdict::Violation(violation) => {
+                format!("{}: expected {}; found {}", violation.invariant, violation.expected, violation.found)
+            }
+            Verdict::Harness(message) => format!("harness error: {message}"),
+            Verdict::Pass => String::new(),
+        };
+        let replay = replay(arguments, &format!("--seed {}", outcome.seed));
+        print(&format!("seed {}: {what}\n  replay: {replay}\n", outcome.seed))?;
+    }
+    if exit != VIOLATION {
+        for line in &never {
+            print(&format!("{line}\n"))?;
+        }
+    }
+    print(match exit {
+        PASS => "verdict: PASS\n",
+        VIOLATION => "verdict: VIOLATION\n",
+        _ => "verdict: HARNESS ERROR: the campaign proves less than it seems\n",
+    })?;
+    Ok(exit)
+}
+
+fn list() -> io::Result<u8> {
+    let mut out = String::from("subjects\n  wal  the write-ahead log\nfaults\n");
+    let mut row = |name: &str, about: &str| out.push_str(&format!("  {name:<26} {about}\n"));
+    row("kill", "the process dies; the page cache stays");
+    row("power-cut", "the machine dies; a legal part of what was not synced stays");
+    row("crash-in-recovery", "either of them while the log is being opened");
+    Fault::ALL.iter().for_each(|fault| row(fault.name(), fault.about()));
+    out.push_str("invariants\n");
+    invariant::ALL.iter().for_each(|invariant| out.push_str(&format!("  {:<4} {}\n", invariant.id, invariant.about)));
+    out.push_str("planted bugs\n");
+    Plant::ALL.iter().for_each(|plant| out.push_str(&format!("  {:<26} {}\n", plant.name(), plant.about())));
+    print(&out)?;
+    Ok(PASS)
+}
+
+/// Logs to stderr, with the virtual time of the run.
+fn log(filter: &str) -> Result<(), String> {
+    struct VirtualTime;
+    impl tracing_subscriber::fmt::time::FormatTime for VirtualTime {
+        fn format_time(&self, writer: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+            match runner::virtual_us() {
+                Some(us) => write!(writer, "{us:>8} us"),
+                None => write!(writer, "        --"),
+            }
+        }
+    }
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_timer(VirtualTime)
+        .with_writer(io::stderr)
+        .try_init()
+        .map_err(|error| error.to_string())
+}
+
+/// Scenario files below a path, sorted.
+fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if fs::metadata(path).map_err(|error| named(path, &error))?.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(|error| named(path, &error))? {
+        let entry = entry?.path();
+        if entry.is_dir() {
+            found.extend(files(&entry)?);
+        } else if entry.extension().is_some_and(|extension| extension == "toml") {
+            found.push(entry);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn scenarios(path: &Path, json: bool) -> io::Result<u8> {
+    let files = files(path)?;
+    if files.is_empty() {
+        return usage(&format!("{}: no scenario files", path.display()));
+    }
+    let (mut passed, mut failed) = (0, 0);
+    let mut malformed = false;
+    for file in &files {
+        let scenario = match Scenario::read(file) {
+            Ok(scenario) => scenario,
+            Err(error) => {
+                writeln!(io::stderr(), "error: {error}")?;
+                malformed = true;
+                continue;
+            }
+        };
+        let known_limit = file.components().any(|part| part.as_os_str() == "known_limits");
+        let label = if known_limit { "known limit: " } else { "" };
+        let runs = std::iter::once(None).chain(scenario.expect.fails_under.map(Some));
+        let mut wrong = Vec::new();
+        for plant in runs {
+            let outcome = campaign::run_one(&scenario.plan, plant);
+            let replay = match plant {
+                Some(plant) => format!("cargo run -p sim -- --scenario {} --plant {}", file.display(), plant.name()),
+                None => format!("cargo run -p sim -- --scenario {}", file.display()),
+            };
+            if json {
+                print(&format!("{}\n", outcome.json(&replay)))?;
+            }
+            wrong.extend(
+                unexpected(&scenario.expect, plant, &outcome).map(|what| format!("{what}\n    replay: {replay}")),
+            );
+        }
+        if wrong.is_empty() {
+            passed += 1;
+        } else {
+            failed += 1;
+        }
+        if !json {
+            let verdict = if wrong.is_empty() { "ok  " } else { "FAIL" };
+            print(&format!("{verdict} {}: {label}{}\n", file.display(), scenario.claim))?;
+            for what in wrong {
+                print(&format!("    {what}\n"))?;
+            }
+        }
+    }
+    if !json {
+        print(&format!("scenarios: {passed} as expected, {failed} not\n"))?;
+    }
+    Ok(if failed > 0 {
+        VIOLATION
+    } else if malformed {
+        USAGE
+    } else {
+        PASS
+    })
+}
+
+/// What is not as the scenario expects, if anything.
+fn unexpected(expect: &Expect, plant: Option<Plant>, outcome: &Outcome) -> Option<String> {
+    let found = match &outcome.verdict {
+        Verdict::Pass => None,
+        Verdict::Violation(violation) => Some(violation.invariant),
+        Verdict::Harness(message) => return Some(format!("harness error: {message}")),
+    };
+    match plant {
+        None if found == expect.violation.as_deref() => None,
+        None => Some(format!(
+            "expected {}, found {}: {}",
+            expect.violation.as_deref().unwrap_or("a pass"),
+            found.unwrap_or("a pass"),
+            detail(outcome)
+        )),
+        Some(_) if found.is_some_and(|found| expect.fails_with.iter().any(|id| id == found)) => None,
+        Some(plant) => Some(format!(
+            "with {}: expected a violation of {}, found {}: {}",
+            plant.name(),
+            expect.fails_with.join(" or "),
+            found.unwrap_or("a pass"),
+            detail(outcome)
+        )),
+    }
+}
+
+fn detail(outcome: &Outcome) -> String {
+    match &outcome.verdict {
+        Verdict::Violation(violation) => format!("expected {}; found {}", violation.expected, violation.found),
+        Verdict::Pass | Verdict::Harness(_) => "nothing was violated".into(),
+    }
+}
