@@ -20,6 +20,7 @@ mod dir;
 mod draw;
 mod file;
 mod inspect;
+mod op;
 
 use std::{
     collections::BTreeMap,
@@ -29,13 +30,13 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use engine::env::{Entry, EntryKind, OpenMode};
 
 pub use self::{
     crash::{CutReport, Keep},
     dir::Name,
     file::PAGE_BYTES,
+    op::{Done, Inject, Op},
 };
 use self::{
     dir::Directory,
@@ -99,6 +100,8 @@ struct Handle {
     writable: bool,
     /// A sync of this file failed since the handle was opened and it has not heard of it yet.
     error: bool,
+    /// The owner is done with it, but an operation on it is still in flight.
+    closing: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -107,97 +110,6 @@ struct Flight {
     inject: Inject,
     /// The newest effect when it began: what a sync covers.
     upto: u64,
-}
-
-/// What the process asks for.
-#[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the fields are the arguments of the calls of engine::env")]
-pub enum Op {
-    /// Opens a directory; with `create`, creates its last component, durably.
-    Dir { path: Box<Path>, create: bool },
-    /// Takes the lock on a directory.
-    Lock { dir: DirId },
-    /// Opens a file.
-    Open { dir: DirId, name: Name, mode: OpenMode },
-    /// Renames a file.
-    Rename { dir: DirId, from: Name, to: Name },
-    /// Removes a name.
-    Remove { dir: DirId, name: Name },
-    /// Lists a directory.
-    List { dir: DirId },
-    /// Makes the names of a directory durable.
-    SyncDir { dir: DirId },
-    /// The length of a file.
-    Len { file: FileId },
-    /// Reads up to `length` bytes into the buffer that [`Disk::complete`] is given.
-    Read { file: FileId, offset: u64, length: u64 },
-    /// Writes.
-    Write { file: FileId, offset: u64, data: Bytes },
-    /// Makes data durable, with the length that it needs.
-    SyncData { file: FileId },
-    /// Makes data and length durable.
-    SyncAll { file: FileId },
-    /// Makes data durable without the length.
-    SyncPages { file: FileId },
-    /// Sets the length.
-    SetLen { file: FileId, len: u64 },
-}
-
-impl Op {
-    /// The word for it in a report.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Op::Dir { .. } => "dir",
-            Op::Lock { .. } => "lock",
-            Op::Open { .. } => "open",
-            Op::Rename { .. } => "rename",
-            Op::Remove { .. } => "remove",
-            Op::List { .. } => "list",
-            Op::SyncDir { .. } => "sync-dir",
-            Op::Len { .. } => "len",
-            Op::Read { .. } => "read",
-            Op::Write { .. } => "write",
-            Op::SyncData { .. } => "sync-data",
-            Op::SyncAll { .. } => "sync-all",
-            Op::SyncPages { .. } => "sync-pages",
-            Op::SetLen { .. } => "set-len",
-        }
-    }
-}
-
-/// A fault that strikes one operation, decided when it begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Inject {
-    /// None.
-    #[default]
-    Nothing,
-    /// It is interrupted before it did anything.
-    Interrupted,
-    /// It fails. A write may have written a prefix; a sync drops what it covered. The seed draws the details.
-    Fails {
-        /// `StorageFull` instead of an I/O error.
-        full: bool,
-        /// What the details follow from.
-        seed: u64,
-    },
-    /// A sync that reports success and does nothing.
-    Lies,
-}
-
-/// What an operation returned.
-#[derive(Debug)]
-pub enum Done {
-    /// Nothing but success.
-    Unit,
-    /// A number of bytes, or a length.
-    Count(u64),
-    /// An open directory.
-    Dir(DirId),
-    /// An open file.
-    File(FileId),
-    /// A listing.
-    Entries(Vec<Entry>),
 }
 
 impl Disk {
@@ -235,6 +147,17 @@ impl Disk {
         OpId(self.next_id)
     }
 
+    /// Changes how much file content fits, in bytes.
+    pub fn set_capacity(&mut self, capacity: u64) {
+        self.options.capacity = capacity;
+    }
+
+    /// A number that grows with every operation, in this disk and in what is forked from it later.
+    #[must_use]
+    pub const fn age(&self) -> u64 {
+        self.next_id
+    }
+
     /// Begins and completes an operation that no fault strikes.
     ///
     /// # Errors
@@ -249,9 +172,18 @@ impl Disk {
     /// # Errors
     /// What the operation returns; `NotFound` if it is no longer in flight.
     pub fn complete(&mut self, id: OpId, buf: &mut [u8]) -> io::Result<Done> {
-        let Some(Flight { op, inject, upto }) = self.ops.remove(&id.0) else {
+        let Some(flight) = self.ops.remove(&id.0) else {
             return Err(io::ErrorKind::NotFound.into());
         };
+        let closing = flight.op.file().filter(|file| self.files.get(&file.0).is_some_and(|handle| handle.closing));
+        let result = self.take_effect(flight, buf);
+        if let Some(file) = closing {
+            self.close(file);
+        }
+        result
+    }
+
+    fn take_effect(&mut self, Flight { op, inject, upto }: Flight, buf: &mut [u8]) -> io::Result<Done> {
         let failure = match inject {
             Inject::Nothing => None,
             Inject::Interrupted => return Err(io::ErrorKind::Interrupted.into()),
@@ -283,14 +215,13 @@ impl Disk {
         }
     }
 
-    /// Changes how much file content fits, in bytes.
-    pub fn set_capacity(&mut self, capacity: u64) {
-        self.options.capacity = capacity;
-    }
-
-    /// Closes a file; unknown ids are ignored.
+    /// Closes a file, once no operation on it is in flight; unknown ids are ignored.
     pub fn close(&mut self, file: FileId) {
-        if self.files.remove(&file.0).is_some() {
+        if self.ops.values().any(|flight| flight.op.file() == Some(file)) {
+            if let Some(handle) = self.files.get_mut(&file.0) {
+                handle.closing = true;
+            }
+        } else if self.files.remove(&file.0).is_some() {
             self.collect();
         }
     }
@@ -304,12 +235,18 @@ impl Disk {
     pub fn evict(&mut self, file: FileId) -> bool {
         match self.files.get(&file.0) {
             // Look before copying a shared file.
-            Some(handle) if !self.inode(handle.inode).settled() => {
+            Some(handle) if self.inode(handle.inode).diverged() => {
                 let inode = handle.inode;
                 self.inode_mut(inode).evict()
             }
             _ => false,
         }
+    }
+
+    /// Whether the cache of a file may hold something that the disk doesn't, and that nobody will write.
+    #[must_use]
+    pub fn evictable(&self, file: FileId) -> bool {
+        self.files.get(&file.0).is_some_and(|handle| self.inode(handle.inode).diverged())
     }
 
     /// The name under which the process sees an open file; `None` if it was removed.
@@ -399,14 +336,15 @@ impl Disk {
                 if self.dirs[dir.0 as usize].live.contains_key(&name) || self.is_dir(dir, &name) {
                     return Err(io::ErrorKind::AlreadyExists.into());
                 }
-                let inode = self.push_inode(Inode::default());
+                let inode = self.push_inode(Inode::empty(dir.0));
                 let seq = self.next_seq();
                 self.dir_mut(dir).add(seq, name, inode);
                 inode
             }
         };
         self.next_id += 1;
-        self.files.insert(self.next_id, Handle { inode, writable: mode != OpenMode::Read, error: false });
+        self.files
+            .insert(self.next_id, Handle { inode, writable: mode != OpenMode::Read, error: false, closing: false });
         Ok(FileId(self.next_id))
     }
 
@@ -490,11 +428,8 @@ impl Disk {
         for (slot, reachable) in self.inodes.iter_mut().zip(reachable) {
             if !reachable && let Some(inode) = slot.take() {
                 self.used_pages -= inode.live.allocated().min(self.used_pages);
-                // One directory is the rule; with more, the newest one recycles.
-                if let Some(dir) = self.dirs.last_mut()
-                    && inode.live.allocated() > 0
-                {
-                    Arc::make_mut(dir).recycle(inode.live.clone());
+                if inode.live.allocated() > 0 {
+                    Arc::make_mut(&mut self.dirs[inode.home as usize]).recycle(inode.live.clone());
                 }
             }
         }
@@ -549,7 +484,7 @@ impl Disk {
     }
 
     fn push_dir(&mut self, path: Arc<str>) -> DirId {
-        self.dirs.push(Arc::new(Directory::new(path)));
+        self.dirs.push(Arc::new(Directory::at(path)));
         DirId(self.dirs.len() as u32 - 1)
     }
 
@@ -582,3 +517,6 @@ fn child_of<'a>(path: &'a str, parent: &str) -> Option<&'a str> {
     let name = if parent.is_empty() { path } else { path.strip_prefix(parent)?.strip_prefix('/')? };
     (!name.is_empty() && !name.contains('/')).then_some(name)
 }
+
+#[cfg(test)]
+mod tests;

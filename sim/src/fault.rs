@@ -174,11 +174,6 @@ impl FaultPlan {
         FaultPlan { rates, at, streams: Fault::ALL.map(|fault| prng.fork(fault.name())), fired: Fired::default() }
     }
 
-    /// Explicit faults from now on, by number of the call; what was still to come is forgotten.
-    pub fn set_at(&mut self, at: Vec<(Fault, u64)>) {
-        self.at = at;
-    }
-
     /// Whether `fault` strikes the call `io`, which must be one that it applies to. Counts nothing yet.
     pub fn strikes(&mut self, fault: Fault, io: u64) -> bool {
         if !self.at.is_empty()
@@ -207,6 +202,11 @@ impl FaultPlan {
     #[must_use]
     pub fn fired(&self) -> Fired {
         self.fired
+    }
+
+    /// Replaces the explicit faults that are still to come.
+    pub fn set_at(&mut self, at: Vec<(Fault, u64)>) {
+        self.at = at;
     }
 
     /// Changes the rates from now on, and forgets explicit faults if `rates` is calm.

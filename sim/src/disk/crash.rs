@@ -106,9 +106,7 @@ impl Disk {
         for index in 0..self.inodes.len() {
             let Some(inode) = self.inodes[index].as_mut().filter(|inode| !inode.settled()) else { continue };
             let outer = draw.enter(oldest, newest);
-            // Any name will do: all files of a test directory share its blocks.
-            let home = self.dirs.iter().find(|dir| dir.disk.values().any(|&named| named == index as u32));
-            let stale = home.and_then(|dir| dir.stale(&mut draw));
+            let stale = self.dirs[inode.home as usize].stale(&mut draw);
             Arc::make_mut(inode).crash(stale.as_ref(), sector_bytes, &mut draw);
             draw.leave(outer);
         }

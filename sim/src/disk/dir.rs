@@ -75,8 +75,7 @@ impl What {
 }
 
 impl Directory {
-    /// An empty directory.
-    pub(super) fn new(path: Arc<str>) -> Directory {
+    pub(super) fn at(path: Arc<str>) -> Directory {
         Directory { path, ..Directory::default() }
     }
 

@@ -48,6 +48,13 @@ struct Version {
     content: Page,
 }
 
+impl Version {
+    /// The whole page was cut off. What is written there later goes to a page of its own, and mixes with nothing before.
+    fn gone(&self) -> bool {
+        self.cut && self.content.is_none()
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Resize {
     seq: u64,
@@ -57,6 +64,8 @@ struct Resize {
 /// A file with its pending effects.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
+    /// The directory it was created in: files of one directory reuse each other's blocks.
+    pub(super) home: u32,
     pub(super) live: View,
     pub(super) disk: View,
     /// In the order of the writes.
@@ -159,16 +168,24 @@ impl View {
 }
 
 impl Inode {
+    pub(super) fn empty(home: u32) -> Inode {
+        Inode { home, ..Inode::default() }
+    }
+
     /// A file whose content is durable already.
-    pub(super) fn durable(content: &[u8]) -> Inode {
+    pub(super) fn durable(home: u32, content: &[u8]) -> Inode {
         let mut disk = View::default();
         disk.write(0, content);
-        Inode { live: disk.clone(), disk, ..Inode::default() }
+        Inode { live: disk.clone(), disk, ..Inode::empty(home) }
     }
 
     /// Whether a crash now would change nothing.
     pub(super) fn settled(&self) -> bool {
         self.versions.is_empty() && self.resizes.is_empty() && !self.diverged
+    }
+
+    pub(super) fn diverged(&self) -> bool {
+        self.diverged
     }
 
     /// How many pages a write would have to allocate.
@@ -197,12 +214,12 @@ impl Inode {
         }
         if len < old {
             self.live.cut(len);
-            let first = (len / PAGE_BYTES as u64) as usize;
-            for index in first..old.div_ceil(PAGE_BYTES as u64) as usize {
-                let start = if index == first { (len % PAGE_BYTES as u64) as usize } else { 0 };
+            // Piece by piece, as a write of zeros over what is cut would go.
+            for (index, start, range) in pieces(len, (old - len) as usize) {
+                let end = start + range.len();
                 let pending = self.dirty.get(index).is_some_and(|&dirty| dirty != 0);
                 if self.disk.holds(index) || pending {
-                    self.push(seq, index, covering(start, PAGE_BYTES, sector_bytes), true);
+                    self.push(seq, index, covering(start, end, sector_bytes), true);
                 }
             }
         }
@@ -214,8 +231,13 @@ impl Inode {
         if index >= self.dirty.len() {
             self.dirty.resize(index + 1, 0);
         }
-        let mixed = sectors & self.dirty[index];
+        let mut mixed = sectors & self.dirty[index];
         self.dirty[index] |= sectors;
+        if mixed != 0
+            && (self.versions.iter().rev()).find(|version| version.page == index as u32).is_some_and(Version::gone)
+        {
+            mixed = 0;
+        }
         let content = self.live.pages.get(index).cloned().flatten();
         self.versions.push(Version { seq, page: index as u32, sectors, mixed, cut, content });
     }
@@ -243,7 +265,7 @@ impl Inode {
                 self.resizes.drain(..covered - 1);
             }
         }
-        self.after_landing(upto);
+        self.after_landing();
     }
 
     fn land_data(&mut self, upto: u64, with_cuts: bool, sector_bytes: usize) {
@@ -270,7 +292,7 @@ impl Inode {
     }
 
     /// Pending sectors anew. What was written while the sync ran may mix with what the sync wrote: `mixed` stays set.
-    fn after_landing(&mut self, _upto: u64) {
+    fn after_landing(&mut self) {
         self.dirty.fill(0);
         for version in &self.versions {
             self.dirty[version.page as usize] |= version.sectors;
@@ -304,14 +326,11 @@ impl Inode {
             }
         }
         self.diverged = true;
-        self.after_landing(upto);
+        self.after_landing();
     }
 
     /// The cache forgets its clean pages; true if a reader can tell.
     pub(super) fn evict(&mut self) -> bool {
-        if !self.diverged {
-            return false;
-        }
         let mut changed = false;
         for index in 0..self.live.len.div_ceil(PAGE_BYTES as u64) as usize {
             if self.dirty.get(index).is_none_or(|&dirty| dirty == 0) && self.live.page(index) != self.disk.page(index) {
@@ -400,8 +419,10 @@ impl Inode {
             draw.report.kept += 1;
             let last = first + landed - 1;
             // The base takes part if the first version came while it was still being written (by a sync, or by a cut).
-            let with_base = nth(first).mixed & mask != 0;
-            let mixes = (landed > 1 || with_base) && draw.mixes();
+            let cut_off = (first..=last).rev().find(|&index| nth(index).gone());
+            let oldest = cut_off.map_or(first, |index| (index + 1).min(last));
+            let with_base = cut_off.is_none() && nth(first).mixed & mask != 0;
+            let mixes = (last > oldest || with_base) && draw.mixes();
             if !mixes {
                 self.disk.land(page as usize, mask, &nth(last).content, sector_bytes);
                 continue;
@@ -409,9 +430,9 @@ impl Inode {
             draw.report.mixed += 1;
             let mut mix = [0; PAGE_BYTES];
             let range = start..start + sector_bytes;
-            let base = if with_base { self.disk.page(page as usize) } else { bytes(&nth(first).content) };
+            let base = if with_base { self.disk.page(page as usize) } else { bytes(&nth(oldest).content) };
             mix[range.clone()].copy_from_slice(&base[range.clone()]);
-            for index in first..=last {
+            for index in oldest..=last {
                 draw.mix(&mut mix[range.clone()], &bytes(&nth(index).content)[range.clone()]);
             }
             self.disk.page_mut(page as usize)[range.clone()].copy_from_slice(&mix[range]);

@@ -50,7 +50,7 @@ impl Disk {
 
     /// Puts a file in place, durable at once, replacing what has that name: for files that the engine does not know.
     pub fn write_foreign(&mut self, dir: DirId, name: impl AsRef<OsStr>, content: &[u8]) {
-        let inode = self.push_inode(Inode::durable(content));
+        let inode = self.push_inode(Inode::durable(dir.0, content));
         let dir = Arc::make_mut(&mut self.dirs[dir.0 as usize]);
         let name: Name = name.as_ref().into();
         dir.live.insert(name.clone(), inode);
