@@ -110,6 +110,7 @@ pub trait Dir: Clone + Send + Sync + 'static {
 }
 
 /// An open file. All access is positioned; there is no cursor.
+#[expect(clippy::len_without_is_empty, reason = "a call to the machine, not a collection")]
 pub trait File: Send + Sync + 'static {
     /// Length in bytes, as seen by this process (not necessarily durable).
     fn len(&self) -> impl Future<Output = io::Result<u64>> + Send;

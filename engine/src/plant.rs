@@ -13,10 +13,9 @@ macro_rules! planted {
 
 #[cfg(not(feature = "plants"))]
 macro_rules! planted {
-    ($plants:expr, $plant:ident) => {{
-        let _: &$crate::plant::Plants = &$plants;
-        false
-    }};
+    ($plants:expr, $plant:ident) => {
+        $plants.off()
+    };
 }
 
 pub(crate) use planted;
@@ -24,7 +23,15 @@ pub(crate) use planted;
 /// No defect: what an ordinary build carries.
 #[cfg(not(feature = "plants"))]
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Plants;
+pub(crate) struct Plants(());
+
+#[cfg(not(feature = "plants"))]
+impl Plants {
+    /// No place is defective; a constant, so nothing of the defects is compiled in.
+    pub(crate) const fn off(&self) -> bool {
+        false
+    }
+}
 
 #[cfg(feature = "plants")]
 pub use switches::{Plant, Plants};

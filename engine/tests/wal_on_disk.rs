@@ -1,4 +1,5 @@
 //! The log on the real file system: what a user sees, and what bad input does to it.
+#![expect(clippy::disallowed_methods, reason = "a test stands outside the engine, where users and disasters are")]
 
 use std::{
     fs,

@@ -99,6 +99,18 @@ impl History {
         History { lying, ..History::default() }
     }
 
+    /// An empty history whose first append has the number `next`.
+    #[must_use]
+    pub fn numbered_from(next: u64) -> History {
+        History { next_append: next, ..History::default() }
+    }
+
+    /// The number of the next append.
+    #[must_use]
+    pub fn next_append(&self) -> u64 {
+        self.next_append
+    }
+
     /// Whether durability can't be owed.
     #[must_use]
     pub fn lying(&self) -> bool {

@@ -149,7 +149,8 @@ fn run(seed: u64, folder: &Path, totals: &mut Totals) -> io::Result<Result<(), V
     let mut delays = Prng::new(seed).fork("kill delays");
     let mut verdict = Ok(());
     for life in 0..LIVES {
-        let heard = child_until_killed(seed, life, &log, Duration::from_micros(200 + delays.below(KILL_WITHIN_US)))?;
+        let delay = Duration::from_micros(200 + delays.below(KILL_WITHIN_US));
+        let heard = child_until_killed(seed, life, history.next_append(), &log, delay)?;
         totals.kills += 1;
         totals.inside += u64::from(heard.writing);
         verdict = heard.replay(&mut history, totals).and_then(|()| judge(&log, &plan, &mut history, totals));
@@ -183,9 +184,11 @@ struct Heard {
     writing: bool,
 }
 
-fn child_until_killed(seed: u64, life: u64, log: &Path, delay: Duration) -> io::Result<Heard> {
+#[expect(clippy::disallowed_methods, reason = "a real process is killed at a real moment")]
+fn child_until_killed(seed: u64, life: u64, next: u64, log: &Path, delay: Duration) -> io::Result<Heard> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["child".as_ref(), seed.to_string().as_ref(), life.to_string().as_ref(), log.as_os_str()])
+        .args(["child", &seed.to_string(), &life.to_string(), &next.to_string()])
+        .arg(log)
         .stdout(Stdio::piped())
         .spawn()?;
     let Some(pipe) = child.stdout.take() else { return Err(io::Error::other("the child has no pipe")) };
@@ -238,14 +241,14 @@ const CLASSES: [Durability; 3] = [Durability::Buffered, Durability::Written, Dur
 ///
 /// # Errors
 /// What the log or standard output says.
-pub fn child(seed: u64, life: u64, dir: &Path) -> io::Result<u8> {
+pub fn child(seed: u64, life: u64, next: u64, dir: &Path) -> io::Result<u8> {
     let plan = workload::draw(seed, "wal", true);
     let env = Telling { inner: OsEnv, telling: Arc::default() };
     let opened =
         block_on(<Wal<Telling> as Subject<Telling>>::open(env.clone(), dir, &options(&plan), Plants::default()));
     let (wal, recovered) = opened.map_err(|refusal| io::Error::other(refusal.message))?;
-    // Payloads are numbered on from what earlier lives may have issued; the parent counts in the same order.
-    let issued = Mutex::new(Issuer { history: History::new(false), tag: 0 });
+    // Payloads are numbered on from what earlier lives have issued; the parent counts in the same order.
+    let issued = Mutex::new(Issuer { history: History::numbered_from(next), tag: 0 });
     drop(recovered);
     say("begin\n");
     env.telling.store(true, Ordering::Relaxed);
@@ -258,8 +261,8 @@ pub fn child(seed: u64, life: u64, dir: &Path) -> io::Result<u8> {
                 let ops: Vec<Op> = plan.lives.iter().flat_map(|life| &life.clients).flatten().copied().collect();
                 let mut last = None;
                 loop {
-                    let op = if draws.chance(1, 6) {
-                        Op::Append { bytes: LARGE_BYTES, class: Class::Sync }
+                    let op = if draws.chance(1, 3) {
+                        Op::Append { bytes: LARGE_BYTES, class: Class::Written }
                     } else {
                         *draws.pick(&ops)
                     };

@@ -51,6 +51,7 @@ const LAST_OPERATIONS: usize = 12;
 /// Runs `plan`, with `plant` planted, to its verdict. Call it on a fresh thread: only the first runtime of a thread has a
 /// reproducible order of everything.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "madsim's clock is virtual; the lint sees the type it stands for")]
 pub fn run(plan: &Plan, plant: Option<Plant>) -> Outcome {
     let runtime = Runtime::with_seed_and_config(plan.seed, madsim::Config::default());
     let plants = plant.map_or_else(Plants::default, Plants::only);
