@@ -83,7 +83,7 @@ mod switches {
         WalExposeUnsynced "wal-expose-unsynced" "at open take the page cache for durable";
         WalRemoveBeforeCut "wal-remove-before-cut" "at open remove what the new segment replaces before the new segment is durable";
         WalSealBeforeSuccessor "wal-seal-before-successor" "seal a segment before its successor's name is durable";
-        WalOrphanIsCorrupt "wal-orphan-is-corrupt" "take a prepared segment that was never started for corruption";
+        WalOrphanIsCorrupt "wal-orphan-is-corrupt" "take a segment whose start a crash took for corruption";
         WalGenerationReuse "wal-generation-reuse" "count generations from the chain alone, forgetting prepared and temporary files";
         WalErrorIsEnd "wal-error-is-end" "take a failed or interrupted read during recovery for the end of the log";
         WalPublishPresent "wal-publish-present" "let a sync publish what is written when it ends instead of when it began";

@@ -125,6 +125,10 @@ struct Run<'a, S> {
     subject: std::marker::PhantomData<S>,
 }
 
+fn ok_close(closed: &Ended<Option<Result<(), String>>>) -> bool {
+    matches!(closed, Ended::Finished(Some(Ok(()))))
+}
+
 /// How waiting for a node's work ended.
 enum Ended<T> {
     Finished(T),
@@ -251,10 +255,17 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 self.crash(&node, &crash).await
             }
             (_, None) => {
+                let fired_before = self.machine.fired();
                 let closing = node.spawn(async move { subject.close().await });
                 let closed = self.until_crash(async move { closing.await.ok() }).await?;
-                let ok = matches!(closed, Ended::Finished(Some(Ok(()))));
+                let ok = ok_close(&closed);
                 self.machine.disarm();
+                let calm = self.machine.fired() == fired_before;
+                if ok_close(&closed) && calm && !self.plan.no_faults && !lock(&self.shared).history.lying() {
+                    lock(&self.shared).history.count("I4");
+                    let pessimal = self.machine.with_disk(|disk| disk.pessimal());
+                    image::closed_end_is_proven(&pessimal, |env| recover_still::<S>(env, &self.plan.engine))?;
+                }
                 // A log that failed can't be closed cleanly; it ends like a killed process.
                 let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: crate::disk::Keep::Draw };
                 let before = self.stop_node(&node, &crash).await;
