@@ -106,8 +106,8 @@ fn intact_frames(bytes: &[u8], offset: u64) -> u64 {
     count
 }
 
-/// After a clean close, even the worst power cut leaves the end of the log proven by another file than the last: damage to
-/// the start of the last segment that holds anything is refused, never taken for a log that ends before it.
+/// After a clean close, even the worst power cut leaves the end of the log proven by another file than the last: the
+/// loss of everything in the last started segment is refused, never taken for a log that ends before it.
 ///
 /// # Errors
 /// A violation of I4.
@@ -119,14 +119,14 @@ pub fn closed_end_is_proven(
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(()) };
     let started =
         files(&damaged).into_iter().filter(|(name, length)| name.ends_with(".seg") && *length > FIRST_FRAME_OFFSET);
-    let Some((last, _)) = started.last() else { return Ok(()) };
-    damaged.flip(dir, OsStr::new(&last), FIRST_FRAME_OFFSET, 1);
+    let Some((last, length)) = started.last() else { return Ok(()) };
+    damaged.damage(dir, OsStr::new(&last), FIRST_FRAME_OFFSET, &vec![0; (length - FIRST_FRAME_OFFSET) as usize]);
     match recover(SimEnv::still(damaged)) {
         Err(_) => Ok(()),
         Ok(recovered) => ensure(
             false,
             "I4",
-            format!("damage to the start of {last} of a closed log is refused"),
+            format!("the loss of all of {last} in a closed log is refused"),
             format!("it opened with {} records", recovered.records.len()),
         ),
     }
