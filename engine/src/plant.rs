@@ -87,6 +87,9 @@ mod switches {
         WalGenerationReuse "wal-generation-reuse" "count generations from the chain alone, forgetting prepared and temporary files";
         WalErrorIsEnd "wal-error-is-end" "take a failed or interrupted read during recovery for the end of the log";
         WalPublishPresent "wal-publish-present" "let a sync publish what is written when it ends instead of when it began";
+        WalOverlappingSyncs "wal-overlapping-syncs" "let the sync of a rotation overlap the sync of a commit on the same file";
+        WalMarkBeforeFiller "wal-mark-before-filler" "at open write the filler together with the mark that states it to be durable";
+        WalSecondReadTrusted "wal-second-read-trusted" "at open take a start that was valid a moment ago for granted";
     }
 
     impl Plant {

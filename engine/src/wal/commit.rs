@@ -143,9 +143,10 @@ impl<E: Env> Log<E> {
         }
         // A rotation syncs the segment that it leaves. Two syncs of one file never overlap: where one fails, the other may
         // succeed without what the failed one dropped.
-        let sync_idle = matches!(state.sync, Slot::Idle) && !state.rotating;
-        let write_idle =
-            matches!(state.write, Slot::Idle) && (matches!(state.sync, Slot::Idle) || !state.pages_rotate());
+        let overlap = planted!(self.options.plants, WalOverlappingSyncs);
+        let no_sync = matches!(state.sync, Slot::Idle);
+        let sync_idle = no_sync && (!state.rotating || overlap);
+        let write_idle = matches!(state.write, Slot::Idle) && (no_sync || !state.pages_rotate() || overlap);
         let sequence = match want {
             Want::Space(_) | Want::Written(_) => {
                 return if write_idle {

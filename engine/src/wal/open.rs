@@ -107,14 +107,20 @@ async fn establish<E: Env>(
     let ordinal = (examined.next_lsn - examined.cut_lsn) as u32;
     // The mark stands in a block of its own, so that one damaged block can't take a record and the proof of it.
     let filled_from = file.len() as u64;
-    encode_filler(&mut file, &segment.identity, ordinal, filled_from, None);
+    let late_filler = planted!(options.plants, WalMarkBeforeFiller);
+    if !late_filler {
+        encode_filler(&mut file, &segment.identity, ordinal, filled_from, None);
+    }
     if planted!(options.plants, WalRemoveBeforeCut) {
         remove(dir, &examined.removable).await;
     }
     segment.create(dir, &file, &options.plants).await.map_err(OpenError::io("create", segment.name()))?;
 
     let marked_from = file.len();
-    let at = marked_from as u64;
+    if late_filler {
+        encode_filler(&mut file, &segment.identity, ordinal, filled_from, Some(filled_from));
+    }
+    let at = file.len() as u64;
     let crc = encode_mark(&mut file, &segment.identity, ordinal, at, Some(at), MarkKind::Synced);
     if let Some(open) = segment.file() {
         write_all_at(open, &file[marked_from..], marked_from as u64)
