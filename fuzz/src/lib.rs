@@ -3,13 +3,12 @@
 //! The targets in `fuzz_targets/` are one line each, so that a plain test replays the stored corpora through the same
 //! code without a fuzzer, a nightly or a C++ compiler.
 
-use std::{fmt, str::FromStr};
-
 use arbitrary::{Arbitrary, Unstructured};
 use engine::codec::{
     Batch, FIRST_FRAME_OFFSET, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, FrameKind, Header, IDENTITY_BYTES,
     IDENTITY_OFFSETS, Identity, Position, Seal, Start, decode_mark, encode_batch_body,
 };
+use sim::scenario::Scenario;
 
 /// A body: takes any bytes, panics on a broken promise.
 pub type Body = fn(&[u8]);
@@ -199,16 +198,9 @@ fn kind_of(code: u8) -> FrameKind {
     FrameKind::ALL[usize::from(code) % FrameKind::ALL.len()]
 }
 
-/// A scenario file: parsing never panics, and what was parsed prints as text that means the same.
+/// A scenario file: parsing never panics, and what was parsed prints as a file that means the same.
 pub fn scenario(data: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(data) {
-        prints_as_it_parses::<toml::Table>(text);
-    }
-}
-
-fn prints_as_it_parses<T: FromStr<Err: fmt::Debug> + fmt::Display>(text: &str) {
-    let Ok(parsed) = text.parse::<T>() else { return };
-    let printed = parsed.to_string();
-    let again: T = printed.parse().expect("what is printed can be parsed");
-    assert_eq!(again.to_string(), printed);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(parsed) = Scenario::parse(text, "fuzz") else { return };
+    assert_eq!(Scenario::parse(&parsed.to_toml(), "fuzz"), Ok(parsed));
 }

@@ -3,11 +3,12 @@
 //! `scenarios/README.md` has the grammar. A file is untrusted: every error names the file and the line and says what to
 //! do, and nothing in it can ask for more work or memory than the limits below.
 
-use std::{fmt, fs, io::Read as _, path::Path, str::FromStr};
+use std::{collections::BTreeMap, fmt, fs, io::Read as _, ops::Range, path::Path, str::FromStr};
 
 use engine::plant::Plant;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use toml::Spanned;
 
 use crate::{
     disk::Keep,
@@ -19,14 +20,18 @@ use crate::{
 
 /// Files longer than this are refused unread.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
-/// The most lives, clients and operations of one scenario.
+/// Lives of one scenario.
 pub const MAX_LIVES: usize = 100;
 /// Clients of one life.
 pub const MAX_CLIENTS: usize = 64;
+/// Crashes while one life opens, and explicit faults of one life.
+pub const MAX_EVENTS: usize = 1_000;
 /// Operations in all.
 pub const MAX_OPS: usize = 100_000;
-/// Payload bytes in all.
+/// Payload bytes in all; each record of a batch counts 8 more.
 pub const MAX_PAYLOAD_BYTES: u64 = 256 << 20;
+/// Microseconds of `pause` in all.
+pub const MAX_PAUSE_US: u64 = 10_000_000;
 
 /// Why a file is no scenario.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -100,14 +105,18 @@ impl Scenario {
         if text.trim().is_empty() {
             return Err(malformed(1, "the file is empty; scenarios/README.md has the grammar".into()));
         }
-        let file: FileText = toml::from_str(text).map_err(|error| {
+        let syntax = |error: toml::de::Error| {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
             malformed(line, with_suggestion(error.message()))
-        })?;
-        file.scenario().map_err(|(needle, message)| {
-            let line = needle.and_then(|needle| text.find(&needle)).map_or(1, |at| line_of(text, at));
-            malformed(line, message)
-        })
+        };
+        // The version decides which keys there are, so it is judged before them.
+        let VersionText { version } = toml::from_str(text).map_err(syntax)?;
+        if *version.get_ref() != VERSION {
+            let message = format!("version {} is unknown; this program reads version {VERSION}", version.get_ref());
+            return Err(malformed(line_of(text, version.span().start), message));
+        }
+        let file: FileText = toml::from_str(text).map_err(syntax)?;
+        file.scenario().map_err(|wrong| malformed(wrong.line(text), wrong.message))
     }
 
     /// The scenario as a file that parses back to it.
@@ -117,6 +126,9 @@ impl Scenario {
         toml::to_string(&FileText::from_scenario(self)).unwrap_or_default()
     }
 }
+
+/// The version of the grammar.
+const VERSION: i64 = 1;
 
 fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
@@ -134,14 +146,20 @@ fn with_suggestion(message: &str) -> String {
     }
 }
 
-/// The file as TOML sees it.
+/// What every version of the file has.
+#[derive(Debug, Deserialize)]
+struct VersionText {
+    version: Spanned<i64>,
+}
+
+/// The file as TOML sees it. What is read further keeps its place in the file, for errors.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct FileText {
-    version: u32,
-    claim: String,
+    version: i64,
+    claim: Spanned<String>,
     #[serde(default = "wal")]
-    subject: String,
+    subject: Spanned<String>,
     #[serde(default)]
     seed: u64,
     #[serde(default = "one")]
@@ -151,13 +169,22 @@ struct FileText {
     #[serde(default)]
     machine: MachineText,
     #[serde(default, rename = "life", skip_serializing_if = "Vec::is_empty")]
-    lives: Vec<LifeText>,
-    #[serde(default)]
-    expect: ExpectText,
+    lives: Vec<Spanned<LifeText>>,
+    #[serde(default = "nothing")]
+    expect: Spanned<ExpectText>,
 }
 
-fn wal() -> String {
-    "wal".into()
+fn wal() -> Spanned<String> {
+    placeless("wal".into())
+}
+
+fn nothing() -> Spanned<ExpectText> {
+    placeless(ExpectText::default())
+}
+
+/// A value that stands in no file: a default, or one that is being written.
+fn placeless<T>(value: T) -> Spanned<T> {
+    Spanned::new(0..0, value)
 }
 
 fn one() -> u32 {
@@ -168,238 +195,303 @@ fn one() -> u32 {
 #[serde(deny_unknown_fields)]
 struct EngineText {
     #[serde(skip_serializing_if = "Option::is_none")]
-    segment_bytes: Option<u64>,
+    segment_bytes: Option<Spanned<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    buffer_bytes: Option<u64>,
+    buffer_bytes: Option<Spanned<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    max_record_bytes: Option<u64>,
+    max_record_bytes: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct MachineText {
     #[serde(skip_serializing_if = "Option::is_none")]
-    sector_bytes: Option<u32>,
+    sector_bytes: Option<Spanned<u32>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    capacity_bytes: Option<u64>,
+    capacity_bytes: Option<Spanned<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    latency_us: Option<(u64, u64)>,
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    rates: std::collections::BTreeMap<String, String>,
+    latency_us: Option<Spanned<(u64, u64)>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    rates: BTreeMap<String, Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct LifeText {
     #[serde(default)]
-    clients: Vec<String>,
+    clients: Vec<Spanned<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    opening: Vec<String>,
+    opening: Vec<Spanned<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    faults: Vec<String>,
-    end: String,
+    faults: Vec<Spanned<String>>,
+    end: Spanned<String>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct ExpectText {
     #[serde(skip_serializing_if = "Option::is_none")]
-    violation: Option<String>,
+    violation: Option<Spanned<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fails_under: Option<String>,
+    fails_under: Option<Spanned<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    fails_with: Vec<String>,
+    fails_with: Vec<Spanned<String>>,
 }
 
-/// What is wrong, and a text to find its line by.
-type Wrong = (Option<String>, String);
+/// What is wrong with a value, and where it stands.
+#[derive(Debug)]
+struct Wrong {
+    place: Range<usize>,
+    /// The part of the value that is wrong: a string over several lines has more than one place.
+    part: String,
+    message: String,
+}
+
+impl Wrong {
+    fn new<T>(value: &Spanned<T>, message: impl Into<String>) -> Wrong {
+        Wrong { place: value.span(), part: String::new(), message: message.into() }
+    }
+
+    fn line(&self, text: &str) -> usize {
+        let part = text.get(self.place.clone()).and_then(|value| value.find(&self.part)).unwrap_or(0);
+        line_of(text, self.place.start + part)
+    }
+}
 
 impl FileText {
     fn scenario(self) -> Result<Scenario, Wrong> {
-        let wrong = |needle: &str, message: String| Err((Some(needle.to_owned()), message));
-        if self.version != 1 {
-            return wrong("version", format!("version {} is unknown; this program reads version 1", self.version));
+        if self.claim.get_ref().trim().is_empty() {
+            return Err(Wrong::new(&self.claim, "the claim is empty; say in one sentence what the scenario shows"));
         }
-        if self.subject != "wal" {
-            return wrong("subject", format!("subject '{}' is unknown; there is: wal", self.subject));
+        if self.subject.get_ref() != "wal" {
+            let message = format!("subject '{}' is unknown; there is: wal", self.subject.get_ref());
+            return Err(Wrong::new(&self.subject, message));
         }
-        if self.lives.len() > MAX_LIVES {
-            return wrong("[[life]]", format!("{} lives, at most {MAX_LIVES}", self.lives.len()));
+        if let Some(life) = self.lives.get(MAX_LIVES) {
+            return Err(Wrong::new(life, format!("{} lives, at most {MAX_LIVES}", self.lives.len())));
         }
-        let drawn = draw(self.seed, &self.subject, false);
-        let seeded = self.lives.is_empty();
-        let base = if seeded { drawn.engine.clone() } else { EngineOptions::default() };
-        let engine = EngineOptions {
-            segment_bytes: self.engine.segment_bytes.unwrap_or(base.segment_bytes),
-            buffer_bytes: self.engine.buffer_bytes.unwrap_or(base.buffer_bytes),
-            max_record_bytes: self.engine.max_record_bytes.unwrap_or(base.max_record_bytes),
-        };
-        let options = engine::wal::Options::new()
-            .segment_bytes(engine.segment_bytes)
-            .buffer_bytes(engine.buffer_bytes)
-            .max_record_bytes(engine.max_record_bytes);
-        if let Err(error) = options.validate() {
-            return wrong(error.option, error.to_string());
+        let subject = self.subject.into_inner();
+        let mut plan = draw(self.seed, &subject, false);
+        if !self.lives.is_empty() {
+            plan.engine = EngineOptions::default();
+            plan.machine = MachinePlan::default();
+            let mut total = Total::default();
+            plan.lives = self.lives.iter().map(|life| life.get_ref().life(&mut total)).collect::<Result<_, _>>()?;
         }
-        let machine = self.machine.plan(if seeded { drawn.machine } else { MachinePlan::default() })?;
-        let lives: Vec<Life> =
-            if seeded { drawn.lives } else { self.lives.iter().map(LifeText::life).collect::<Result<_, _>>()? };
-        let ops = lives.iter().flat_map(|life| &life.clients).flatten();
-        let bytes = ops.clone().map(|op| match op {
-            Op::Append { bytes, .. } | Op::Abandon { bytes, .. } => *bytes,
-            Op::Batch { count, bytes, .. } => count.saturating_mul(bytes.saturating_add(8)),
-            _ => 0,
-        });
-        let bytes = bytes.fold(0_u64, u64::saturating_add);
-        if ops.count() > MAX_OPS || bytes > MAX_PAYLOAD_BYTES {
-            let message = format!("at most {MAX_OPS} operations with {MAX_PAYLOAD_BYTES} payload bytes in all");
-            return wrong("clients", message);
-        }
-        let expect = self.expect.expect()?;
-        let plan = Plan {
-            seed: self.seed,
-            subject: self.subject,
-            engine,
-            machine,
-            lives,
-            image_checks: self.image_checks,
-            no_faults: false,
-        };
-        Ok(Scenario { claim: self.claim, plan, expect })
+        self.engine.change(&mut plan.engine)?;
+        self.machine.change(&mut plan.machine)?;
+        plan.image_checks = self.image_checks;
+        Ok(Scenario { claim: self.claim.into_inner(), plan, expect: self.expect.get_ref().expect(&self.expect)? })
     }
 
     fn from_scenario(scenario: &Scenario) -> FileText {
         let Plan { seed, subject, engine, machine, lives, image_checks, .. } = &scenario.plan;
         FileText {
-            version: 1,
-            claim: scenario.claim.clone(),
-            subject: subject.clone(),
+            version: VERSION,
+            claim: placeless(scenario.claim.clone()),
+            subject: placeless(subject.clone()),
             seed: *seed,
             image_checks: *image_checks,
             engine: EngineText {
-                segment_bytes: Some(engine.segment_bytes),
-                buffer_bytes: Some(engine.buffer_bytes),
-                max_record_bytes: Some(engine.max_record_bytes),
+                segment_bytes: Some(placeless(engine.segment_bytes)),
+                buffer_bytes: Some(placeless(engine.buffer_bytes)),
+                max_record_bytes: Some(placeless(engine.max_record_bytes)),
             },
             machine: MachineText {
-                sector_bytes: Some(machine.sector_bytes),
-                capacity_bytes: Some(machine.capacity_bytes),
-                latency_us: Some(machine.latency_us),
-                rates: machine.rates.iter().map(|(fault, n)| (fault.name().into(), format!("1/{n}"))).collect(),
+                sector_bytes: Some(placeless(machine.sector_bytes)),
+                capacity_bytes: Some(placeless(machine.capacity_bytes)),
+                latency_us: Some(placeless(machine.latency_us)),
+                rates: (machine.rates.iter())
+                    .map(|(fault, calls)| (fault.name().into(), placeless(format!("1/{calls}"))))
+                    .collect(),
             },
-            lives: lives.iter().map(LifeText::from_life).collect(),
-            expect: ExpectText {
-                violation: scenario.expect.violation.clone(),
-                fails_under: scenario.expect.fails_under.map(|plant| plant.name().into()),
-                fails_with: scenario.expect.fails_with.clone(),
-            },
+            lives: lives.iter().map(|life| placeless(LifeText::from_life(life))).collect(),
+            expect: placeless(ExpectText {
+                violation: scenario.expect.violation.clone().map(placeless),
+                fails_under: scenario.expect.fails_under.map(|plant| placeless(plant.name().into())),
+                fails_with: scenario.expect.fails_with.iter().cloned().map(placeless).collect(),
+            }),
         }
+    }
+}
+
+impl EngineText {
+    fn change(&self, engine: &mut EngineOptions) -> Result<(), Wrong> {
+        let values = [
+            ("segment_bytes", &self.segment_bytes, &mut engine.segment_bytes),
+            ("buffer_bytes", &self.buffer_bytes, &mut engine.buffer_bytes),
+            ("max_record_bytes", &self.max_record_bytes, &mut engine.max_record_bytes),
+        ];
+        let mut given = BTreeMap::new();
+        for (name, value, option) in values {
+            if let Some(value) = value {
+                *option = *value.get_ref();
+                given.insert(name, value);
+            }
+        }
+        // What is legal is the engine's to say.
+        let options = engine::wal::Options::new()
+            .segment_bytes(engine.segment_bytes)
+            .buffer_bytes(engine.buffer_bytes)
+            .max_record_bytes(engine.max_record_bytes);
+        options.validate().map_err(|error| match given.get(error.option) {
+            Some(value) => Wrong::new(value, error.to_string()),
+            None => Wrong::new(&placeless(()), error.to_string()),
+        })
     }
 }
 
 impl MachineText {
-    fn plan(&self, base: MachinePlan) -> Result<MachinePlan, Wrong> {
-        let mut plan = base;
-        if let Some(bytes) = self.sector_bytes {
-            if bytes != 512 && bytes != 4096 {
-                return Err((Some("sector_bytes".into()), format!("sector_bytes is {bytes}; use 512 or 4096")));
+    fn change(&self, machine: &mut MachinePlan) -> Result<(), Wrong> {
+        if let Some(value) = &self.sector_bytes {
+            machine.sector_bytes = *value.get_ref();
+            if !matches!(machine.sector_bytes, 512 | 4096) {
+                return Err(Wrong::new(value, format!("sector_bytes is {}; use 512 or 4096", machine.sector_bytes)));
             }
-            plan.sector_bytes = bytes;
         }
-        plan.capacity_bytes = self.capacity_bytes.unwrap_or(plan.capacity_bytes);
-        if let Some((least, greatest)) = self.latency_us {
+        if let Some(value) = &self.capacity_bytes {
+            machine.capacity_bytes = *value.get_ref();
+        }
+        if let Some(value) = &self.latency_us {
+            machine.latency_us = *value.get_ref();
+            let (least, greatest) = machine.latency_us;
             if least > greatest || greatest > 1_000_000 {
-                let message = "latency_us is [least, greatest], at most 1000000".into();
-                return Err((Some("latency_us".into()), message));
+                return Err(Wrong::new(value, "latency_us is [least, greatest], at most 1000000"));
             }
-            plan.latency_us = (least, greatest);
         }
         for (name, rate) in &self.rates {
-            let calls = rate.strip_prefix("1/").and_then(|calls| calls.parse().ok()).filter(|calls| *calls > 0);
-            let calls = calls.ok_or_else(|| (Some(name.clone()), format!("rate '{rate}' is not like 1/64")))?;
-            plan.rates.insert(fault(name)?, calls);
+            let calls = rate.get_ref().strip_prefix("1/").and_then(|calls| calls.parse().ok());
+            let Some(calls) = calls.filter(|calls| *calls > 0) else {
+                return Err(Wrong::new(rate, format!("rate '{}' is not like 1/64", rate.get_ref())));
+            };
+            machine.rates.insert(fault(name).map_err(|message| Wrong::new(rate, message))?, calls);
         }
-        Ok(plan)
+        Ok(())
     }
 }
 
-fn fault(name: &str) -> Result<Fault, Wrong> {
+fn fault(name: &str) -> Result<Fault, String> {
     Fault::from_name(name).ok_or_else(|| {
         let names = Fault::ALL.map(Fault::name);
         let hint = suggest(name, &names)
             .map_or_else(|| format!("there are: {}", names.join(", ")), |near| format!("did you mean '{near}'?"));
-        (Some(name.to_owned()), format!("fault '{name}' is unknown; {hint}"))
+        format!("fault '{name}' is unknown; {hint}")
     })
 }
 
-impl LifeText {
-    fn life(&self) -> Result<Life, Wrong> {
-        if self.clients.len() > MAX_CLIENTS {
-            return Err((Some("clients".into()), format!("{} clients, at most {MAX_CLIENTS}", self.clients.len())));
-        }
-        let ops = |client: &String| -> Result<Vec<Op>, Wrong> {
-            let texts = client.split(';').map(str::trim).filter(|text| !text.is_empty());
-            texts.map(|text| text.parse().map_err(at(text))).collect()
+/// What all operations read so far ask for.
+#[derive(Default)]
+struct Total {
+    operations: usize,
+    bytes: u64,
+    pause_us: u64,
+}
+
+impl Total {
+    fn add(&mut self, op: &Op) -> Result<(), String> {
+        self.operations += 1;
+        let bytes = match op {
+            Op::Append { bytes, .. } | Op::Abandon { bytes, .. } => *bytes,
+            Op::Batch { count, bytes, .. } => count.saturating_mul(bytes.saturating_add(8)),
+            _ => 0,
         };
+        self.bytes = self.bytes.saturating_add(bytes);
+        if let Op::Pause { us } = op {
+            self.pause_us = self.pause_us.saturating_add(*us);
+        }
+        if self.operations > MAX_OPS || self.bytes > MAX_PAYLOAD_BYTES || self.pause_us > MAX_PAUSE_US {
+            return Err(format!(
+                "'{op}' is too much: at most {MAX_OPS} operations, {MAX_PAYLOAD_BYTES} payload bytes and \
+                 {MAX_PAUSE_US} microseconds of pause in all"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl LifeText {
+    fn life(&self, total: &mut Total) -> Result<Life, Wrong> {
+        for (name, list, most) in [
+            ("clients", &self.clients, MAX_CLIENTS),
+            ("opening", &self.opening, MAX_EVENTS),
+            ("faults", &self.faults, MAX_EVENTS),
+        ] {
+            if let Some(first_beyond) = list.get(most) {
+                return Err(Wrong::new(first_beyond, format!("{} {name}, at most {most}", list.len())));
+            }
+        }
+        let mut client = |client: &Spanned<String>| -> Result<Vec<Op>, Wrong> {
+            let texts = client.get_ref().split(';').map(str::trim).filter(|text| !text.is_empty());
+            let mut op = |text: &str| -> Result<Op, Wrong> {
+                let op = text.parse().and_then(|op| total.add(&op).map(|()| op));
+                op.map_err(|message| Wrong { part: text.to_owned(), ..Wrong::new(client, message) })
+            };
+            texts.map(&mut op).collect()
+        };
+        let crash =
+            |text: &Spanned<String>| text.get_ref().parse().map_err(|message: String| Wrong::new(text, message));
         Ok(Life {
-            clients: self.clients.iter().map(ops).collect::<Result<_, _>>()?,
-            opening: self.opening.iter().map(|text| text.parse().map_err(at(text))).collect::<Result<_, _>>()?,
-            faults: self.faults.iter().map(|text| fault_at(text)).collect::<Result<_, _>>()?,
-            end: match self.end.as_str() {
-                "close" => End::Close,
-                text => End::Crash(text.parse().map_err(at(text))?),
-            },
+            clients: self.clients.iter().map(&mut client).collect::<Result<_, _>>()?,
+            opening: self.opening.iter().map(crash).collect::<Result<_, _>>()?,
+            faults: self.faults.iter().map(fault_at).collect::<Result<_, _>>()?,
+            end: if self.end.get_ref() == "close" { End::Close } else { End::Crash(crash(&self.end)?) },
         })
     }
 
     fn from_life(life: &Life) -> LifeText {
         let client = |ops: &Vec<Op>| ops.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         LifeText {
-            clients: life.clients.iter().map(client).collect(),
-            opening: life.opening.iter().map(ToString::to_string).collect(),
-            faults: life.faults.iter().map(|at| format!("{} at io {}", at.fault.name(), at.io)).collect(),
-            end: match &life.end {
+            clients: life.clients.iter().map(client).map(placeless).collect(),
+            opening: life.opening.iter().map(ToString::to_string).map(placeless).collect(),
+            faults: (life.faults.iter()).map(|at| placeless(format!("{} at io {}", at.fault.name(), at.io))).collect(),
+            end: placeless(match &life.end {
                 End::Close => "close".into(),
                 End::Crash(crash) => crash.to_string(),
-            },
+            }),
         }
     }
 }
 
-/// An error whose line is found by `text`.
-fn at(text: &str) -> impl FnOnce(String) -> Wrong {
-    let text = text.to_owned();
-    move |message| (Some(text), message)
+fn fault_at(text: &Spanned<String>) -> Result<FaultAt, Wrong> {
+    let wrong = |message: String| Wrong::new(text, message);
+    let words = text.get_ref().split_once(" at io ");
+    let (name, io) = words
+        .and_then(|(name, io)| Some((name.trim(), call(io)?)))
+        .ok_or_else(|| wrong(format!("'{}' is not like 'eio-sync at io 12'", text.get_ref())))?;
+    Ok(FaultAt { io, fault: fault(name).map_err(wrong)? })
 }
 
-fn fault_at(text: &str) -> Result<FaultAt, Wrong> {
-    let (name, io) = text
-        .split_once(" at io ")
-        .and_then(|(name, io)| Some((name.trim(), io.trim().parse().ok()?)))
-        .ok_or_else(|| (Some(text.to_owned()), format!("'{text}' is not like 'eio-sync at io 12'")))?;
-    Ok(FaultAt { io, fault: fault(name)? })
+/// The number of an I/O call; they count from 1.
+fn call(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|io| *io > 0)
 }
 
 impl ExpectText {
-    fn expect(self) -> Result<Expect, Wrong> {
+    fn expect(&self, whole: &Spanned<ExpectText>) -> Result<Expect, Wrong> {
         for id in self.violation.iter().chain(&self.fails_with) {
-            if !invariant::ALL.iter().any(|invariant| invariant.id == id) {
-                return Err((Some(id.clone()), format!("invariant '{id}' is unknown; --list shows all")));
+            let known: Vec<&str> = invariant::ALL.iter().map(|invariant| invariant.id).collect();
+            if !known.contains(&id.get_ref().as_str()) {
+                let message = format!("invariant '{}' is unknown; there are: {}", id.get_ref(), known.join(", "));
+                return Err(Wrong::new(id, message));
             }
         }
-        let plant = |name: &String| {
-            Plant::from_name(name).ok_or_else(|| {
+        let plant = |name: &Spanned<String>| {
+            Plant::from_name(name.get_ref()).ok_or_else(|| {
                 let names: Vec<&str> = Plant::ALL.iter().map(|plant| plant.name()).collect();
-                let hint = suggest(name, &names)
+                let hint = suggest(name.get_ref(), &names)
                     .map_or_else(|| "--list shows all".into(), |near| format!("did you mean '{near}'?"));
-                (Some(name.clone()), format!("planted bug '{name}' is unknown; {hint}"))
+                Wrong::new(name, format!("planted bug '{}' is unknown; {hint}", name.get_ref()))
             })
         };
         let fails_under = self.fails_under.as_ref().map(plant).transpose()?;
         if fails_under.is_some() == self.fails_with.is_empty() {
-            return Err((Some("[expect]".into()), "fails_under and fails_with stand together or not at all".into()));
+            return Err(Wrong::new(whole, "fails_under and fails_with stand together or not at all"));
         }
-        Ok(Expect { violation: self.violation, fails_under, fails_with: self.fails_with })
+        Ok(Expect {
+            violation: self.violation.as_ref().map(|id| id.get_ref().clone()),
+            fails_under,
+            fails_with: self.fails_with.iter().map(|id| id.get_ref().clone()).collect(),
+        })
     }
 }
 
@@ -435,7 +527,7 @@ impl FromStr for Crash {
         };
         let (at, keep) = rest.split_once(" keep ").unwrap_or((rest, "draw"));
         let at = match at.trim().strip_prefix("io ") {
-            Some(io) => At::Io(io.trim().parse().map_err(|_| usage())?),
+            Some(io) => At::Io(call(io).ok_or_else(usage)?),
             None if at.trim() == "end" => At::Done,
             None => return Err(usage()),
         };
@@ -443,62 +535,21 @@ impl FromStr for Crash {
             "draw" => Keep::Draw,
             "all" => Keep::All,
             "none" => Keep::None,
-            other => match other.strip_prefix("only ") {
-                Some(names) => Keep::Only(names.split(',').map(|name| name.trim().to_owned()).collect()),
-                None => return Err(format!("'{other}' is not draw, all, none or 'only FILE, …'")),
-            },
+            other => {
+                let names = other.strip_prefix("only ").into_iter().flat_map(|names| names.split(','));
+                let names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+                if names.is_empty() || names.iter().any(String::is_empty) {
+                    return Err(format!("'{other}' is not draw, all, none or 'only FILE, …'"));
+                }
+                Keep::Only(names)
+            }
         };
-        let keep = if kind == CrashKind::Kill { Keep::Draw } else { keep };
+        if kind == CrashKind::Kill && keep != Keep::Draw {
+            return Err(format!("'{text}': a kill keeps everything; only a power cut has a choice"));
+        }
         Ok(Crash { kind, at, keep })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn any_drawn_plan_reads_back_as_a_file(seed: u64) {
-            let plan = draw(seed >> 1, "wal", false);
-            let scenario = Scenario { claim: "a \"claim\"".into(), plan, expect: Expect::default() };
-            let text = scenario.to_toml();
-            prop_assert_eq!(Scenario::parse(&text, "file"), Ok(scenario));
-        }
-
-        #[test]
-        fn any_text_is_a_scenario_or_an_error(text: String) {
-            let _ = Scenario::parse(&text, "file");
-        }
-    }
-
-    fn error(text: &str) -> String {
-        Scenario::parse(text, "file").expect_err("malformed").to_string()
-    }
-
-    #[test]
-    fn errors_name_the_line_and_suggest() {
-        let head = "version = 1\nclaim = \"c\"\n";
-        assert!(error("").contains("empty"));
-        assert!(error("version = 2\nclaim = \"c\"").starts_with("file:1: version 2"));
-        assert!(error(&format!("{head}subjct = \"wal\"")).contains("did you mean 'subject'"));
-        let life = |clients: &str, end: &str| format!("{head}[[life]]\nclients = [\"{clients}\"]\nend = \"{end}\"\n");
-        assert_eq!(
-            error(&life("sync; apend 1 sync", "close")),
-            "file:4: 'apend' is no operation; did you mean 'append'?"
-        );
-        assert!(error(&life("sync", "kil at io 3")).starts_with("file:5: 'kil at io 3' is not like"));
-        assert!(
-            error(&format!("{head}[engine]\nsegment_bytes = 5\n")).starts_with("file:4: option segment_bytes is 5")
-        );
-        assert!(error(&format!("{head}[machine]\nrates = {{ eintrr = \"1/2\" }}\n")).contains("did you mean 'eintr'"));
-        assert!(
-            error(&format!("{head}[expect]\nfails_under = \"wal-seg-no-dirsink\"\nfails_with = [\"I1\"]\n"))
-                .contains("did you mean 'wal-seg-no-dirsync'")
-        );
-        let huge = life("batch 9999999999x99999999999 sync", "close");
-        assert!(error(&huge).contains("at most"));
-    }
-}
+mod tests;
