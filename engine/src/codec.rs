@@ -59,3 +59,8 @@ fn get_u64(bytes: &[u8], at: usize) -> u64 {
 fn offset_u32(offset: u64) -> u32 {
     u32::try_from(offset).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod format_test;
+#[cfg(test)]
+mod tests;
