@@ -153,17 +153,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     result.unwrap_or_else(|error| {
-        // A reader that went away, as `head` does, has what it wanted.
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return PASS;
-        }
         let _ = writeln!(io::stderr(), "error: {error}");
         USAGE
     })
 }
 
+/// To stdout. A reader that went away, as `head` does, has what it wanted: the verdict and the exit code stay.
 fn print(text: &str) -> io::Result<()> {
-    io::stdout().write_all(text.as_bytes())
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 fn usage(message: &str) -> io::Result<u8> {
@@ -192,8 +192,10 @@ fn dispatch(arguments: &Arguments) -> io::Result<u8> {
             (None, Some(Some(seed))) if seed < u64::MAX => seed..seed + 1,
             _ => return usage("--backend os needs --seeds A..B or --seed N"),
         };
-        if arguments.plant.is_some() || arguments.no_faults {
-            return usage("--backend os runs the engine as it is: no --plant, no --no-faults");
+        if arguments.plant.is_some() || arguments.no_faults || arguments.save.is_some() {
+            return usage(
+                "--backend os runs the engine as it is and follows no plan: no --plant, --no-faults or --save",
+            );
         }
         return crate::osrun::campaign(range, dir, arguments.json);
     }
@@ -395,14 +397,14 @@ fn scenarios(path: &Path, json: bool) -> io::Result<u8> {
     if files.is_empty() {
         return usage(&format!("{}: no scenario files", path.display()));
     }
-    let (mut passed, mut failed) = (0, 0);
-    let mut malformed = false;
+    let (mut passed, mut failed, mut malformed) = (0, 0, 0);
+    let mut exit = PASS;
     for file in &files {
         let scenario = match Scenario::read(file) {
             Ok(scenario) => scenario,
             Err(error) => {
                 writeln!(io::stderr(), "error: {error}")?;
-                malformed = true;
+                malformed += 1;
                 continue;
             }
         };
@@ -419,9 +421,12 @@ fn scenarios(path: &Path, json: bool) -> io::Result<u8> {
             if json {
                 print(&format!("{}\n", outcome.json(&replay)))?;
             }
-            wrong.extend(
-                unexpected(&scenario.expect, plant, &outcome).map(|what| format!("{what}\n    replay: {replay}")),
-            );
+            if let Some(what) = unexpected(&scenario.expect, plant, &outcome) {
+                wrong.push(format!("{what}\n    replay: {replay}"));
+                // What the simulator could not judge is not a violation; a violation elsewhere is worth more.
+                let harness = matches!(outcome.verdict, Verdict::Harness(_));
+                exit = if harness && exit != VIOLATION { USAGE } else { VIOLATION };
+            }
         }
         if wrong.is_empty() {
             passed += 1;
@@ -437,15 +442,9 @@ fn scenarios(path: &Path, json: bool) -> io::Result<u8> {
         }
     }
     if !json {
-        print(&format!("scenarios: {passed} as expected, {failed} not\n"))?;
+        print(&format!("scenarios: {passed} as expected, {failed} not, {malformed} unreadable\n"))?;
     }
-    Ok(if failed > 0 {
-        VIOLATION
-    } else if malformed {
-        USAGE
-    } else {
-        PASS
-    })
+    Ok(if exit == PASS && malformed > 0 { USAGE } else { exit })
 }
 
 /// What is not as the scenario expects, if anything.

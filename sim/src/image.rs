@@ -117,9 +117,9 @@ pub fn closed_end_is_proven(
 ) -> Result<(), Violation> {
     let mut damaged = pessimal.fork();
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(()) };
-    let started =
+    let mut started =
         files(&damaged).into_iter().filter(|(name, length)| name.ends_with(".seg") && *length > FIRST_FRAME_OFFSET);
-    let Some((last, length)) = started.last() else { return Ok(()) };
+    let Some((last, length)) = started.next_back() else { return Ok(()) };
     damaged.damage(dir, OsStr::new(&last), FIRST_FRAME_OFFSET, &vec![0; (length - FIRST_FRAME_OFFSET) as usize]);
     match recover(SimEnv::still(damaged)) {
         Err(_) => Ok(()),

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{plan::Plan, workload};
+use crate::{invariant, plan::Plan, workload};
 
 /// The result of one run.
 #[derive(Clone, Debug)]
@@ -199,6 +199,9 @@ impl Outcome {
         let counts = |map: &BTreeMap<&'static str, u64>| -> Vec<String> {
             map.iter().map(|(name, count)| format!("{name} {count}")).collect()
         };
+        // In the order of the rules: I9 stands before I15.
+        let checked = invariant::ALL.iter().filter_map(|rule| Some((rule.id, self.checked.get(rule.id)?)));
+        let checked = checked.map(|(id, count)| format!("{id} {count}")).collect();
         let rows = [
             (
                 "ran",
@@ -219,7 +222,7 @@ impl Outcome {
                     format!("{} bytes", self.bytes_dropped),
                 ],
             ),
-            ("checked", counts(&self.checked)),
+            ("checked", checked),
         ];
         for (name, values) in rows {
             line(&mut out, name, &values);
@@ -232,31 +235,153 @@ impl Outcome {
 }
 
 /// Lines of history that a violation shows.
-const LAST_LINES: usize = 24;
+const LAST_LINES: usize = 18;
 /// Width of a report.
 const COLUMNS: usize = 100;
 
-/// `name: value, value, …`, wrapped.
+/// `name: value, value, …`, wrapped between words.
 fn line(out: &mut String, name: &str, values: &[String]) {
+    let text = if values.is_empty() { "none".to_owned() } else { values.join(", ") };
     let mut column = name.len() + 1;
     out.push_str(name);
     out.push(':');
-    for (number, value) in values.iter().enumerate() {
-        let separator = if number == 0 { "" } else { "," };
-        if column + value.len() + 2 > COLUMNS {
-            out.push_str(separator);
+    for word in text.split(' ') {
+        if column + 1 + word.len() > COLUMNS {
             out.push_str("\n   ");
             column = 3;
-        } else {
-            out.push_str(separator);
-            column += separator.len();
         }
         out.push(' ');
-        out.push_str(value);
-        column += 1 + value.len();
-    }
-    if values.is_empty() {
-        out.push_str(" none");
+        out.push_str(word);
+        column += 1 + word.len();
     }
     out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Fault;
+
+    /// A run with something in every field.
+    fn outcome(verdict: Verdict) -> Outcome {
+        Outcome {
+            drawn: [("segment_bytes", "16384"), ("clients", "2,1,6"), ("faults", "eintr 1/16, short-read 1/64")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+            verdict,
+            seed: 17,
+            subject: "wal".into(),
+            trace_hash: 0xab,
+            lives: 3,
+            cycles: 2,
+            operations: 40,
+            acknowledged: BTreeMap::from([("sync", 7), ("written", 2)]),
+            fired: BTreeMap::from([("eintr", 4), ("kill", 1), ("power-cut", 1), ("short-read", 0)]),
+            enabled: BTreeSet::from(["eintr", "short-read"]),
+            checked: BTreeMap::from([("I1", 3), ("I15", 9), ("I1a", 1), ("I9", 7)]),
+            applicable: BTreeSet::from(["I1", "I15", "I24", "I9"]),
+            reached: BTreeMap::from([("wal-seg-no-dirsync", 5)]),
+            records_recovered: 12,
+            records_dropped: 1,
+            bytes_dropped: 100,
+        }
+    }
+
+    fn violation(last: usize) -> Verdict {
+        Verdict::Violation(Violation {
+            invariant: "I9",
+            expected: "LSN 4 survives a power cut now".into(),
+            found: "only 3 records".into(),
+            last: (0..last).map(|number| format!("client 0: append {number} sync: Ok({number})")).collect(),
+            life: 1,
+        })
+    }
+
+    const REPLAY: &str = "cargo run -p sim -- --seed 17 --plant wal-seg-no-dirsync";
+
+    #[test]
+    fn a_pass_reads_like_this() {
+        insta::assert_snapshot!(outcome(Verdict::Pass).text(1500, REPLAY), @r#"
+        options: segment_bytes=16384, clients=2,1,6, faults=eintr 1/16, short-read 1/64
+        ran: 3 lives, 2 crashes, 40 operations, 1500 cycles/s
+        acknowledged: sync 7, written 2
+        fired: eintr 4, kill 1, power-cut 1, short-read 0
+        recovered: 12 records, dropped 1 records, 100 bytes
+        checked: I1 3, I1a 1, I9 7, I15 9
+        plant reached: wal-seg-no-dirsync 5
+        trace hash: 00000000000000ab
+        verdict: PASS
+        "#);
+    }
+
+    #[test]
+    fn a_violation_reads_like_this() {
+        insta::assert_snapshot!(outcome(violation(2)).text(1500, REPLAY), @r#"
+        options: segment_bytes=16384, clients=2,1,6, faults=eintr 1/16, short-read 1/64
+        ran: 3 lives, 2 crashes, 40 operations, 1500 cycles/s
+        acknowledged: sync 7, written 2
+        fired: eintr 4, kill 1, power-cut 1, short-read 0
+        recovered: 12 records, dropped 1 records, 100 bytes
+        checked: I1 3, I1a 1, I9 7, I15 9
+        plant reached: wal-seg-no-dirsync 5
+        trace hash: 00000000000000ab
+        last calls and operations before it, in life 1:
+          client 0: append 0 sync: Ok(0)
+          client 0: append 1 sync: Ok(1)
+        expected: LSN 4 survives a power cut now
+        found:    only 3 records
+        replay: cargo run -p sim -- --seed 17 --plant wal-seg-no-dirsync
+        verdict: VIOLATION of I9
+        "#);
+    }
+
+    #[test]
+    fn a_harness_error_reads_like_this() {
+        insta::assert_snapshot!(outcome(Verdict::Harness("a waiter was forgotten".into())).text(1500, REPLAY), @r#"
+        options: segment_bytes=16384, clients=2,1,6, faults=eintr 1/16, short-read 1/64
+        ran: 3 lives, 2 crashes, 40 operations, 1500 cycles/s
+        acknowledged: sync 7, written 2
+        fired: eintr 4, kill 1, power-cut 1, short-read 0
+        recovered: 12 records, dropped 1 records, 100 bytes
+        checked: I1 3, I1a 1, I9 7, I15 9
+        plant reached: wal-seg-no-dirsync 5
+        trace hash: 00000000000000ab
+        replay: cargo run -p sim -- --seed 17 --plant wal-seg-no-dirsync
+        verdict: HARNESS ERROR: a waiter was forgotten
+        "#);
+    }
+
+    #[test]
+    fn a_machine_reads_this() {
+        insta::assert_snapshot!(outcome(violation(0)).json(REPLAY), @r#"
+        {"acknowledged":{"sync":7,"written":2},"bytes_dropped":100,"checked":{"I1":3,"I15":9,"I1a":1,"I9":7},"cycles":2,"drawn":{"clients":"2,1,6","faults":"eintr 1/16, short-read 1/64","segment_bytes":"16384"},"expected":"LSN 4 survives a power cut now","fired":{"eintr":4,"kill":1,"power-cut":1,"short-read":0},"found":"only 3 records","invariant":"I9","lives":3,"operations":40,"reached":{"wal-seg-no-dirsync":5},"records_dropped":1,"records_recovered":12,"replay":"cargo run -p sim -- --seed 17 --plant wal-seg-no-dirsync","seed":17,"subject":"wal","trace_hash":"00000000000000ab","verdict":"violation"}
+        "#);
+    }
+
+    #[test]
+    fn the_fullest_report_fits_one_screen() {
+        let mut full = outcome(violation(100));
+        for fault in Fault::ALL {
+            full.fired.insert(fault.name(), 123_456);
+        }
+        full.checked = invariant::ALL.iter().map(|rule| (rule.id, 1_234_567)).collect();
+        full.drawn = workload::drawn(&workload::draw(1, "wal", false));
+        let rates = Fault::ALL.map(|fault| format!("{} 1/128", fault.name()));
+        full.drawn.push(("faults".into(), rates.join(", ")));
+        let text = full.text(1_000_000, REPLAY);
+        assert!(text.lines().count() <= 40, "{} lines:\n{text}", text.lines().count());
+        assert!(text.lines().all(|line| line.len() <= COLUMNS), "{text}");
+    }
+
+    #[test]
+    fn what_never_happened_is_named() {
+        let mut total = outcome(Verdict::Pass);
+        assert_eq!(total.never(), ["I24 was never checked", "fault short-read never fired"]);
+        let mut other = outcome(Verdict::Pass);
+        other.checked = BTreeMap::from([("I24", 1)]);
+        other.fired = BTreeMap::from([("short-read", 2), ("eintr", 1)]);
+        total.merge(&other);
+        assert!(total.never().is_empty());
+        assert_eq!((total.lives, total.fired["eintr"], total.checked["I15"]), (6, 5, 9));
+    }
 }
