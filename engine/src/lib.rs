@@ -5,6 +5,10 @@
 //! very same code through power cuts, torn writes and failing disks.
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
 pub mod wal;
 
 mod segment;
