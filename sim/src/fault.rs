@@ -209,6 +209,12 @@ impl FaultPlan {
         self.at = at;
     }
 
+    /// The rates in force.
+    #[must_use]
+    pub fn rates(&self) -> FaultRates {
+        self.rates
+    }
+
     /// Changes the rates from now on, and forgets explicit faults if `rates` is calm.
     pub fn set_rates(&mut self, rates: FaultRates) {
         self.rates = rates;

@@ -524,6 +524,8 @@ fn hard_errors(machine: &Machine) -> u64 {
 
 /// An uninterrupted recovery on a still machine; a planted bug is not in it, since it judges what the disk holds.
 fn recover_still<S: Subject<SimEnv>>(env: SimEnv, options: &crate::plan::EngineOptions) -> Result<Recovered, String> {
+    // The question is what the disk holds, not whether there is room to go on.
+    env.machine().behave();
     let recover = || block_on(S::open(env, Path::new(LOG_DIR), options, Plants::default()));
     // What an oracle does to a copy is not part of the run, so it isn't logged.
     let recovered = if tracing::level_filters::LevelFilter::current() == tracing::level_filters::LevelFilter::OFF {

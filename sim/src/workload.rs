@@ -196,6 +196,13 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         rates.insert(Fault::LyingSync, *swarm.pick(&[1, 4, 16]));
     }
     let weights = Weights::draw(&mut swarm);
+    let mut space = prng.fork("space");
+    let mut capacity_bytes = 0;
+    if space.chance(1, 8) && !lying {
+        // A disk that is really full: it stays so until something is removed.
+        capacity_bytes = *space.pick(&[48 << 10, 64 << 10, 96 << 10, 192 << 10]);
+        rates.remove(&Fault::Enospc);
+    }
     let mut lives = Vec::new();
     for number in 0..1 + prng.fork("lives").below(4) {
         lives.push(draw_life(&prng.fork_nth("life", number), &weights, segment_bytes));
@@ -204,7 +211,7 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         seed,
         subject: subject.into(),
         engine,
-        machine: MachinePlan { sector_bytes, capacity_bytes: 0, latency_us, rates },
+        machine: MachinePlan { sector_bytes, capacity_bytes, latency_us, rates },
         lives,
         image_checks,
         no_faults,
@@ -357,6 +364,13 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
         pair("segment_bytes", plan.engine.segment_bytes.to_string()),
         pair("buffer_bytes", plan.engine.buffer_bytes.to_string()),
         pair("sector_bytes", plan.machine.sector_bytes.to_string()),
+        pair(
+            "capacity_bytes",
+            match plan.machine.capacity_bytes {
+                0 => "unlimited".into(),
+                bytes => bytes.to_string(),
+            },
+        ),
         pair("latency_us", format!("{}..={}", plan.machine.latency_us.0, plan.machine.latency_us.1)),
         pair("lives", plan.lives.len().to_string()),
         pair("clients", clients.join(",")),

@@ -341,6 +341,11 @@ impl State {
             return None;
         }
         let result = self.disk.complete(ticket.op, buf);
+        // Nothing was injected: the disk is really full.
+        let full = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
+        if full && self.plan.rates().one_in(Fault::Enospc) == 0 {
+            self.struck(Fault::Enospc);
+        }
         if !self.still {
             self.trace_end(&ticket, &result, buf);
         }
