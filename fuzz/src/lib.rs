@@ -3,18 +3,30 @@
 //! The targets in `fuzz_targets/` are one line each, so that a plain test replays the stored corpora through the same
 //! code without a fuzzer, a nightly or a C++ compiler.
 
+use std::{path::Path, sync::OnceLock};
+
 use arbitrary::{Arbitrary, Unstructured};
+use bytes::Bytes;
 use engine::codec::{
     Batch, FIRST_FRAME_OFFSET, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, FrameKind, Header, IDENTITY_BYTES,
     IDENTITY_OFFSETS, Identity, Position, Seal, Start, decode_mark, encode_batch_body,
 };
-use sim::scenario::Scenario;
+use engine::{
+    env::block_on,
+    wal::{Durability, Lsn, OpenError, Options, Wal},
+};
+use sim::{
+    disk::{Disk, DiskOptions},
+    env::SimEnv,
+    scenario::Scenario,
+};
 
 /// A body: takes any bytes, panics on a broken promise.
 pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
-pub const TARGETS: [(&str, Body); 3] = [("frame", frame), ("segment", segment), ("scenario", scenario)];
+pub const TARGETS: [(&str, Body); 4] =
+    [("frame", frame), ("segment", segment), ("recovery", recovery), ("scenario", scenario)];
 
 /// One frame: read from hostile bytes, and written with a hostile body.
 ///
@@ -203,4 +215,111 @@ pub fn scenario(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(parsed) = Scenario::parse(text, "fuzz") else { return };
     assert_eq!(Scenario::parse(&parsed.to_toml(), "fuzz"), Ok(parsed));
+}
+
+/// Recovery of a whole directory: a real log, then whatever the input does to its files.
+///
+/// - Open never panics, and takes no more memory than the files have bytes.
+/// - A refusal changes no byte.
+/// - As long as no frame was forged with a right checksum, what is delivered is a prefix of what was appended.
+pub fn recovery(data: &[u8]) {
+    let Ok(harm) = Harm::arbitrary_take_rest(Unstructured::new(data)) else { return };
+    let (mut disk, records) = real_log();
+    let Some(dir) = disk.dir_at(Path::new("/log")) else { return };
+    let names: Vec<_> = disk.files(dir).map(|(name, _)| name.clone()).collect();
+    let forged = !harm.forgeries.is_empty();
+    for edit in &harm.edits {
+        let name = &names[usize::from(edit.file) % names.len()];
+        disk.damage(dir, name, u64::from(edit.offset), edit.bytes);
+    }
+    for forgery in harm.forgeries.iter().take(8) {
+        let name = &names[usize::from(forgery.file) % names.len()];
+        let image = disk.read_file(dir, name).unwrap_or_default();
+        let Some(identity) = image.get(..IDENTITY_BYTES).and_then(|bytes| Identity::decode(bytes).ok()) else {
+            continue;
+        };
+        let offset = FIRST_FRAME_OFFSET + aligned(u32::from(forgery.place));
+        let bytes = encode(&forgery.frame.frame(), identity.seed(), offset);
+        disk.damage(dir, name, offset, &bytes);
+    }
+    for cut in harm.cuts.iter().take(4) {
+        let name = &names[usize::from(cut.file) % names.len()];
+        let mut image = disk.read_file(dir, name).unwrap_or_default();
+        image.truncate(cut.length as usize % (image.len() + 1));
+        disk.write_foreign(dir, name, &image);
+    }
+    let env = SimEnv::still(disk.clone());
+    match block_on(Wal::open(env.clone(), Path::new("/log"), options())) {
+        Ok((wal, _)) => {
+            let mut read = wal.records(Lsn(1));
+            let mut count = 0;
+            while let Ok(Some((lsn, record))) = block_on(read.next()) {
+                assert!(forged || records.get(lsn.0 as usize - 1) == Some(&record), "LSN {lsn} was never appended");
+                count += 1;
+            }
+            assert!(forged || count as u64 == wal.next().0 - 1, "what is reported is there");
+        }
+        Err(OpenError::Io { .. }) => {}
+        Err(_) => assert!(disk.same_content(dir, &env.disk(), dir), "a refused open changes no byte"),
+    }
+}
+
+/// What is done to the files of a log.
+#[derive(Arbitrary, Debug)]
+struct Harm<'a> {
+    edits: Vec<Edit<'a>>,
+    cuts: Vec<Cut>,
+    forgeries: Vec<Forgery<'a>>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Edit<'a> {
+    file: u8,
+    offset: u16,
+    bytes: &'a [u8],
+}
+
+#[derive(Arbitrary, Debug)]
+struct Cut {
+    file: u8,
+    length: u16,
+}
+
+/// A frame with a right checksum that the log never wrote.
+#[derive(Arbitrary, Debug)]
+struct Forgery<'a> {
+    file: u8,
+    place: u16,
+    frame: Drawn<'a>,
+}
+
+fn options() -> Options {
+    Options::new().segment_bytes(16 << 10)
+}
+
+/// A log of several segments that was closed, opened again and left without close.
+fn real_log() -> (Disk, Vec<Bytes>) {
+    static LOG: OnceLock<(Disk, Vec<Bytes>)> = OnceLock::new();
+    let build = || {
+        let mut disk = Disk::new(DiskOptions::default());
+        disk.make_dir(Path::new("/log"));
+        let env = SimEnv::still(disk);
+        let records: Vec<Bytes> =
+            (0..24_u8).map(|number| Bytes::from(vec![number; usize::from(number) * 97 % 1500])).collect();
+        let write = async |records: &[Bytes], close: bool| {
+            let (wal, _) = Wal::open(env.clone(), Path::new("/log"), options()).await.expect("a good log opens");
+            for pair in records.chunks(2) {
+                wal.append_batch(pair, Durability::Sync).await.expect("a good disk takes it");
+            }
+            if close {
+                wal.close().await.expect("a good log closes");
+            }
+        };
+        block_on(async {
+            write(&records[..12], true).await;
+            write(&records[12..], false).await;
+        });
+        (env.disk(), records)
+    };
+    LOG.get_or_init(build).clone()
 }
