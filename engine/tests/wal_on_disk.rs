@@ -298,3 +298,18 @@ fn a_newer_version_and_another_log_have_errors_of_their_own() {
     let (_, report) = Wal::open(&path, options()).expect("restored");
     assert_eq!(report.records(), 30);
 }
+
+#[test]
+fn directories_of_every_format_version_that_landed_still_open() {
+    // Written by the program of that version: twenty records, a batch, a close, and a record of a process that just ended.
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/format-1.0");
+    let copy = tempfile::tempdir().expect("folder");
+    for (file, bytes) in snapshot(&fixture) {
+        fs::write(copy.path().join(file.file_name().expect("name")), bytes).expect("copy");
+    }
+    let (wal, report) = Wal::open(copy.path(), options()).expect("open");
+    assert_eq!((report.records(), report.tail), (24, TailKind::End));
+    let mut expected: Vec<Bytes> = (0..20_u8).map(|number| vec![number; usize::from(number) * 50].into()).collect();
+    expected.extend(["one", "", "three", "left open"].map(Bytes::from));
+    assert_eq!(contents(&wal), expected);
+}
