@@ -1,7 +1,7 @@
 //! A seeded simulator that puts storage code through crashes, torn writes and lost syncs.
 //!
 //! From the top down: [`runner`] takes a [`plan`] to a verdict; [`workload`] draws plans; [`oracle`] and [`image`] judge;
-//! [`subject`] is what is under test; [`env`] is its machine, on the simulated [`disk`] with its [`fault`]s.
+//! [`subject`] is what is under test; [`mod@env`] is its machine, on the simulated [`disk`] with its [`fault`]s.
 #![forbid(unsafe_code)]
 
 #[cfg(not(madsim))]

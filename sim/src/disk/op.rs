@@ -27,7 +27,7 @@ pub enum Op {
     SyncDir { dir: DirId },
     /// The length of a file.
     Len { file: FileId },
-    /// Reads up to `length` bytes into the buffer that [`Disk::complete`] is given.
+    /// Reads up to `length` bytes into the buffer that [`Disk::complete`](super::Disk::complete) is given.
     Read { file: FileId, offset: u64, length: u64 },
     /// Writes.
     Write { file: FileId, offset: u64, data: Bytes },
