@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # --- What each step promises, in the order of a full run
 
-steps=(setup fmt lints test determinism scenarios plants campaign fuzz)
+steps=(setup fmt lints test determinism scenarios plants campaign os fuzz)
 
 declare -A promise=(
   [setup]="the tools that the other steps need are there; installs what is missing"
@@ -24,6 +24,7 @@ declare -A promise=(
   [scenarios]="every stored scenario does what it claims"
   [plants]="the simulator finds a sample of planted bugs"
   [campaign]="without a planted bug, no seed fails"
+  [os]="on the real file system a process that is killed loses nothing that it acknowledged"
   [fuzz]="the fuzz targets hold on their corpora and on some thousand new inputs each"
 )
 
@@ -118,6 +119,12 @@ step_campaign() {
   cargo run --release -p sim -- --seeds "$campaign_seeds"
 }
 
+step_os() {
+  local folder
+  folder=$(scratch os)
+  cargo run --release -p sim -- --backend os --dir "$folder" --seeds 1..21
+}
+
 step_fuzz() {
   cargo test -p fuzz
   local target corpus failed=0
@@ -188,7 +195,9 @@ main() {
   done
 
   # A service's shell may lack rustup's folder, or even HOME.
-  PATH="${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:$PATH:/root/.cargo/bin"
+  HOME="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
+  PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  export HOME
   export PATH
   # Either of these would replace the flags of .cargo/config.toml, without which the simulator doesn't build.
   unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUSTDOCFLAGS CARGO_ENCODED_RUSTDOCFLAGS

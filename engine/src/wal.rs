@@ -26,6 +26,7 @@ mod options;
 mod read;
 mod recover;
 mod report;
+mod survey;
 
 use std::{fmt, path::Path, sync::Arc};
 

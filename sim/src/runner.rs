@@ -3,12 +3,13 @@
 //! Everything runs on one thread in virtual time. The clients of a life are tasks of a node that a crash kills; the
 //! runner itself stands outside, looks at the disk between two steps and never takes part.
 
+mod client;
+
 use std::{
     cell::Cell,
     collections::BTreeMap,
     future::Future,
     path::Path,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Poll,
     time::Duration,
@@ -17,13 +18,14 @@ use std::{
 use engine::{
     env::block_on,
     plant::{Plant, Plants},
-    wal::{Durability, Wal},
+    wal::Wal,
 };
 use madsim::{
     runtime::{Handle, NodeHandle, Runtime},
     time::Instant,
 };
 
+use self::client::Client;
 use crate::{
     disk::Disk,
     env::{Machine, MachineOptions, SimEnv},
@@ -33,8 +35,8 @@ use crate::{
     plan::{At, Crash, CrashKind, End, Life, Plan},
     prng::Prng,
     report::{Outcome, Verdict, Violation},
-    subject::{NotRead, Recovered, Refusal, Subject},
-    workload::{self, Class, Op, Which},
+    subject::{Recovered, Refusal, Subject},
+    workload,
 };
 
 /// Where the log lives on the simulated disk.
@@ -534,181 +536,4 @@ fn recover_still<S: Subject<SimEnv>>(env: SimEnv, options: &crate::plan::EngineO
         tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), recover)
     };
     recovered.map(|(_, recovered)| recovered).map_err(|refusal| refusal.message)
-}
-
-/// One client: its operations in order, each answer held against the history.
-struct Client<S> {
-    number: usize,
-    subject: S,
-    machine: Machine,
-    shared: SharedRef,
-    plan_checks: u32,
-    options: crate::plan::EngineOptions,
-    draws: Prng,
-    /// LSNs that this client was given.
-    mine: Vec<u64>,
-}
-
-impl<S: Subject<SimEnv>> Client<S> {
-    async fn run(mut self, ops: Vec<Op>) {
-        for op in ops {
-            if lock(&self.shared).violation.is_some() {
-                return;
-            }
-            let result = self.op(&op).await;
-            let mut shared = lock(&self.shared);
-            shared.operations += 1;
-            if let Err(violation) = result {
-                shared.violation.get_or_insert(violation);
-                return;
-            }
-        }
-    }
-
-    async fn op(&mut self, op: &Op) -> Result<(), Violation> {
-        let errors = hard_errors(&self.machine);
-        match op {
-            Op::Append { bytes, class } => self.append(&[*bytes], false, *class, errors, op).await,
-            Op::Batch { count, bytes, class } => {
-                let sizes = vec![*bytes; *count as usize];
-                self.append(&sizes, true, *class, errors, op).await
-            }
-            Op::AppendTooLarge => {
-                self.append(&[self.options.max_record_bytes + 1], false, Class::Sync, errors, op).await
-            }
-            Op::BatchEmpty => self.append(&[], true, Class::Sync, errors, op).await,
-            Op::Abandon { bytes, class } => {
-                let (_, records) = lock(&self.shared).history.issue(&[*bytes]);
-                let polls = 1 + self.draws.below(3);
-                self.note(op, "abandoned");
-                let subject = self.subject.clone();
-                let append = subject.append(&records, false, durability(*class));
-                poll_times(append, polls).await;
-                Ok(())
-            }
-            Op::Sync => {
-                let answer = self.subject.sync().await;
-                self.note(op, &format!("{answer:?}"));
-                let Ok(next) = answer else { return Ok(()) };
-                lock(&self.shared).history.synced(next);
-                self.check_image("after a sync").await
-            }
-            Op::Wait => {
-                let Some(lsn) = self.mine.last().copied() else { return Ok(()) };
-                let answer = self.subject.wait(lsn).await;
-                self.note(op, &format!("LSN {lsn}: {answer:?}"));
-                if answer.is_err() {
-                    return Ok(());
-                }
-                lock(&self.shared).history.synced(lsn + 1);
-                self.check_image("after a wait").await
-            }
-            Op::Read(which) => {
-                let lsn = match which {
-                    Which::First => self.mine.first().copied(),
-                    Which::Last => self.mine.last().copied(),
-                    Which::Random if self.mine.is_empty() => None,
-                    Which::Random => Some(*self.draws.pick(&self.mine)),
-                };
-                let Some(lsn) = lsn else { return Ok(()) };
-                let read = self.subject.read(lsn).await;
-                self.note(op, &format!("LSN {lsn}: {}", if read.is_ok() { "ok" } else { "failed" }));
-                match read {
-                    Ok(payload) => lock(&self.shared).history.read(lsn, &payload),
-                    Err(error) => self.read_error(lsn, &error),
-                }
-            }
-            Op::Scan => {
-                let scan = self.subject.scan().await;
-                self.note(op, if scan.is_ok() { "ok" } else { "failed" });
-                match scan {
-                    Ok(records) => lock(&self.shared).history.scanned(&records),
-                    Err(error) => self.read_error(0, &error),
-                }
-            }
-            Op::Pause { us } => {
-                madsim::time::sleep(Duration::from_millis(*us)).await;
-                Ok(())
-            }
-        }
-    }
-
-    async fn append(
-        &mut self,
-        sizes: &[u64],
-        batch: bool,
-        class: Class,
-        errors: u64,
-        op: &Op,
-    ) -> Result<(), Violation> {
-        let (append, records) = lock(&self.shared).history.issue(sizes);
-        let answer = self.subject.append(&records, batch, durability(class)).await;
-        self.note(op, &format!("{answer:?}"));
-        lock(&self.shared).history.answered(append, durability(class), &answer, errors)?;
-        if let Ok(first) = answer {
-            self.mine.extend(first..first + records.len() as u64);
-            if class == Class::Sync {
-                return self.check_image("after an acknowledgement").await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Recovers the state that a power cut would leave at worst, right now.
-    async fn check_image(&mut self, after: &str) -> Result<(), Violation> {
-        let hard_errors = hard_errors(&self.machine);
-        let due = {
-            let mut shared = lock(&self.shared);
-            let drawn = self.plan_checks > 0 && shared.image_draws.chance(1, u64::from(self.plan_checks));
-            drawn || shared.history.failed(hard_errors)
-        };
-        if !due {
-            return Ok(());
-        }
-        let image = self.machine.with_disk(|disk| disk.pessimal());
-        let recovered = recover_still::<S>(SimEnv::still(image), &self.options);
-        lock(&self.shared).history.pessimal(&recovered, hard_errors, after)
-    }
-
-    fn read_error(&self, lsn: u64, error: &NotRead) -> Result<(), Violation> {
-        let fired = self.machine.fired();
-        let failing = fired.count(Fault::EioRead) + fired.count(Fault::Eintr) + hard_errors(&self.machine) > 0;
-        lock(&self.shared).history.count("I24");
-        let expected = format!("LSN {lsn} reads back");
-        match error {
-            NotRead::Refused(message) => ensure(failing, "I24", expected, message),
-            // After a failed sync an evicted page reads as before the write.
-            NotRead::Corrupt(message) => ensure(hard_errors(&self.machine) > 0, "I24", expected, message),
-            NotRead::Missing(message) => ensure(false, "I24", expected, message),
-        }
-    }
-
-    fn note(&self, op: &Op, answer: &str) {
-        let mut shared = lock(&self.shared);
-        let line = format!("client {}: {op}: {answer}", self.number);
-        if shared.last.len() >= 4 * LAST_OPERATIONS {
-            shared.last.drain(..2 * LAST_OPERATIONS);
-        }
-        shared.last.push(line);
-    }
-}
-
-fn durability(class: Class) -> Durability {
-    match class {
-        Class::Sync => Durability::Sync,
-        Class::Written => Durability::Written,
-        Class::Buffered => Durability::Buffered,
-    }
-}
-
-/// Polls a future a few times, then drops it, as a caller that lost patience does.
-async fn poll_times<F: Future>(future: F, times: u64) {
-    let mut future = Box::pin(future);
-    for _ in 0..times {
-        let ready = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut future).poll(context).is_ready())).await;
-        if ready {
-            return;
-        }
-        madsim::time::sleep(Duration::from_millis(20)).await;
-    }
 }

@@ -4,10 +4,7 @@
 //! Order of the steps: list; read every identity; try starts from the highest generation down; walk the chain back from
 //! the newest valid one; scan it forward; look behind its end; decide by [`super::decision`].
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use tracing::{debug, warn};
@@ -16,9 +13,9 @@ use crate::{
     codec::{
         BLOCK_BYTES, Batch, FIRST_FRAME_OFFSET, FrameKind, MarkKind, Position, Seal, Start, Undecodable, decode_mark,
     },
-    env::{Dir, EntryKind, Env, OpenMode, interruptible},
+    env::{Dir, Env},
     plant::planted,
-    segment::{IdentityFound, Name, Scanner, Segment, read_identity},
+    segment::{Scanner, Segment},
 };
 
 use super::{
@@ -26,10 +23,9 @@ use super::{
     error::OpenError,
     options::Options,
     report::{DropReason, Dropped, TailKind},
+    survey::{Survey, survey},
 };
 
-/// Files whose handles are kept from reading their identity to scanning them.
-const OPEN_FILES: usize = 64;
 /// A scan lets others run after this many frames.
 const FRAMES_PER_TURN: u32 = 4096;
 /// The index of a segment has an entry about this often.
@@ -124,138 +120,6 @@ pub(super) async fn examine<E: Env>(env: &E, dir: &E::Dir, options: &Options) ->
     };
     let chain = reading.chain(&survey, newest, start).await?;
     reading.scan(survey, chain).await
-}
-
-/// Every file of the log, by what its name and identity say.
-struct Survey<D: Dir> {
-    segments: BTreeMap<u64, Arc<Segment<D>>>,
-    /// Temporary files of this log, or of nobody.
-    temporaries: Vec<String>,
-    uuid: Option<[u8; 16]>,
-    evidence: Option<Position>,
-    max_generation: u64,
-    max_slot: u64,
-    unreadable: Vec<String>,
-    foreign: u64,
-}
-
-/// Lists the directory and reads every identity.
-async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<D>, OpenError> {
-    let mut survey = Survey {
-        segments: BTreeMap::new(),
-        temporaries: Vec::new(),
-        uuid: None,
-        evidence: None,
-        max_generation: 0,
-        max_slot: 0,
-        unreadable: Vec::new(),
-        foreign: 0,
-    };
-    let mut temporaries = Vec::new();
-    let entries = interruptible(|| dir.list()).await.map_err(OpenError::io("list", "the directory"))?;
-    for entry in entries {
-        let Some(name) = entry.name.to_str().and_then(Name::parse) else {
-            survey.foreign += 1;
-            continue;
-        };
-        survey.max_slot = survey.max_slot.max(name.slot());
-        if entry.kind != EntryKind::File {
-            survey.foreign += 1;
-            continue;
-        }
-        let text = name.to_string();
-        let file = interruptible(|| dir.open(&text, OpenMode::Read)).await.map_err(OpenError::io("open", &text))?;
-        let found = read_identity(&file).await.map_err(OpenError::io("read", &text))?;
-        match (name, found) {
-            (_, IdentityFound::Newer(major, minor)) => {
-                return Err(OpenError::NewerVersion { file: text, major, minor });
-            }
-            (Name::Temporary(_), IdentityFound::Readable(identity)) => temporaries.push((text, Some(identity))),
-            (Name::Temporary(_), IdentityFound::Unreadable) => temporaries.push((text, None)),
-            (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(text),
-            (Name::Segment(slot), IdentityFound::Readable(identity)) => {
-                let generation = identity.generation;
-                let segment = Segment::new(slot, identity);
-                if survey.segments.len() < OPEN_FILES {
-                    segment.attach(file);
-                }
-                if survey.segments.insert(generation, Arc::new(segment)).is_some() {
-                    return Err(OpenError::Corrupt {
-                        file: text,
-                        offset: 0,
-                        what: "another segment has the same generation; one is a copy",
-                    });
-                }
-            }
-        }
-    }
-    // The uuid is the newest segment's; temporary files count only if there is no segment yet.
-    survey.uuid = survey.segments.last_key_value().map(|(_, segment)| segment.identity.uuid);
-    if survey.uuid.is_none() {
-        survey.uuid = temporaries
-            .iter()
-            .filter_map(|(_, identity)| identity.as_ref())
-            .max_by_key(|identity| identity.generation)
-            .map(|identity| identity.uuid);
-    }
-    for segment in survey.segments.values() {
-        if Some(segment.identity.uuid) != survey.uuid {
-            let other = survey.segments.last_key_value().map_or_else(String::new, |(_, newest)| newest.name());
-            return Err(OpenError::OtherLog { file: segment.name(), other });
-        }
-        survey.max_generation = survey.max_generation.max(segment.generation());
-        survey.evidence = survey.evidence.max(Some(segment.identity.durable));
-    }
-    for (name, identity) in temporaries {
-        match identity {
-            // Another log's: not ours to remove.
-            Some(identity) if Some(identity.uuid) != survey.uuid => survey.foreign += 1,
-            Some(identity) => {
-                // An identity in a temporary file was written by us: what it states was true, and its generation is taken.
-                if !planted!(options.plants, WalGenerationReuse) {
-                    survey.max_generation = survey.max_generation.max(identity.generation);
-                }
-                survey.evidence = survey.evidence.max(Some(identity.durable));
-                survey.temporaries.push(name);
-            }
-            None => survey.temporaries.push(name),
-        }
-    }
-    if survey.max_generation > u64::MAX / 2 {
-        return Err(OpenError::Corrupt {
-            file: "the directory".into(),
-            offset: 0,
-            what: "a generation beyond any possible count",
-        });
-    }
-    Ok(survey)
-}
-
-impl<D: Dir> Survey<D> {
-    /// No segment was ever started here.
-    fn into_new(self, dropped: Vec<Dropped>) -> Examined<D> {
-        Examined {
-            uuid: self.uuid,
-            chain: Vec::new(),
-            carried: Vec::new(),
-            #[cfg(feature = "plants")]
-            all_links: Vec::new(),
-            next_lsn: FIRST_LSN,
-            cut_lsn: FIRST_LSN,
-            members: 0,
-            tail: TailKind::New,
-            unproven_from: FIRST_LSN,
-            evidence: None,
-            dropped,
-            #[cfg(feature = "plants")]
-            end: None,
-            max_generation: self.max_generation,
-            max_slot: self.max_slot,
-            removable: self.temporaries,
-            foreign: self.foreign,
-            unreadable: self.unreadable.len() as u64,
-        }
-    }
 }
 
 /// A recovery under way: what was learned so far.

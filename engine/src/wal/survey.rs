@@ -1,0 +1,152 @@
+//! The first steps of open: list the directory and read who every file says it is.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    codec::Position,
+    env::{Dir, EntryKind, OpenMode, interruptible},
+    plant::planted,
+    segment::{IdentityFound, Name, Segment, read_identity},
+};
+
+use super::{
+    error::OpenError,
+    options::Options,
+    recover::{Examined, FIRST_LSN},
+    report::{Dropped, TailKind},
+};
+
+/// Files whose handles are kept from reading their identity to scanning them.
+const OPEN_FILES: usize = 64;
+
+/// Every file of the log, by what its name and identity say.
+pub(super) struct Survey<D: Dir> {
+    pub(super) segments: BTreeMap<u64, Arc<Segment<D>>>,
+    /// Temporary files of this log, or of nobody.
+    pub(super) temporaries: Vec<String>,
+    pub(super) uuid: Option<[u8; 16]>,
+    pub(super) evidence: Option<Position>,
+    pub(super) max_generation: u64,
+    pub(super) max_slot: u64,
+    pub(super) unreadable: Vec<String>,
+    pub(super) foreign: u64,
+}
+
+/// Lists the directory and reads every identity.
+pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<D>, OpenError> {
+    let mut survey = Survey {
+        segments: BTreeMap::new(),
+        temporaries: Vec::new(),
+        uuid: None,
+        evidence: None,
+        max_generation: 0,
+        max_slot: 0,
+        unreadable: Vec::new(),
+        foreign: 0,
+    };
+    let mut temporaries = Vec::new();
+    let entries = interruptible(|| dir.list()).await.map_err(OpenError::io("list", "the directory"))?;
+    for entry in entries {
+        let Some(name) = entry.name.to_str().and_then(Name::parse) else {
+            survey.foreign += 1;
+            continue;
+        };
+        survey.max_slot = survey.max_slot.max(name.slot());
+        if entry.kind != EntryKind::File {
+            survey.foreign += 1;
+            continue;
+        }
+        let text = name.to_string();
+        let file = interruptible(|| dir.open(&text, OpenMode::Read)).await.map_err(OpenError::io("open", &text))?;
+        let found = read_identity(&file).await.map_err(OpenError::io("read", &text))?;
+        match (name, found) {
+            (_, IdentityFound::Newer(major, minor)) => {
+                return Err(OpenError::NewerVersion { file: text, major, minor });
+            }
+            (Name::Temporary(_), IdentityFound::Readable(identity)) => temporaries.push((text, Some(identity))),
+            (Name::Temporary(_), IdentityFound::Unreadable) => temporaries.push((text, None)),
+            (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(text),
+            (Name::Segment(slot), IdentityFound::Readable(identity)) => {
+                let generation = identity.generation;
+                let segment = Segment::new(slot, identity);
+                if survey.segments.len() < OPEN_FILES {
+                    segment.attach(file);
+                }
+                if survey.segments.insert(generation, Arc::new(segment)).is_some() {
+                    return Err(OpenError::Corrupt {
+                        file: text,
+                        offset: 0,
+                        what: "another segment has the same generation; one is a copy",
+                    });
+                }
+            }
+        }
+    }
+    // The uuid is the newest segment's; temporary files count only if there is no segment yet.
+    survey.uuid = survey.segments.last_key_value().map(|(_, segment)| segment.identity.uuid);
+    if survey.uuid.is_none() {
+        survey.uuid = temporaries
+            .iter()
+            .filter_map(|(_, identity)| identity.as_ref())
+            .max_by_key(|identity| identity.generation)
+            .map(|identity| identity.uuid);
+    }
+    for segment in survey.segments.values() {
+        if Some(segment.identity.uuid) != survey.uuid {
+            let other = survey.segments.last_key_value().map_or_else(String::new, |(_, newest)| newest.name());
+            return Err(OpenError::OtherLog { file: segment.name(), other });
+        }
+        survey.max_generation = survey.max_generation.max(segment.generation());
+        survey.evidence = survey.evidence.max(Some(segment.identity.durable));
+    }
+    for (name, identity) in temporaries {
+        match identity {
+            // Another log's: not ours to remove.
+            Some(identity) if Some(identity.uuid) != survey.uuid => survey.foreign += 1,
+            Some(identity) => {
+                // An identity in a temporary file was written by us: what it states was true, and its generation is taken.
+                if !planted!(options.plants, WalGenerationReuse) {
+                    survey.max_generation = survey.max_generation.max(identity.generation);
+                }
+                survey.evidence = survey.evidence.max(Some(identity.durable));
+                survey.temporaries.push(name);
+            }
+            None => survey.temporaries.push(name),
+        }
+    }
+    if survey.max_generation > u64::MAX / 2 {
+        return Err(OpenError::Corrupt {
+            file: "the directory".into(),
+            offset: 0,
+            what: "a generation beyond any possible count",
+        });
+    }
+    Ok(survey)
+}
+
+impl<D: Dir> Survey<D> {
+    /// No segment was ever started here.
+    pub(super) fn into_new(self, dropped: Vec<Dropped>) -> Examined<D> {
+        Examined {
+            uuid: self.uuid,
+            chain: Vec::new(),
+            carried: Vec::new(),
+            #[cfg(feature = "plants")]
+            all_links: Vec::new(),
+            next_lsn: FIRST_LSN,
+            cut_lsn: FIRST_LSN,
+            members: 0,
+            tail: TailKind::New,
+            unproven_from: FIRST_LSN,
+            evidence: None,
+            dropped,
+            #[cfg(feature = "plants")]
+            end: None,
+            max_generation: self.max_generation,
+            max_slot: self.max_slot,
+            removable: self.temporaries,
+            foreign: self.foreign,
+            unreadable: self.unreadable.len() as u64,
+        }
+    }
+}
