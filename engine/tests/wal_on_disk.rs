@@ -284,6 +284,14 @@ fn a_newer_version_and_another_log_have_errors_of_their_own() {
 
     fs::copy(&foreign, &first).expect("copy");
     assert!(matches!(refused(&path), OpenError::OtherLog { .. }));
+    fs::write(&first, &bytes).expect("restore");
+
+    let stray = path.join("wal-00000077.seg");
+    fs::copy(&foreign, &stray).expect("copy");
+    assert!(matches!(refused(&path), OpenError::OtherLog { .. }), "also where the generation is the same");
+    fs::copy(&first, &stray).expect("copy");
+    assert!(matches!(refused(&path), OpenError::Corrupt { .. }), "a copy of a file of the same log");
+    fs::remove_file(&stray).expect("remove");
 
     let mut newer = bytes.clone();
     for copy in [0, 4096] {

@@ -67,12 +67,15 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
             (Name::Temporary(_), IdentityFound::Unreadable) => temporaries.push((text, None)),
             (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(text),
             (Name::Segment(slot), IdentityFound::Readable(identity)) => {
-                let generation = identity.generation;
+                let (generation, uuid) = (identity.generation, identity.uuid);
                 let segment = Segment::new(slot, identity);
                 if survey.segments.len() < OPEN_FILES {
                     segment.attach(file);
                 }
-                if survey.segments.insert(generation, Arc::new(segment)).is_some() {
+                if let Some(other) = survey.segments.insert(generation, Arc::new(segment)) {
+                    if other.identity.uuid != uuid {
+                        return Err(OpenError::OtherLog { file: text, other: other.name() });
+                    }
                     return Err(OpenError::Corrupt {
                         file: text,
                         offset: 0,
