@@ -153,7 +153,14 @@ impl Plan<'_> {
         let generation = u64::from(self.generation) + 1;
         let durable =
             Position { generation: u64::from(self.durable.0) % generation, offset: u64::from(self.durable.1) };
-        Identity { uuid: self.uuid, number: self.number, generation, segment_blocks: self.segment_blocks, durable }
+        Identity {
+            uuid: self.uuid,
+            number: self.number,
+            generation,
+            segment_blocks: self.segment_blocks,
+            durable,
+            salt: self.number.rotate_left(9),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) mod at {
     pub(crate) const DURABLE_OFFSET: usize = 56;
     pub(crate) const FLAGS: usize = 60;
     pub(crate) const FIRST_FRAME: usize = 64;
-    pub(crate) const RESERVED: usize = 68;
+    pub(crate) const SALT: usize = 68;
     pub(crate) const CRC: usize = 76;
 }
 
@@ -43,6 +43,8 @@ pub struct Identity {
     pub segment_blocks: u32,
     /// How far the log was known to be durable when this was written: evidence.
     pub durable: Position,
+    /// Drawn anew by each open: should a crash take the name of a segment, the next one with its generation still differs.
+    pub salt: u64,
 }
 
 /// Why bytes are not an identity.
@@ -77,6 +79,7 @@ impl Identity {
         put(at::DURABLE_GENERATION, &self.durable.generation.to_le_bytes());
         put(at::DURABLE_OFFSET, &offset_u32(self.durable.offset).to_le_bytes());
         put(at::FIRST_FRAME, &offset_u32(FIRST_FRAME_OFFSET).to_le_bytes());
+        put(at::SALT, &self.salt.to_le_bytes());
         let crc = crc32fast::hash(&out[..at::CRC]);
         out[at::CRC..].copy_from_slice(&crc.to_le_bytes());
         out
@@ -104,14 +107,14 @@ impl Identity {
                 generation: get_u64(bytes, at::DURABLE_GENERATION),
                 offset: u64::from(get_u32(bytes, at::DURABLE_OFFSET)),
             },
+            salt: get_u64(bytes, at::SALT),
         };
         // Version 1 defines no flag and one place for the first frame: anything else was not written by it.
         let sound = major == FORMAT_MAJOR
             && identity.generation != 0
             && identity.durable.generation <= identity.generation
             && get_u32(bytes, at::FLAGS) == 0
-            && u64::from(get_u32(bytes, at::FIRST_FRAME)) == FIRST_FRAME_OFFSET
-            && bytes[at::RESERVED..at::CRC].iter().all(|byte| *byte == 0);
+            && u64::from(get_u32(bytes, at::FIRST_FRAME)) == FIRST_FRAME_OFFSET;
         if sound { Ok(identity) } else { Err(BadIdentity::Unreadable) }
     }
 
@@ -122,6 +125,7 @@ impl Identity {
         hasher.update(&self.uuid);
         hasher.update(&self.number.to_le_bytes());
         hasher.update(&self.generation.to_le_bytes());
+        hasher.update(&self.salt.to_le_bytes());
         hasher.finalize()
     }
 

@@ -12,6 +12,7 @@ fn identity() -> impl Strategy<Value = Identity> {
             generation,
             segment_blocks,
             durable: Position { generation: generation / 2, offset: u64::from(offset) },
+            salt: number.rotate_left(7),
         },
     )
 }

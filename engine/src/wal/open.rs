@@ -101,6 +101,7 @@ async fn establish<E: Env>(
             generation: examined.max_generation + 1,
             segment_blocks: options.segment_blocks(),
             durable: examined.evidence.unwrap_or_default(),
+            salt: random_salt(env),
         },
     );
     let (mut file, index) = encode_new(env, &segment, &examined);
@@ -144,6 +145,14 @@ async fn establish<E: Env>(
     members.push(Member { base_lsn: examined.cut_lsn, segment: segment.clone(), index });
     let tail = Tail { segment, base_lsn: examined.cut_lsn, offset: end, crc, fresh: false };
     Ok(Established { report, members, tail, durable, successor: Arc::new(successor) })
+}
+
+/// A crash may take the name of a segment that was written already; the next open then takes its generation again, and
+/// blocks of the lost file may show behind the tail of the new one. The salt keeps them apart.
+fn random_salt<E: Env>(env: &E) -> u64 {
+    let mut salt = [0; 8];
+    env.fill_random(&mut salt);
+    u64::from_le_bytes(salt)
 }
 
 /// The planted bug: goes on behind the torn tail of the old segment.
