@@ -134,11 +134,6 @@ impl History {
         *self.checked.entry(invariant).or_default() += 1;
     }
 
-    /// A life begins; `hard_errors` were seen so far.
-    pub fn begin_life(&mut self, hard_errors: u64) {
-        self.errors_before = hard_errors;
-    }
-
     /// The content of a record: unique if it has room for a number, and never the same twice in a row.
     pub fn issue(&mut self, sizes: &[u64]) -> (u64, Vec<Bytes>) {
         let append = self.next_append;

@@ -127,10 +127,6 @@ struct Run<'a, S> {
     subject: std::marker::PhantomData<S>,
 }
 
-fn ok_close(closed: &Ended<Option<Result<(), String>>>) -> bool {
-    matches!(closed, Ended::Finished(Some(Ok(()))))
-}
-
 /// How waiting for a node's work ended.
 enum Ended<T> {
     Finished(T),
@@ -210,7 +206,6 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     async fn life(&mut self, life: &Life, before: Before) -> Result<Option<Before>, Stop> {
         self.lives += 1;
         let Some((node, subject)) = self.open(life, before).await? else { return Ok(None) };
-        lock(&self.shared).history.begin_life(self.hard_errors());
         self.machine.set_faults_at(life.faults.iter().map(|at| (at.fault, at.io)).collect());
 
         let crash = match &life.end {
@@ -260,10 +255,10 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 let fired_before = self.machine.fired();
                 let closing = node.spawn(async move { subject.close().await });
                 let closed = self.until_crash(async move { closing.await.ok() }).await?;
-                let ok = ok_close(&closed);
+                let ok = matches!(closed, Ended::Finished(Some(Ok(()))));
                 self.machine.disarm();
                 let calm = self.machine.fired() == fired_before;
-                if ok_close(&closed) && calm && !self.plan.no_faults && !lock(&self.shared).history.lying() {
+                if ok && calm && !self.plan.no_faults && !lock(&self.shared).history.lying() {
                     lock(&self.shared).history.count("I4");
                     let pessimal = self.machine.with_disk(|disk| disk.pessimal());
                     image::closed_end_is_proven(&pessimal, |env| recover_still::<S>(env, &self.plan.engine))?;

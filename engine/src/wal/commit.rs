@@ -239,8 +239,9 @@ impl<E: Env> Log<E> {
             let result = match done.result {
                 Err(failure) => Err(self.failed(&mut state, operation, done.upto, failure)),
                 Ok(()) => {
-                    let upto = if planted!(self.options.plants, WalPublishPresent) { state.written } else { done.upto };
-                    state.publish(operation, if operation == Operation::Sync { upto } else { done.upto });
+                    let present = operation == Operation::Sync && planted!(self.options.plants, WalPublishPresent);
+                    let upto = if present { state.written } else { done.upto };
+                    state.publish(operation, upto);
                     Ok(())
                 }
             };
@@ -250,12 +251,13 @@ impl<E: Env> Log<E> {
             (state.epoch, rotated, result)
         };
         self.gates.space.open();
-        if operation == Operation::Sync || result.is_err() {
+        let cohort_ends = operation == Operation::Sync || result.is_err();
+        // Whoever had promised the cohort's sync may have waited for a rotation.
+        if cohort_ends || rotated {
             self.gate(Place::Cohort(epoch)).open();
+        }
+        if cohort_ends {
             self.lock().pre = Pre::None;
-        } else if rotated {
-            // Whoever had promised the cohort's sync waited for the rotation.
-            self.gate(Place::Cohort(epoch)).open();
         }
         if result.is_err() {
             self.gate(Place::Cohort(epoch + 1)).open();
@@ -269,10 +271,7 @@ impl<E: Env> Log<E> {
         let plants = &self.options.plants;
         if planted!(plants, WalGroupFollowerOk) {
             state.publish(Operation::Write, upto);
-            state.publish(operation, upto);
-            if operation == Operation::Write {
-                state.publish(Operation::Sync, upto);
-            }
+            state.publish(Operation::Sync, upto);
             return Arc::new(failure);
         }
         if (operation == Operation::Sync && planted!(plants, WalFsyncRetryOk))
