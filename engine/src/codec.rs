@@ -8,9 +8,7 @@ mod body;
 mod frame;
 mod identity;
 
-pub use body::{
-    Batch, MARK_BODY_BYTES, MarkKind, SEAL_BODY_BYTES, START_BODY_BYTES, Seal, Start, decode_mark, encode_batch_body,
-};
+pub use body::{Batch, Mark, SEAL_BODY_BYTES, START_BODY_BYTES, Seal, Start, encode_batch_body};
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameKind, Header, MAX_BODY_BYTES, NO_CLAIM, Undecodable, frame_bytes};
 pub use identity::{BadIdentity, FORMAT_MAJOR, FORMAT_MINOR, IDENTITY_BYTES, Identity, MAGIC};
 

@@ -17,16 +17,19 @@ mod block_on;
 mod os;
 mod retry;
 
-use std::{ffi::OsString, future::Future, io, path::Path};
+use std::{ffi::OsString, future::Future, io, path::Path, time::Duration};
 
 pub use block_on::block_on;
-pub use os::{OsDir, OsEnv, OsFile, OsLock};
+pub use os::{OsDir, OsEnv, OsFile, OsLock, OsTask};
 pub(crate) use retry::{interruptible, read_at_most, write_all_at};
 
 /// A machine: a file system, a wall clock and a source of randomness.
 pub trait Env: Clone + Send + Sync + 'static {
     /// A directory of this machine.
     type Dir: Dir;
+    /// A task that was spawned: ready when it has ended. Dropped early, it waits for the end where the machine can wait
+    /// (a thread is joined), and else lets the task go on.
+    type Task: Future<Output = ()> + Send + 'static;
 
     /// Opens the directory `path`; with `create`, creates its last component if it is missing and syncs the parent,
     /// so that the directory itself survives a power cut once this returns.
@@ -43,6 +46,16 @@ pub trait Env: Clone + Send + Sync + 'static {
 
     /// Lets others run. Long scans call it; in the simulator it is a scheduling and crash point.
     fn yield_now(&self) -> impl Future<Output = ()> + Send;
+
+    /// Runs `future` in the background, until it ends or the process dies. `name` is for people.
+    ///
+    /// # Errors
+    /// What the machine says when it has no more threads to give.
+    fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> io::Result<Self::Task>;
+
+    /// Ready when at least `duration` has passed on a clock that never jumps. To be awaited only in a future that
+    /// [`Env::spawn`] runs: other executors need not know how to wake it.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send;
 }
 
 /// How [`Dir::open`] opens a file.
@@ -126,6 +139,13 @@ pub trait File: Send + Sync + 'static {
     /// # Errors
     /// `StorageFull`, or what the machine says; some prefix may have been written all the same.
     fn write_at(&self, buf: &[u8], offset: u64) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// Writes all of `buf` at `offset` and makes that range durable, with the length needed to read it back. Nothing that
+    /// was written before is covered: other bytes of this file stay as undurable as they were.
+    ///
+    /// # Errors
+    /// As for [`File::write_at`] and [`File::sync_data`]: the range is unknown.
+    fn write_synced(&self, buf: &[u8], offset: u64) -> impl Future<Output = io::Result<()>> + Send;
 
     /// Makes every write that completed before this call durable, with the length needed to read it back. Not the name
     /// (see [`Dir::sync`]), nor a shrink.

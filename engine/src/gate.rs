@@ -8,9 +8,11 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     task::{Context, Poll, Waker},
 };
+
+use crate::sync::{Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
@@ -21,6 +23,8 @@ pub(crate) struct Gate {
 struct Inner {
     seq: u64,
     wakers: Vec<Waker>,
+    /// Takes turns with `wakers`, so that neither is allocated anew.
+    spare: Vec<Waker>,
 }
 
 impl Gate {
@@ -36,12 +40,17 @@ impl Gate {
 
     /// Wakes all who wait.
     pub(crate) fn open(&self) {
-        let wakers = {
+        let mut wakers = {
             let mut inner = self.lock();
             inner.seq += 1;
-            mem::take(&mut inner.wakers)
+            if inner.wakers.is_empty() {
+                return;
+            }
+            let spare = mem::take(&mut inner.spare);
+            mem::replace(&mut inner.wakers, spare)
         };
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.drain(..).for_each(Waker::wake);
+        self.lock().spare = wakers;
     }
 
     /// A panic elsewhere can't leave a counter and a list half changed, so a poisoned mutex is taken as it is.

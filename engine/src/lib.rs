@@ -13,9 +13,13 @@ pub mod wal;
 
 mod segment;
 
+mod ring;
+
 pub mod codec;
 
 mod gate;
+
+mod sync;
 
 pub mod env;
 

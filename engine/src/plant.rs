@@ -90,6 +90,15 @@ mod switches {
         WalOverlappingSyncs "wal-overlapping-syncs" "let the sync of a rotation overlap the sync of a commit on the same file";
         WalMarkBeforeFiller "wal-mark-before-filler" "at open write the filler together with the mark that states it to be durable";
         WalSecondReadTrusted "wal-second-read-trusted" "at open take a start that was valid a moment ago for granted";
+        WalRecycledStale "wal-recycled-stale" "leave the segment's identity out of the checksums of its frames";
+        WalBothIdentitiesAtOnce "wal-both-identities-at-once" "replace both copies of a recycled segment's identity under one sync";
+        WalDsyncRange "wal-dsync-range" "take a synced write of the last page for a sync of all that was written before it";
+        WalCutInPlace "wal-cut-in-place" "cut a torn tail in place and go on in the same segment";
+        WalCreateBeforeSeal "wal-create-before-seal" "at open start a segment behind the torn one before the torn one is cut";
+        WalFloorBeforeSync "wal-floor-before-sync" "state a floor before the records that it keeps are durable";
+        WalRecycleBeforeFloor "wal-recycle-before-floor" "recycle released segments before the floor mark is durable";
+        WalTruncateUnsynced "wal-truncate-unsynced" "cut the back of the log before the part that is kept is durable";
+        WalTruncateWithoutWitness "wal-truncate-without-witness" "acknowledge a cut that only the new segment itself states";
     }
 
     impl Plant {

@@ -15,6 +15,8 @@ use crate::{
 
 /// Bytes that a scan reads at once.
 const WINDOW_BYTES: u64 = 256 * 1024;
+/// Bytes of zeros that a preparation writes at once: larger pieces stall the appends of others (64 MiB: 20 ms).
+const ZERO_BYTES: u64 = 256 * 1024;
 
 /// Slots are counted up, never reused; no log gets this far, but a name found in a directory may say anything.
 const MAX_SLOT: u64 = 999_999_999_999;
@@ -67,13 +69,15 @@ impl std::fmt::Display for Name {
 pub(crate) struct Segment<D: Dir> {
     pub(crate) slot: u64,
     pub(crate) identity: Identity,
+    seed: u32,
     file: OnceLock<D::File>,
 }
 
 impl<D: Dir> Segment<D> {
     /// A segment whose file isn't open, or doesn't exist yet.
-    pub(crate) fn new(slot: u64, identity: Identity) -> Segment<D> {
-        Segment { slot, identity, file: OnceLock::new() }
+    pub(crate) fn new(slot: u64, identity: Identity, plants: &Plants) -> Segment<D> {
+        let seed = if planted!(plants, WalRecycledStale) { 0 } else { identity.seed() };
+        Segment { slot, identity, seed, file: OnceLock::new() }
     }
 
     pub(crate) fn name(&self) -> String {
@@ -82,6 +86,11 @@ impl<D: Dir> Segment<D> {
 
     pub(crate) fn generation(&self) -> u64 {
         self.identity.generation
+    }
+
+    /// What every frame checksum starts from.
+    pub(crate) fn seed(&self) -> u32 {
+        self.seed
     }
 
     pub(crate) fn position(&self, offset: u64) -> Position {
@@ -109,20 +118,76 @@ impl<D: Dir> Segment<D> {
         drop(self.file.set(file));
     }
 
-    /// Creates the file durably: content under a temporary name, sync, rename, sync of the directory. A crash leaves
-    /// nothing, a temporary file, or all of `head`, which begins with the identity; never a part under the final name.
-    pub(crate) async fn create(&self, dir: &D, head: &[u8], plants: &Plants) -> io::Result<()> {
+    /// Creates the file durably: content under a temporary name, zeros up to `length`, sync, rename, sync of the
+    /// directory. A crash leaves nothing, a temporary file, or all of `head`, which begins with the identity; never a part
+    /// under the final name.
+    pub(crate) async fn create(&self, dir: &D, head: &[u8], length: u64, plants: &Plants) -> io::Result<()> {
         let (temporary, name) = (Name::Temporary(self.slot).to_string(), self.name());
         let file = interruptible(|| dir.open(&temporary, OpenMode::CreateNew)).await?;
         write_all_at(&file, head, 0).await?;
-        interruptible(|| file.sync_all()).await?;
+        write_zeros(&file, head.len() as u64, length).await?;
+        let early = planted!(plants, WalSealBeforeSuccessor);
+        if !early {
+            interruptible(|| file.sync_all()).await?;
+        }
         interruptible(|| dir.rename(&temporary, &name)).await?;
-        if !planted!(plants, WalSegNoDirsync) {
+        if !early && !planted!(plants, WalSegNoDirsync) {
             interruptible(|| dir.sync()).await?;
         }
         self.attach(file);
         Ok(())
     }
+
+    /// Removes what a failed preparation has left, as far as the machine lets it; else the next open does.
+    pub(crate) async fn discard(&self, dir: &D) {
+        for name in [Name::Temporary(self.slot), Name::Segment(self.slot)] {
+            let name = name.to_string();
+            drop(interruptible(|| dir.remove(&name)).await);
+        }
+    }
+}
+
+/// Fills `from..to` with zeros, in pieces that leave the disk to others in between.
+pub(crate) async fn write_zeros<F: File>(file: &F, from: u64, to: u64) -> io::Result<()> {
+    static ZEROS: [u8; ZERO_BYTES as usize] = [0; ZERO_BYTES as usize];
+    let mut at = from;
+    while at < to {
+        let piece = (to - at).min(ZERO_BYTES);
+        write_all_at(file, &ZEROS[..piece as usize], at).await?;
+        at += piece;
+    }
+    Ok(())
+}
+
+/// Replaces the identity of a file that holds nothing any more, one copy at a time, the one that counts less first: a
+/// crash at any moment leaves one readable.
+pub(crate) async fn replace_identity<F: File>(file: &F, identity: &Identity, plants: &Plants) -> io::Result<()> {
+    let copy = identity.encode();
+    if planted!(plants, WalBothIdentitiesAtOnce) {
+        for offset in IDENTITY_OFFSETS {
+            write_all_at(file, &copy, offset).await?;
+        }
+        return interruptible(|| file.sync_data()).await;
+    }
+    let generations = read_generations(file).await?;
+    let order = if generations[0] <= generations[1] { [0, 1] } else { [1, 0] };
+    // What an earlier process wrote may be pending still: without this, two versions of one copy could mix.
+    interruptible(|| file.sync_data()).await?;
+    for index in order {
+        write_all_at(file, &copy, IDENTITY_OFFSETS[index]).await?;
+        interruptible(|| file.sync_data()).await?;
+    }
+    Ok(())
+}
+
+/// The generation that each copy states; `None` if it is unreadable.
+async fn read_generations<F: File>(file: &F) -> io::Result<[Option<u64>; 2]> {
+    let mut head = vec![0; FIRST_FRAME_OFFSET as usize];
+    let length = read_at_most(file, &mut head, 0).await?;
+    Ok(IDENTITY_OFFSETS.map(|offset| {
+        let copy = head[..length].get(offset as usize..)?;
+        Identity::decode(&copy[..copy.len().min(IDENTITY_BYTES)]).ok().map(|identity| identity.generation)
+    }))
 }
 
 /// States in the second copy of a prepared segment's identity that the log is durable up to `durable`. The first copy is
@@ -191,7 +256,6 @@ pub(crate) struct Scanner<'a, F> {
     file: &'a F,
     seed: u32,
     length: u64,
-    window_bytes: u64,
     window: Vec<u8>,
     window_offset: u64,
 }
@@ -200,22 +264,7 @@ impl<'a, F: File> Scanner<'a, F> {
     /// Begins to scan a file of the segment with this seed.
     pub(crate) async fn new(file: &'a F, seed: u32) -> io::Result<Scanner<'a, F>> {
         let length = interruptible(|| file.len()).await?;
-        Ok(Scanner::bounded(file, seed, length, WINDOW_BYTES))
-    }
-
-    /// Reads only the first `length` bytes of the file, `window_bytes` at once.
-    pub(crate) fn bounded(file: &'a F, seed: u32, length: u64, window_bytes: u64) -> Scanner<'a, F> {
-        Scanner { file, seed, length, window_bytes, window: Vec::new(), window_offset: 0 }
-    }
-
-    /// Goes on with the window of an earlier scan of the same file. Frames never change once they were written.
-    pub(crate) fn resume(&mut self, window: Vec<u8>, window_offset: u64) {
-        (self.window, self.window_offset) = (window, window_offset);
-    }
-
-    /// The window, to resume with.
-    pub(crate) fn into_window(self) -> (Vec<u8>, u64) {
-        (self.window, self.window_offset)
+        Ok(Scanner { file, seed, length, window: Vec::new(), window_offset: 0 })
     }
 
     /// Length of what is scanned, in bytes.
@@ -291,7 +340,7 @@ impl<'a, F: File> Scanner<'a, F> {
         if offset >= self.window_offset && end <= self.window_offset + self.window.len() as u64 {
             return Ok(());
         }
-        let wanted = count.max(self.window_bytes).min(self.length.saturating_sub(offset));
+        let wanted = count.max(WINDOW_BYTES).min(self.length.saturating_sub(offset));
         self.window.resize(wanted as usize, 0);
         let read = read_at_most(self.file, &mut self.window, offset).await;
         // After an error the window holds nothing, so that a second try reads again.

@@ -20,30 +20,42 @@ pub mod blocking;
 mod commit;
 mod decision;
 mod error;
+mod jobs;
+mod keeper;
 mod log;
 mod open;
 mod options;
+mod producer;
 mod read;
 mod recover;
 mod report;
+mod stats;
 mod survey;
+mod tail;
+mod truncate;
+mod writer;
 
 use std::{fmt, path::Path, sync::Arc};
 
 use bytes::Bytes;
+use tracing::warn;
 
 use crate::{
-    codec::{FrameKind, MarkKind, encode_batch_body},
+    codec::{FrameKind, Mark, encode_batch_body, frame_bytes},
     env::Env,
 };
 
 use commit::Want;
-use log::Log;
+use keeper::Keeper;
+use log::{Access, Log};
 
-pub use error::{AppendError, Failure, OpenError, ReadError, SyncError};
+pub use error::{AppendError, Failure, OpenError, ReadError, SyncError, TruncateError};
 pub use options::{Options, OptionsError};
 pub use read::Records;
 pub use report::{DropReason, Dropped, RecoveryReport, TailKind};
+pub use stats::Stats;
+pub use tail::Tail;
+pub use writer::Writer;
 
 /// Position of a record in the log; counted from 1, without gaps, and never reused for another record that was
 /// acknowledged as durable or delivered by recovery.
@@ -75,7 +87,7 @@ pub enum Durability {
 /// async fn demo(path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
 ///     let (wal, report) = Wal::open(OsEnv, path, Options::new()).await?;
 ///     assert_eq!(report.records(), 0);
-///     let lsn = wal.append("hello".into(), Durability::Sync).await?;
+///     let lsn = wal.append("hello", Durability::Sync).await?;
 ///     assert_eq!(lsn, Lsn(1));
 ///     assert_eq!(wal.read(lsn).await?, "hello");
 ///     wal.close().await?;
@@ -88,11 +100,12 @@ pub enum Durability {
 /// ```
 pub struct Wal<E: Env> {
     log: Arc<Log<E>>,
+    keeper: Arc<Keeper<E>>,
 }
 
 impl<E: Env> Clone for Wal<E> {
     fn clone(&self) -> Wal<E> {
-        Wal { log: self.log.clone() }
+        Wal { log: self.log.clone(), keeper: self.keeper.clone() }
     }
 }
 
@@ -108,7 +121,9 @@ impl<E: Env> Wal<E> {
     /// [`Io`](OpenError::Io) nothing is lost, and open may be tried again.
     pub async fn open(env: E, path: &Path, options: Options) -> Result<(Wal<E>, RecoveryReport), OpenError> {
         let (log, report) = open::open(env, path, options).await?;
-        Ok((Wal { log: Arc::new(log) }, report))
+        let log = Arc::new(log);
+        let keeper = Keeper::spawn(&log).map_err(OpenError::io("start", "the log's background task"))?;
+        Ok((Wal { log, keeper: Arc::new(keeper) }, report))
     }
 
     /// Appends one record and waits as `durability` says. Returns its LSN.
@@ -117,25 +132,40 @@ impl<E: Env> Wal<E> {
     ///
     /// # Errors
     /// [`AppendError`]; all but [`Indeterminate`](AppendError::Indeterminate) are definite: not appended.
-    pub async fn append(&self, record: Bytes, durability: Durability) -> Result<Lsn, AppendError> {
-        let body_bytes = record.len() as u64;
-        self.check_size(body_bytes)?;
-        let encode = |out: &mut Vec<u8>| out.extend_from_slice(&record);
-        self.accept(FrameKind::Record, 1, body_bytes, encode, durability).await
+    pub async fn append(&self, record: impl AsRef<[u8]>, durability: Durability) -> Result<Lsn, AppendError> {
+        let record = record.as_ref();
+        let encode = |out: &mut Vec<u8>| out.extend_from_slice(record);
+        self.accept(FrameKind::Record, 1, record.len() as u64, encode, durability).await
     }
 
     /// Appends several records, all or none of which survive a crash. Returns the LSN of the first; the others follow it.
     ///
     /// # Errors
     /// As [`Wal::append`]; a batch counts against `max_record_bytes` with 8 bytes more per record.
-    pub async fn append_batch(&self, records: &[Bytes], durability: Durability) -> Result<Lsn, AppendError> {
+    pub async fn append_batch(&self, records: &[impl AsRef<[u8]>], durability: Durability) -> Result<Lsn, AppendError> {
         if records.is_empty() {
             return Err(AppendError::EmptyBatch);
         }
-        let body_bytes = records.iter().map(|record| record.len() as u64 + 8).sum();
-        self.check_size(body_bytes)?;
-        let encode = |out: &mut Vec<u8>| encode_batch_body(out, records.iter().map(|record| &record[..]));
+        let body_bytes = records.iter().map(|record| record.as_ref().len() as u64 + 8).sum();
+        let encode = |out: &mut Vec<u8>| encode_batch_body(out, records.iter().map(AsRef::as_ref));
         self.accept(FrameKind::Batch, records.len() as u64, body_bytes, encode, durability).await
+    }
+
+    /// A [`Writer`], which alone may append until it is dropped, and does so without a lock.
+    ///
+    /// # Errors
+    /// [`AppendError::WriterExists`], also while the log is truncated at its back; [`AppendError::Closed`].
+    pub fn writer(&self) -> Result<Writer<E>, AppendError> {
+        let mut state = self.log.lock();
+        if state.closed {
+            return Err(AppendError::Closed);
+        }
+        if state.access != Access::Shared {
+            return Err(AppendError::WriterExists);
+        }
+        state.access = Access::Writer;
+        drop(state);
+        Ok(Writer::new(self.clone()))
     }
 
     /// Waits until everything appended so far is durable. Returns the next LSN: all before it are.
@@ -148,7 +178,7 @@ impl<E: Env> Wal<E> {
             if state.closed && state.failure.is_none() {
                 return Err(SyncError::Closed);
             }
-            (state.accepted.sequence, state.accepted.lsn)
+            (state.accepted().sequence, state.accepted().lsn)
         };
         self.log.wait(Want::Durable(sequence)).await?;
         Ok(Lsn(lsn))
@@ -161,7 +191,7 @@ impl<E: Env> Wal<E> {
     pub async fn wait_durable(&self, lsn: Lsn) -> Result<(), SyncError> {
         let (sequence, next) = {
             let state = self.log.lock();
-            (state.accepted.sequence, state.accepted.lsn)
+            (state.accepted().sequence, state.accepted().lsn)
         };
         if lsn.0 >= next {
             return Err(SyncError::NotAppended { lsn, next: Lsn(next) });
@@ -177,16 +207,29 @@ impl<E: Env> Wal<E> {
         self.log.read(lsn).await
     }
 
-    /// All records from `from` up to the last one appended when this is called.
+    /// All records from `from` (or the oldest) up to the last one appended when this is called.
     #[must_use]
     pub fn records(&self, from: Lsn) -> Records<E> {
-        Records::new(self.log.clone(), from)
+        let end = self.log.lock().accepted().lsn;
+        Records::new(self.log.clone(), from, end)
+    }
+
+    /// All records from `from` (or the oldest) on, and then those to come, as they become durable.
+    #[must_use]
+    pub fn tail(&self, from: Lsn) -> Tail<E> {
+        Tail::new(self.log.clone(), from)
+    }
+
+    /// The oldest LSN: what is below it was truncated.
+    #[must_use]
+    pub fn first(&self) -> Lsn {
+        Lsn(self.log.lock().floor_lsn)
     }
 
     /// The LSN that the next record will get.
     #[must_use]
     pub fn next(&self) -> Lsn {
-        Lsn(self.log.lock().accepted.lsn)
+        Lsn(self.log.lock().accepted().lsn)
     }
 
     /// All records before this LSN are durable.
@@ -195,38 +238,53 @@ impl<E: Env> Wal<E> {
         Lsn(self.log.lock().durable.lsn)
     }
 
+    /// What the log has done since it was opened.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.log.lock().stats()
+    }
+
     /// Makes everything durable, marks the log as closed, and releases the directory. Other handles refuse work from now on.
-    /// Dropping the last handle instead keeps only what the durability classes promise.
+    /// Dropping the last handle instead makes durable what it can, in the background, and tells nobody when that fails.
     ///
     /// # Errors
-    /// [`SyncError`]; the directory is released all the same.
+    /// [`SyncError`]; the directory is released all the same. [`SyncError::WriterExists`] closes nothing.
     pub async fn close(self) -> Result<(), SyncError> {
-        let sequence = {
-            let mut state = self.log.lock();
+        let log = &self.log;
+        {
+            let mut state = log.lock();
             if state.closed {
                 return Err(SyncError::Closed);
             }
-            state.closed = true;
-            if state.failure.is_none() {
-                state.accept_filler(&self.log.options);
+            if state.access == Access::Writer {
+                return Err(SyncError::WriterExists);
             }
-            state.accepted.sequence
-        };
-        let mut result = self.log.wait(Want::Durable(sequence)).await;
+            state.closed = true;
+        }
+        self.keeper.stop().await;
+        let sequence = log.lock().accepted().sequence;
+        let mut result = log.wait(Want::Durable(sequence)).await;
         if result.is_ok() {
-            // Nothing is accepted any more, so the mark follows the filler, and everything before it is durable.
-            let sequence = {
-                let mut state = self.log.lock();
-                state.accept_mark(MarkKind::Closed);
-                state.accepted.sequence
+            result = match log.mark(Mark::Closed, None).await {
+                Err(AppendError::Poisoned(failure)) => Err(failure),
+                // The log is durable; only the proof of that finds no room.
+                Err(error) => {
+                    warn!(%error, "closed without a mark");
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
             };
-            result = self.log.wait(Want::Durable(sequence)).await;
         }
-        self.log.drain().await;
         if result.is_ok() {
-            self.log.state_end().await;
+            // Without a spare there is no second witness; the log is durable all the same.
+            drop(log.wait(Want::Spare(0)).await);
         }
-        let lock = self.log.lock().lock.take();
+        log.drain().await;
+        if result.is_ok() {
+            log.state_end().await;
+        }
+        log.gates.progress.open();
+        let lock = log.lock().lock.take();
         drop(lock);
         Ok(result?)
     }
@@ -236,31 +294,54 @@ impl<E: Env> Wal<E> {
         if bytes > limit { Err(AppendError::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 
+    /// Accepts one frame and waits as `durability` says.
     async fn accept(
         &self,
         kind: FrameKind,
         count: u64,
         body_bytes: u64,
-        encode: impl FnOnce(&mut Vec<u8>),
+        encode: impl Fn(&mut Vec<u8>),
         durability: Durability,
     ) -> Result<Lsn, AppendError> {
+        self.check_size(body_bytes)?;
         let log = &self.log;
+        let bytes = frame_bytes(body_bytes);
         let (first, sequence) = loop {
-            {
-                let mut state = log.lock();
+            let (lack, drained) = {
+                let mut guard = log.lock();
+                let state = &mut *guard;
                 if let Some(failure) = &state.failure {
                     return Err(AppendError::Poisoned(failure.clone()));
                 }
                 if state.closed {
                     return Err(AppendError::Closed);
                 }
-                if state.has_room(body_bytes, log.options.buffer_limit()) {
-                    let first = state.accepted.lsn;
-                    state.accept(&log.options, kind, count, body_bytes, encode);
-                    break (Lsn(first), state.accepted.sequence);
+                let made = match (state.access, &mut state.producer) {
+                    (Access::Writer, _) => return Err(AppendError::WriterExists),
+                    (Access::Truncating, _) | (_, None) => Err(None),
+                    (Access::Shared, Some(producer)) if producer.fits(bytes, count) => Ok(()),
+                    (Access::Shared, _) => {
+                        state.with_producer(|state, producer| state.make_room(producer, bytes, count).map_err(Some))
+                    }
+                };
+                match (made, &mut state.producer) {
+                    (Ok(()), Some(producer)) => {
+                        let first = producer.accepted.lsn;
+                        producer.encode(kind, count, body_bytes, &encode);
+                        let sequence = producer.accepted.sequence;
+                        log.rouse(guard);
+                        break (Lsn(first), sequence);
+                    }
+                    (made, _) => {
+                        state.stats.waits += 1;
+                        (made.err().flatten(), state.ring.drained())
+                    }
                 }
+            };
+            match lack {
+                Some(lack) => log.make_way(lack, drained).await?,
+                None => log.wait(Want::Access).await.map_err(AppendError::Poisoned)?,
             }
-            log.wait(Want::Space(body_bytes)).await.map_err(AppendError::Poisoned)?;
         };
         let want = match durability {
             Durability::Buffered => return Ok(first),
@@ -275,6 +356,6 @@ impl<E: Env> Wal<E> {
 impl<E: Env> fmt::Debug for Wal<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.log.lock();
-        f.debug_struct("Wal").field("next", &state.accepted.lsn).field("durable", &state.durable.lsn).finish()
+        f.debug_struct("Wal").field("next", &state.accepted().lsn).field("durable", &state.durable.lsn).finish()
     }
 }

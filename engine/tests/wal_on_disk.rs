@@ -92,9 +92,9 @@ fn a_record_of_64_mib_gets_a_segment_of_its_own() {
     let path = folder.path().join("log");
     let (wal, _) = Wal::open(&path, options()).expect("open");
     let big = payload(1, 64 << 20);
-    wal.append("before".into(), Durability::Sync).expect("append");
+    wal.append("before", Durability::Sync).expect("append");
     wal.append(big.clone(), Durability::Sync).expect("append");
-    wal.append("after".into(), Durability::Sync).expect("append");
+    wal.append("after", Durability::Sync).expect("append");
     drop(wal);
     let (wal, report) = Wal::open(&path, options()).expect("open");
     assert_eq!(report.records(), 3);
@@ -147,12 +147,12 @@ fn definite_errors_leave_no_trace() {
         wal.append(payload(0, 101), Durability::Sync),
         Err(AppendError::TooLarge { bytes: 101, limit: 100 })
     ));
-    assert!(matches!(wal.append_batch(&[], Durability::Sync), Err(AppendError::EmptyBatch)));
+    assert!(matches!(wal.append_batch(&[""; 0], Durability::Sync), Err(AppendError::EmptyBatch)));
     assert!(matches!(wal.wait_durable(Lsn(1)), Err(SyncError::NotAppended { .. })));
     assert!(matches!(wal.read(Lsn(0)), Err(ReadError::NotFound { .. })));
     let other = wal.clone();
     wal.close().expect("close");
-    assert!(matches!(other.append("late".into(), Durability::Sync), Err(AppendError::Closed)));
+    assert!(matches!(other.append("late", Durability::Sync), Err(AppendError::Closed)));
     let (_, report) = Wal::open(&path, options()).expect("open");
     assert_eq!(report.records(), 0);
 }

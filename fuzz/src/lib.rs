@@ -9,7 +9,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use engine::codec::{
     Batch, FIRST_FRAME_OFFSET, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, FrameKind, Header, IDENTITY_BYTES,
-    IDENTITY_OFFSETS, Identity, Position, Seal, Start, decode_mark, encode_batch_body,
+    IDENTITY_OFFSETS, Identity, Mark, Position, Seal, Start, encode_batch_body,
 };
 use engine::{
     env::block_on,
@@ -69,7 +69,7 @@ fn structured_bodies(body: &[u8]) {
         seal.encode(&mut again);
         assert_eq!(again, body);
     }
-    if let Some(mark) = decode_mark(body) {
+    if let Some(mark) = Mark::decode(body) {
         again.clear();
         mark.encode(&mut again);
         assert!(body.starts_with(&again));

@@ -30,6 +30,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use engine::env::{Entry, EntryKind, OpenMode};
 
 pub use self::{
@@ -208,6 +209,7 @@ impl Disk {
                 }
                 self.write(file, offset, &data)
             }
+            Op::WriteSynced { file, offset, data } => self.write_synced(file, offset, data, failure),
             op => match failure {
                 Some((error, _)) => Err(error),
                 None => self.plain(op, buf),
@@ -305,8 +307,13 @@ impl Disk {
                 self.used_pages -= before - self.inode(inode).live.allocated();
                 Ok(Done::Unit)
             }
-            Op::Write { .. } | Op::SyncData { .. } | Op::SyncAll { .. } | Op::SyncPages { .. } | Op::SyncDir { .. } => {
-                unreachable!("complete handles writes and syncs, which fail in their own ways")
+            Op::Write { .. }
+            | Op::WriteSynced { .. }
+            | Op::SyncData { .. }
+            | Op::SyncAll { .. }
+            | Op::SyncPages { .. }
+            | Op::SyncDir { .. } => {
+                unreachable!("take_effect handles writes and syncs, which fail in their own ways")
             }
         }
     }
@@ -381,6 +388,29 @@ impl Disk {
         let seq = self.next_seq();
         self.inode_mut(inode).write(seq, offset, &data[..length], sector_bytes);
         Ok(Done::Count(length as u64))
+    }
+
+    /// A failed one may have written a prefix, and drops what it should have made durable like a failed sync.
+    fn write_synced(
+        &mut self,
+        file: FileId,
+        offset: u64,
+        mut data: Bytes,
+        failure: Option<(io::Error, u64)>,
+    ) -> io::Result<Done> {
+        if let Some((_, seed)) = &failure {
+            data.truncate(Prng::new(*seed).below(data.len() as u64 + 1) as usize);
+        }
+        let Done::Count(written) = self.write(file, offset, &data)? else { return Ok(Done::Unit) };
+        if failure.is_some() {
+            return self.sync(file, self.seq, Cover::Data, failure);
+        }
+        if written < data.len() as u64 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (inode, sector_bytes) = (self.writable(file)?, self.options.sector_bytes as usize);
+        self.inode_mut(inode).sync_range(offset, data.len(), sector_bytes);
+        Ok(Done::Unit)
     }
 
     fn sync(&mut self, file: FileId, upto: u64, cover: Cover, failure: Option<(io::Error, u64)>) -> io::Result<Done> {

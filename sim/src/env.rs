@@ -11,7 +11,14 @@
 mod call;
 mod machine;
 
-use std::{future::Future, io, path::Path};
+use std::{
+    future::Future,
+    io,
+    path::Path,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use engine::env::{Dir, Entry, Env, File, OpenMode};
@@ -77,8 +84,24 @@ impl SimEnv {
     }
 }
 
+/// A task of a [`SimEnv`]; it ends with its process at the latest.
+#[derive(Debug)]
+pub struct SimTask(Option<madsim::task::JoinHandle<()>>);
+
+impl Future for SimTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Some(task) => Pin::new(task).poll(context).map(drop),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
 impl Env for SimEnv {
     type Dir = SimDir;
+    type Task = SimTask;
 
     async fn dir(&self, path: &Path, create: bool) -> io::Result<SimDir> {
         match self.core.call(Op::Dir { path: path.into(), create }, &mut []).await? {
@@ -98,7 +121,24 @@ impl Env for SimEnv {
     fn yield_now(&self) -> impl Future<Output = ()> + Send {
         Yield::new(&self.core)
     }
+
+    /// On a still machine nothing runs in the background: the task has ended at once, without having begun.
+    fn spawn(&self, _: &'static str, future: impl Future<Output = ()> + Send + 'static) -> io::Result<SimTask> {
+        Ok(SimTask((!self.core.lock().still()).then(|| madsim::task::spawn(future))))
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let still = self.core.lock().still();
+        if !still {
+            // An engine microsecond is a madsim millisecond; shorter sleeps take one.
+            let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).clamp(1, LONGEST_SLEEP_US);
+            madsim::time::sleep(Duration::from_millis(us)).await;
+        }
+    }
 }
+
+/// An engine hour; no run lasts as long.
+const LONGEST_SLEEP_US: u64 = 3_600_000_000;
 
 impl Dir for SimDir {
     type File = SimFile;
@@ -150,6 +190,11 @@ impl File for SimFile {
     async fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let op = Op::Write { file: self.id, offset, data: Bytes::copy_from_slice(buf) };
         self.core.call(op, &mut []).await.and_then(count).map(|count| count as usize)
+    }
+
+    async fn write_synced(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let op = Op::WriteSynced { file: self.id, offset, data: Bytes::copy_from_slice(buf) };
+        self.core.call(op, &mut []).await.map(drop)
     }
 
     async fn sync_data(&self) -> io::Result<()> {

@@ -7,6 +7,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    future::Future,
     io::{self, BufRead as _, BufReader, Write as _},
     ops::Range,
     path::Path,
@@ -21,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use engine::{
-    env::{Dir, Entry, Env, File, OpenMode, OsDir, OsEnv, OsFile, OsLock, block_on},
+    env::{Dir, Entry, Env, File, OpenMode, OsDir, OsEnv, OsFile, OsLock, OsTask, block_on},
     plant::Plants,
     wal::{Durability, Wal},
 };
@@ -345,6 +346,7 @@ struct Telling {
 
 impl Env for Telling {
     type Dir = TellingDir;
+    type Task = OsTask;
 
     async fn dir(&self, path: &Path, create: bool) -> io::Result<TellingDir> {
         Ok(TellingDir { inner: self.inner.dir(path, create).await?, telling: self.telling.clone() })
@@ -360,6 +362,14 @@ impl Env for Telling {
 
     async fn yield_now(&self) {
         self.inner.yield_now().await;
+    }
+
+    fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> io::Result<OsTask> {
+        self.inner.spawn(name, future)
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {
+        self.inner.sleep(duration)
     }
 }
 
@@ -422,6 +432,10 @@ impl File for TellingFile {
             say("W\n");
         }
         result
+    }
+
+    async fn write_synced(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.inner.write_synced(buf, offset).await
     }
 
     async fn sync_data(&self) -> io::Result<()> {

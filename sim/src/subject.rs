@@ -153,7 +153,7 @@ impl<E: Env> Subject<E> for Wal<E> {
 fn not_read(error: ReadError) -> NotRead {
     let message = error.to_string();
     match error {
-        ReadError::NotFound { .. } => NotRead::Missing(message),
+        ReadError::NotFound { .. } | ReadError::Truncated => NotRead::Missing(message),
         ReadError::Corrupt { .. } => NotRead::Corrupt(message),
         ReadError::Io { .. } | ReadError::Poisoned(_) => NotRead::Refused(message),
     }

@@ -38,9 +38,6 @@ pub const START_BODY_BYTES: u64 = start_at::METADATA as u64;
 /// Length of a seal body, in bytes.
 pub const SEAL_BODY_BYTES: u64 = seal_at::END as u64;
 
-/// Length of the body of a mark, in bytes.
-pub const MARK_BODY_BYTES: u64 = 4;
-
 /// The body of the first frame of a segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Start {
@@ -130,31 +127,66 @@ impl Seal {
     }
 }
 
-/// What a mark states. It is stored as the first four bytes of the body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum MarkKind {
-    /// Everything before it was durable when it was written.
-    Synced = 1,
-    /// The same, and the log was closed: nothing follows.
-    Closed = 2,
+/// Offset of each field of a mark body, in bytes.
+pub(super) mod mark_at {
+    pub(crate) const KIND: usize = 0;
+    pub(crate) const FLOOR_LSN: usize = 4;
 }
 
-impl MarkKind {
-    /// Both kinds.
-    pub const ALL: [MarkKind; 2] = [MarkKind::Synced, MarkKind::Closed];
+/// What a mark states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Everything before it was durable when it was written.
+    Synced,
+    /// The same, and the log was closed: nothing follows.
+    Closed,
+    /// Records below this LSN are released.
+    Floor {
+        /// The oldest LSN that is kept.
+        lsn: u64,
+    },
+}
+
+impl Mark {
+    /// Its code, the first field of the body.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        match self {
+            Mark::Synced => 1,
+            Mark::Closed => 2,
+            Mark::Floor { .. } => 3,
+        }
+    }
+
+    /// Length of the body in bytes.
+    #[must_use]
+    pub const fn body_bytes(self) -> u64 {
+        match self {
+            Mark::Synced | Mark::Closed => mark_at::FLOOR_LSN as u64,
+            Mark::Floor { .. } => mark_at::FLOOR_LSN as u64 + 8,
+        }
+    }
 
     /// Appends the body to `out`.
     pub fn encode(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&(self as u32).to_le_bytes());
+        out.extend_from_slice(&self.code().to_le_bytes());
+        if let Mark::Floor { lsn } = self {
+            out.extend_from_slice(&lsn.to_le_bytes());
+        }
     }
-}
 
-/// Decodes the body of a mark, or `None` if it states nothing known.
-#[must_use]
-pub fn decode_mark(body: &[u8]) -> Option<MarkKind> {
-    let code = body.get(..4).map(|code| get_u32(code, 0))?;
-    MarkKind::ALL.into_iter().find(|kind| *kind as u32 == code)
+    /// Decodes a body, or `None` if it states nothing known.
+    #[must_use]
+    pub fn decode(body: &[u8]) -> Option<Mark> {
+        let code = body.get(..mark_at::FLOOR_LSN).map(|code| get_u32(code, mark_at::KIND))?;
+        let mark = match code {
+            1 => Mark::Synced,
+            2 => Mark::Closed,
+            3 => Mark::Floor { lsn: body.get(mark_at::FLOOR_LSN..mark_at::FLOOR_LSN + 8).map(|lsn| get_u64(lsn, 0))? },
+            _ => return None,
+        };
+        (body.len() as u64 == mark.body_bytes()).then_some(mark)
+    }
 }
 
 /// Appends a batch body to `out`: for each payload its length, its checksum, itself.

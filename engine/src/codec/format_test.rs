@@ -3,7 +3,7 @@
 
 use super::{
     BLOCK_BYTES, FIRST_FRAME_OFFSET, FORMAT_MAJOR, FORMAT_MINOR, FRAME_HEADER_BYTES, FrameKind, IDENTITY_BYTES,
-    IDENTITY_OFFSETS, MAGIC, MARK_BODY_BYTES, MarkKind, SEAL_BODY_BYTES, START_BODY_BYTES, body, frame, identity,
+    IDENTITY_OFFSETS, MAGIC, Mark, SEAL_BODY_BYTES, START_BODY_BYTES, body, frame, identity,
 };
 
 const FORMAT: &str = include_str!("../../../FORMAT.md");
@@ -60,6 +60,7 @@ fn every_field_stands_where_the_document_says() {
     check("### Batch item", include_str!("body.rs"), "item_at", None);
     check("### Start", include_str!("body.rs"), "start_at", None);
     check("### Seal", include_str!("body.rs"), "seal_at", None);
+    check("### Mark", include_str!("body.rs"), "mark_at", None);
 }
 
 /// The source was read as text; these are the compiled values of what the text must not get wrong.
@@ -81,10 +82,11 @@ fn kinds_are_those_of_the_document() {
         .collect();
     let code: Vec<String> = FrameKind::ALL.iter().map(|kind| format!(" {} `{kind:?}`", *kind as u8)).collect();
     assert_eq!(documented, code);
-    let marks: Vec<String> =
-        MarkKind::ALL.iter().map(|kind| format!("{} {}", *kind as u32, format!("{kind:?}").to_lowercase())).collect();
-    let row = format!("| a {MARK_BODY_BYTES}-byte code: {} |", marks.join(", "));
-    assert!(FORMAT.contains(&row), "{row}");
+    let marks = [("synced", Mark::Synced), ("closed", Mark::Closed), ("floor", Mark::Floor { lsn: 1 })];
+    for (name, mark) in marks {
+        let row = format!("| {} | {name} | {} | ", mark.code(), mark.body_bytes());
+        assert!(FORMAT.contains(&row), "{row}");
+    }
 }
 
 #[test]

@@ -64,7 +64,7 @@ proptest! {
         let _ = Frame::decode(&bytes, seed, offset);
         let _ = Start::decode(&bytes);
         let _ = Seal::decode(&bytes);
-        let _ = decode_mark(&bytes);
+        let _ = Mark::decode(&bytes);
         let _ = Batch::count(&bytes);
     }
 
@@ -110,12 +110,15 @@ proptest! {
 
 #[test]
 fn a_mark_reads_back_and_an_unknown_one_does_not() {
-    for kind in MarkKind::ALL {
+    for mark in [Mark::Synced, Mark::Closed, Mark::Floor { lsn: 7 }] {
         let mut body = Vec::new();
-        kind.encode(&mut body);
-        assert_eq!((body.len() as u64, decode_mark(&body)), (MARK_BODY_BYTES, Some(kind)));
+        mark.encode(&mut body);
+        assert_eq!((body.len() as u64, Mark::decode(&body)), (mark.body_bytes(), Some(mark)));
+        assert_eq!(Mark::decode(&body[1..]), None);
+        body.push(0);
+        assert_eq!(Mark::decode(&body), None, "a mark of another length states nothing");
     }
-    assert_eq!(decode_mark(&[9, 0, 0, 0]), None);
+    assert_eq!(Mark::decode(&[9, 0, 0, 0]), None);
 }
 
 #[test]

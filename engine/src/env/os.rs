@@ -13,14 +13,19 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs,
+    future::Future,
+    io,
     os::{
         fd::AsFd,
         unix::{ffi::OsStrExt, fs::FileExt},
     },
     path::{Component, Path},
+    pin::Pin,
     sync::Arc,
-    time::SystemTime,
+    task::{Context, Poll},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::{
@@ -28,7 +33,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Dir, Entry, EntryKind, Env, File, OpenMode};
+use super::{
+    Dir, Entry, EntryKind, Env, File, OpenMode,
+    block_on::{block_on, wake_at},
+};
 
 /// The real machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,8 +54,13 @@ pub struct OsFile(fs::File);
 #[derive(Debug)]
 pub struct OsLock(fs::File);
 
+/// A thread that runs one future. Waiting for it blocks, and so does dropping it.
+#[derive(Debug)]
+pub struct OsTask(Option<thread::JoinHandle<()>>);
+
 impl Env for OsEnv {
     type Dir = OsDir;
+    type Task = OsTask;
 
     async fn dir(&self, path: &Path, create: bool) -> io::Result<OsDir> {
         match path.components().next_back() {
@@ -74,6 +87,57 @@ impl Env for OsEnv {
 
     async fn yield_now(&self) {
         // Threads are scheduled by the system; there is nobody to make room for.
+    }
+
+    fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> io::Result<OsTask> {
+        let thread = thread::Builder::new().name(name.into()).spawn(move || block_on(future))?;
+        Ok(OsTask(Some(thread)))
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {
+        Sleep(Instant::now().checked_add(duration))
+    }
+}
+
+/// A sleep that parks the thread of [`block_on`] no longer than to its end; `None` is for ever.
+struct Sleep(Option<Instant>);
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        match self.0 {
+            Some(end) if Instant::now() >= end => Poll::Ready(()),
+            Some(end) => {
+                wake_at(end);
+                Poll::Pending
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl OsTask {
+    /// A panic in the task was reported by its thread; nobody here can do more about it.
+    fn join(&mut self) {
+        if let Some(thread) = self.0.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Future for OsTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        self.join();
+        Poll::Ready(())
+    }
+}
+
+impl Drop for OsTask {
+    fn drop(&mut self) {
+        self.join();
     }
 }
 
@@ -231,6 +295,20 @@ impl File for OsFile {
         self.0.write_at(buf, offset)
     }
 
+    /// One system call on Linux; elsewhere a write and a sync.
+    async fn write_synced(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match write_synced(&self.0, &buf[done..], offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     async fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -248,6 +326,18 @@ impl File for OsFile {
     async fn sync_pages(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+}
+
+#[cfg(target_os = "linux")]
+fn write_synced(file: &fs::File, buf: &[u8], offset: u64) -> io::Result<usize> {
+    Ok(rustix::io::pwritev2(file, &[io::IoSlice::new(buf)], offset, rustix::io::ReadWriteFlags::DSYNC)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_synced(file: &fs::File, buf: &[u8], offset: u64) -> io::Result<usize> {
+    let count = file.write_at(buf, offset)?;
+    file.sync_data()?;
+    Ok(count)
 }
 
 #[cfg(test)]

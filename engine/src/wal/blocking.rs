@@ -5,8 +5,8 @@
 //!
 //! let folder = tempfile::tempdir()?;
 //! let (wal, _) = Wal::open(folder.path().join("log"), Options::new())?;
-//! wal.append("first".into(), Durability::Buffered)?;
-//! let second = wal.append("second".into(), Durability::Sync)?; // makes the first durable as well
+//! wal.append("first", Durability::Buffered)?;
+//! let second = wal.append("second", Durability::Sync)?; // makes the first durable as well
 //! let all: Vec<_> = wal.records(Lsn(1)).collect::<Result<_, _>>()?;
 //! assert_eq!(all[1], (second, "second".into()));
 //! wal.close()?;
@@ -19,7 +19,9 @@ use bytes::Bytes;
 
 use crate::env::{OsEnv, block_on};
 
-use super::{AppendError, Durability, Lsn, OpenError, Options, ReadError, RecoveryReport, SyncError};
+use super::{
+    AppendError, Durability, Lsn, OpenError, Options, ReadError, RecoveryReport, Stats, SyncError, TruncateError,
+};
 
 /// A handle of an open log; each call blocks the thread as [`super::Wal`]'s futures would.
 #[derive(Clone, Debug)]
@@ -38,7 +40,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`AppendError`].
-    pub fn append(&self, record: Bytes, durability: Durability) -> Result<Lsn, AppendError> {
+    pub fn append(&self, record: impl AsRef<[u8]>, durability: Durability) -> Result<Lsn, AppendError> {
         block_on(self.0.append(record, durability))
     }
 
@@ -46,7 +48,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`AppendError`].
-    pub fn append_batch(&self, records: &[Bytes], durability: Durability) -> Result<Lsn, AppendError> {
+    pub fn append_batch(&self, records: &[impl AsRef<[u8]>], durability: Durability) -> Result<Lsn, AppendError> {
         block_on(self.0.append_batch(records, durability))
     }
 
@@ -86,6 +88,54 @@ impl Wal {
         })
     }
 
+    /// As [`super::Wal::tail`], as an iterator that waits. It ends when the log is closed, and after an error.
+    pub fn tail(&self, from: Lsn) -> impl Iterator<Item = Result<(Lsn, Bytes), ReadError>> + use<> {
+        let mut tail = Some(self.0.tail(from));
+        std::iter::from_fn(move || {
+            let item = block_on(tail.as_mut()?.next()).transpose();
+            if !matches!(item, Some(Ok(_))) {
+                tail = None;
+            }
+            item
+        })
+    }
+
+    /// As [`super::Wal::writer`].
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn writer(&self) -> Result<Writer, AppendError> {
+        self.0.writer().map(Writer)
+    }
+
+    /// As [`super::Wal::truncate_front`].
+    ///
+    /// # Errors
+    /// [`TruncateError`].
+    pub fn truncate_front(&self, lsn: Lsn) -> Result<Lsn, TruncateError> {
+        block_on(self.0.truncate_front(lsn))
+    }
+
+    /// As [`super::Wal::truncate_back`].
+    ///
+    /// # Errors
+    /// [`TruncateError`].
+    pub fn truncate_back(&self, lsn: Lsn) -> Result<(), TruncateError> {
+        block_on(self.0.truncate_back(lsn))
+    }
+
+    /// As [`super::Wal::stats`].
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    /// As [`super::Wal::first`].
+    #[must_use]
+    pub fn first(&self) -> Lsn {
+        self.0.first()
+    }
+
     /// As [`super::Wal::next`].
     #[must_use]
     pub fn next(&self) -> Lsn {
@@ -104,5 +154,37 @@ impl Wal {
     /// [`SyncError`].
     pub fn close(self) -> Result<(), SyncError> {
         block_on(self.0.close())
+    }
+}
+
+/// The only appender of a log; see [`super::Writer`].
+pub struct Writer(super::Writer<OsEnv>);
+
+impl Writer {
+    /// As [`super::Writer::append`].
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub fn append(&mut self, record: impl AsRef<[u8]>) -> Result<Lsn, AppendError> {
+        block_on(self.0.append(record))
+    }
+
+    /// As [`super::Writer::publish`].
+    pub fn publish(&mut self) {
+        self.0.publish();
+    }
+
+    /// As [`super::Writer::sync`].
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub fn sync(&mut self) -> Result<Lsn, SyncError> {
+        block_on(self.0.sync())
+    }
+
+    /// As [`super::Writer::next`].
+    #[must_use]
+    pub fn next(&self) -> Lsn {
+        self.0.next()
     }
 }

@@ -1,51 +1,133 @@
-//! Group commit: who writes, who syncs, who waits.
+//! Group commit: who writes, who syncs, who prepares, who waits.
 //!
-//! A pure state machine under the log's mutex ([`Log::step`], [`Log::complete`]). At most one write and one sync are in
-//! flight; a sync publishes what was written when it *began*. The first waiter of a cohort leads: it takes all pages,
-//! closes the cohort, writes, syncs, and wakes the cohort as a whole; then the designated leader of the next cohort is
-//! woken. The operation in flight belongs to the log: when its driver is dropped, another waiter polls it on, since doing
-//! it again could land old bytes over newer ones. After a failed write or sync the log is poisoned: nothing that was not
-//! durable is ever acknowledged before a reopen.
+//! A pure state machine under the log's mutex ([`Log::step`], [`Log::complete`]). At most one write, one sync and one
+//! preparation are in flight; a sync publishes what was written when it *began*. The first waiter of a cohort leads: it
+//! takes all pages, closes the cohort, writes, syncs, and wakes the cohort as a whole; then the designated leader of the
+//! next cohort is woken. The operation in flight belongs to the log: when its driver is dropped, another waiter polls it
+//! on, since doing it again could land old bytes over newer ones. After a failed write or sync the log is poisoned: nothing
+//! that was not durable is ever acknowledged before a reopen. A failed preparation poisons nothing: whoever needed it gets
+//! the error, and nothing was accepted.
 
 use std::{
-    collections::VecDeque,
     future::Future,
+    mem,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     task::{Context, Poll},
 };
 
-use tracing::{debug, trace, warn};
+use tracing::{debug, warn};
 
 use crate::{
-    codec::{FIRST_FRAME_OFFSET, Frame, FrameKind, NO_CLAIM},
-    env::{Env, File, interruptible, write_all_at},
+    env::Env,
     gate::Gate,
-    plant::{Plants, planted},
+    plant::planted,
     segment::{Segment, restate},
+    sync::Mutex,
 };
 
 use super::{
     error::Failure,
-    log::{Log, Opening, Page, State, Watermark},
+    jobs::{Done, Job, PrepareJob, Prepared, SyncJob, Task, WriteJob, Written},
+    log::{Log, State},
+    producer::Watermark,
 };
 
-/// The two operations that may be in flight.
+/// The operations that may be in flight, one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Write,
     Sync,
+    Prepare,
 }
 
-/// An operation in flight; it owns what it works on.
-type InFlight = Pin<Box<dyn Future<Output = Done> + Send>>;
+impl Operation {
+    const ALL: [Operation; 3] = [Operation::Write, Operation::Sync, Operation::Prepare];
+}
+
+/// A future that is allocated once and runs one job after the other.
+pub(super) struct Worker<E: Env> {
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    mail: Arc<Mutex<Mail<E>>>,
+}
+
+/// How a worker gets its job and leaves the result.
+struct Mail<E: Env> {
+    job: Option<Job<E>>,
+    done: Option<Done<E>>,
+}
+
+impl<E: Env> Worker<E> {
+    pub(super) fn new() -> Worker<E> {
+        let mail = Arc::new(Mutex::new(Mail { job: None, done: None }));
+        let inbox = mail.clone();
+        let future = Box::pin(async move {
+            loop {
+                // Polled only with a job at hand; what it waits for in between is the machine.
+                let job = std::future::poll_fn(|_| match lock(&inbox).job.take() {
+                    Some(job) => Poll::Ready(job),
+                    None => Poll::Pending,
+                });
+                let done = job.await.run().await;
+                lock(&inbox).done = Some(done);
+            }
+        });
+        Worker { future, mail }
+    }
+
+    fn begin(self, job: Job<E>) -> Worker<E> {
+        lock(&self.mail).job = Some(job);
+        self
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Done<E>> {
+        // It never ends: after a job it waits for the next one.
+        let _ = self.future.as_mut().poll(context);
+        match lock(&self.mail).done.take() {
+            Some(done) => Poll::Ready(done),
+            None => Poll::Pending,
+        }
+    }
+}
+
+fn lock<E: Env>(mail: &Mutex<Mail<E>>) -> crate::sync::MutexGuard<'_, Mail<E>> {
+    mail.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Whether an operation is in flight, and who polls it.
-pub(super) enum Slot {
-    Idle,
+pub(super) enum Slot<E: Env> {
+    Idle(Worker<E>),
     Driven,
     /// Its driver was dropped; the next waiter polls it on.
-    Orphan(InFlight),
+    Orphan(Worker<E>),
+}
+
+impl<E: Env> Slot<E> {
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Slot::Idle(_))
+    }
+
+    /// Puts the worker to work; the caller has seen that it is idle.
+    pub(super) fn begin(&mut self, job: Job<E>) -> Option<Worker<E>> {
+        match mem::replace(self, Slot::Driven) {
+            Slot::Idle(worker) => Some(worker.begin(job)),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    /// Takes over what lost its driver.
+    fn adopt(&mut self) -> Option<Worker<E>> {
+        match mem::replace(self, Slot::Driven) {
+            Slot::Orphan(worker) => Some(worker),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 /// Between closing a cohort and starting its sync.
@@ -58,20 +140,17 @@ pub(super) enum Pre {
     Hold,
 }
 
-/// How an operation ended.
-pub(super) struct Done {
-    upto: Watermark,
-    /// Rotation synced everything up to here.
-    synced: Option<Watermark>,
-    pages: Vec<Vec<u8>>,
-    result: Result<(), Failure>,
-}
-
 /// What a waiter wants.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Want {
-    /// Room in the buffer for a body of this many bytes.
-    Space(u64),
+    /// That more than this many pages have come back from the machine.
+    Drained(u64),
+    /// A spare with so many prepared bytes.
+    Spare(u64),
+    /// That nothing is left to prepare.
+    Prepared,
+    /// That a truncation has ended.
+    Access,
     /// The frame with this sequence number is with the operating system.
     Written(u64),
     /// The frame with this sequence number survives a power cut.
@@ -80,9 +159,9 @@ pub(super) enum Want {
     DurableLsn { lsn: u64, sequence: u64 },
 }
 
-enum Step {
+enum Step<E: Env> {
     Done(Result<(), Arc<Failure>>),
-    Drive(Operation, InFlight),
+    Drive(Operation, Worker<E>),
     Wait(Place, u64),
 }
 
@@ -97,8 +176,8 @@ impl<E: Env> Log<E> {
     /// Waits until `want` holds, doing whatever work is at hand.
     ///
     /// # Errors
-    /// The failure that poisoned the log, unless `want` held before it.
-    pub(super) async fn wait(self: &Arc<Self>, want: Want) -> Result<(), Arc<Failure>> {
+    /// The failure that poisoned the log, unless `want` held before it; or that of the preparation that was wanted.
+    pub(super) async fn wait(&self, want: Want) -> Result<(), Arc<Failure>> {
         let waiter = {
             let mut state = self.lock();
             state.next_waiter += 1;
@@ -107,12 +186,21 @@ impl<E: Env> Log<E> {
         loop {
             match self.step(waiter.id, want) {
                 Step::Done(result) => return result,
-                Step::Drive(operation, in_flight) => {
-                    Driver { log: self, operation, in_flight: Some(in_flight) }.await?;
+                Step::Drive(operation, worker) => {
+                    let result = self.drive(operation, worker).await;
+                    // What failed in a preparation concerns only those who need it.
+                    if operation != Operation::Prepare || matches!(want, Want::Spare(_) | Want::Prepared) {
+                        result?;
+                    }
                 }
                 Step::Wait(place, seen) => self.gate(place).wait(seen).await,
             }
         }
+    }
+
+    /// Polls an operation that has just begun to its end.
+    pub(super) async fn drive(&self, operation: Operation, worker: Worker<E>) -> Result<(), Arc<Failure>> {
+        Driver { log: self, operation, worker: Some(worker) }.await
     }
 
     fn gate(&self, place: Place) -> &Gate {
@@ -123,53 +211,59 @@ impl<E: Env> Log<E> {
         }
     }
 
+    fn wait_for_space(&self) -> Step<E> {
+        Step::Wait(Place::Space, self.gates.space.seq())
+    }
+
     /// The next thing that this waiter does.
-    fn step(self: &Arc<Self>, me: u64, want: Want) -> Step {
+    fn step(&self, me: u64, want: Want) -> Step<E> {
         let mut state = self.lock();
         let state = &mut *state;
-        if state.holds(want, self.options.buffer_limit()) {
+        if state.holds(want, self.options.segment_length()) {
             return Step::Done(Ok(()));
         }
         if let Some(failure) = &state.failure {
             return Step::Done(Err(failure.clone()));
         }
-        for operation in [Operation::Write, Operation::Sync] {
-            let slot = state.slot(operation);
-            if let Slot::Orphan(_) = slot
-                && let Slot::Orphan(in_flight) = std::mem::replace(slot, Slot::Driven)
-            {
-                return Step::Drive(operation, in_flight);
+        for operation in Operation::ALL {
+            if let Some(worker) = state.slot(operation).adopt() {
+                return Step::Drive(operation, worker);
             }
         }
         // A rotation syncs the segment that it leaves. Two syncs of one file never overlap: where one fails, the other may
         // succeed without what the failed one dropped.
         let overlap = planted!(self.options.plants, WalOverlappingSyncs);
-        let no_sync = matches!(state.sync, Slot::Idle);
+        let no_sync = state.sync.is_idle();
         let sync_idle = no_sync && (!state.rotating || overlap);
-        let write_idle = matches!(state.write, Slot::Idle) && (no_sync || !state.pages_rotate() || overlap);
+        let write_idle = state.write.is_idle() && (no_sync || !state.write_rotates() || overlap);
         let sequence = match want {
-            Want::Space(_) | Want::Written(_) => {
-                return if write_idle {
-                    Step::Drive(Operation::Write, self.begin_write(state))
-                } else {
-                    Step::Wait(Place::Space, self.gates.space.seq())
+            Want::Spare(length) => return self.step_prepare(state, length),
+            Want::Prepared => return self.step_prepare(state, self.options.segment_length()),
+            Want::Access => return self.wait_for_space(),
+            Want::Drained(_) | Want::Written(_) => {
+                return match write_idle.then(|| self.begin_write(state, false)).flatten() {
+                    Some(worker) => Step::Drive(Operation::Write, worker),
+                    None => self.wait_for_space(),
                 };
             }
             Want::Durable(sequence) | Want::DurableLsn { sequence, .. } => sequence,
         };
         if state.pre == Pre::Waiter(me) && sync_idle {
             state.pre = Pre::None;
-            return Step::Drive(Operation::Sync, self.begin_sync(state));
+            if let Some(worker) = self.begin_sync(state) {
+                return Step::Drive(Operation::Sync, worker);
+            }
         }
         if state.leader.is_none_or(|leader| leader == me) && sync_idle && state.pre == Pre::None {
             if state.written.sequence >= sequence {
                 state.close_cohort(state.written.sequence);
-                return Step::Drive(Operation::Sync, self.begin_sync(state));
+                if let Some(worker) = self.begin_sync(state) {
+                    return Step::Drive(Operation::Sync, worker);
+                }
             }
-            if write_idle {
-                state.close_cohort(state.accepted.sequence);
+            if write_idle && let Some(worker) = self.begin_write(state, true) {
                 state.pre = Pre::Waiter(me);
-                return Step::Drive(Operation::Write, self.begin_write(state));
+                return Step::Drive(Operation::Write, worker);
             }
         }
         if state.leader == Some(me) {
@@ -186,73 +280,114 @@ impl<E: Env> Log<E> {
         Step::Wait(Place::Cohort(state.epoch + 1), self.gate(Place::Cohort(state.epoch + 1)).seq())
     }
 
-    /// Takes all pages and begins to write them.
-    fn begin_write(self: &Arc<Self>, state: &mut State<E>) -> InFlight {
-        state.write = Slot::Driven;
-        state.rotating = state.pages_rotate();
-        let job = WriteJob {
-            env: self.env.clone(),
-            dir: self.dir.clone(),
-            plants: self.options.plants.clone(),
-            pages: state.take_pages(),
-            current: state.written_segment.clone(),
-            successor: state.successor.clone(),
-            upto: state.accepted,
-        };
-        state.written_segment = state.tail.segment.clone();
-        Box::pin(job.run())
+    fn step_prepare(&self, state: &mut State<E>, length: u64) -> Step<E> {
+        if !state.prepare.is_idle() {
+            return self.wait_for_space();
+        }
+        match self.begin_prepare(state, length) {
+            Some(worker) => Step::Drive(Operation::Prepare, worker),
+            // A reader holds what is left; it stays until the next occasion.
+            None => Step::Done(Ok(())),
+        }
     }
 
-    /// Begins to sync what is written now. A rotation has synced every earlier segment.
-    fn begin_sync(self: &Arc<Self>, state: &mut State<E>) -> InFlight {
-        state.sync = Slot::Driven;
+    /// Takes all pages and begins to write them; `None` if there are none. With `commit` it closes the cohort.
+    fn begin_write(&self, state: &mut State<E>, commit: bool) -> Option<Worker<E>> {
+        state.publish_page();
+        if state.ring.is_empty() {
+            return None;
+        }
+        state.rotating = state.ring.waiting().any(|page| page.opening.is_some());
+        let proven = state.durable.sequence == state.written.sequence;
+        let pages = state.ring.take();
+        let last = pages.back()?;
+        let (upto, segment) = (last.tag.upto, last.tag.segment.clone());
+        // A synced write covers its own range only: nothing before it may be undurable.
+        let careless = planted!(self.options.plants, WalDsyncRange);
+        let synced_write = commit
+            && (self.options.writes_synced() || careless)
+            && pages.len() == 1
+            && !state.rotating
+            && (proven || careless);
+        state.stats.writes += 1;
+        if commit {
+            state.close_cohort(upto.sequence);
+        }
+        let job = WriteJob {
+            env: self.env.clone(),
+            plants: self.options.plants.clone(),
+            pages,
+            current: mem::replace(&mut state.written_segment, segment),
+            upto,
+            synced_write,
+        };
+        state.write.begin(Job::Write(job))
+    }
+
+    /// Begins to sync what is written now.
+    fn begin_sync(&self, state: &mut State<E>) -> Option<Worker<E>> {
         let upto = state.written;
-        let segment = state.segment_of(upto.position.generation);
         if planted!(self.options.plants, WalAckInflightSync) {
             state.durable = upto;
         }
-        let plants = self.options.plants.clone();
-        Box::pin(async move {
-            let result = match segment.as_ref().and_then(|segment| segment.file()) {
-                Some(file) => interruptible(|| sync_file(file, &plants)).await,
-                None => Err(std::io::Error::other("its file isn't open")),
-            };
-            let name = segment.map_or_else(|| "a segment".into(), |segment| segment.name());
-            trace!(file = name, lsn = upto.lsn, ok = result.is_ok(), "sync");
-            let result = result.map_err(|error| Failure::new("sync", name, &error));
-            Done { upto, synced: None, pages: Vec::new(), result }
-        })
+        let segment = state.segment_of(upto.position.generation)?;
+        state.stats.syncs += 1;
+        state.sync.begin(Job::Sync(SyncJob { segment, upto, plants: self.options.plants.clone() }))
+    }
+
+    /// Begins the preparation that is needed most; `None` if there is none.
+    fn begin_prepare(&self, state: &mut State<E>, length: u64) -> Option<Worker<E>> {
+        // A spare of full length costs no more syncs than a part of one; none at all is for who only needs its identity.
+        let length = if length == 0 { 0 } else { length.max(self.options.segment_length()) };
+        let task = state.next_task(&self.options, length)?;
+        state.prepare.begin(Job::Prepare(PrepareJob {
+            dir: self.dir.clone(),
+            plants: self.options.plants.clone(),
+            task,
+            length,
+        }))
     }
 
     /// Takes in how an operation ended. Returns the error if it failed.
-    fn complete(&self, operation: Operation, done: Done) -> Result<(), Arc<Failure>> {
-        let (epoch, rotated, result) = {
-            let mut state = self.lock();
-            *state.slot(operation) = Slot::Idle;
-            let rotated = operation == Operation::Write && std::mem::take(&mut state.rotating);
-            state.recycle(done.pages);
-            if let Some(synced) = done.synced
-                && synced.sequence > state.durable.sequence
-            {
-                state.durable = synced;
-            }
-            let result = match done.result {
-                Err(failure) => Err(self.failed(&mut state, operation, done.upto, failure)),
-                Ok(()) => {
-                    let present = operation == Operation::Sync && planted!(self.options.plants, WalPublishPresent);
-                    let upto = if present { state.written } else { done.upto };
-                    state.publish(operation, upto);
-                    Ok(())
-                }
-            };
-            if operation == Operation::Sync {
-                state.pre = Pre::Hold;
-            }
-            (state.epoch, rotated, result)
-        };
-        self.gates.space.open();
-        let cohort_ends = operation == Operation::Sync || result.is_err();
+    fn complete(&self, operation: Operation, worker: Worker<E>, done: Done<E>) -> Result<(), Arc<Failure>> {
+        let mut state = self.lock();
+        *state.slot(operation) = Slot::Idle(worker);
+        let epoch = state.epoch;
         // Whoever had promised the cohort's sync may have waited for a rotation.
+        let rotated = operation == Operation::Write && mem::take(&mut state.rotating);
+        let (result, cohort_ends) = match done {
+            Done::Prepared(prepared) => (state.prepared(prepared), false),
+            Done::Written(written) => self.written(&mut state, written),
+            Done::Truncated(truncated) => {
+                let result = state.truncated(truncated);
+                (result.map_err(|failure| state.fail(failure)), false)
+            }
+            Done::Synced { upto, result } => {
+                let result = match result {
+                    Err(failure) => Err(self.failed(&mut state, Operation::Sync, upto, failure)),
+                    Ok(()) => {
+                        let present = planted!(self.options.plants, WalPublishPresent);
+                        let upto = if present { state.written } else { upto };
+                        state.publish(Operation::Sync, upto);
+                        Ok(())
+                    }
+                };
+                (result, true)
+            }
+        };
+        if cohort_ends {
+            state.pre = Pre::Hold;
+        }
+        let wake_keeper = mem::take(&mut state.wake_keeper);
+        drop(state);
+        self.gates.space.open();
+        self.gates.progress.open();
+        if wake_keeper {
+            self.gates.keeper.open();
+        }
+        if operation == Operation::Prepare {
+            return result;
+        }
         if cohort_ends || rotated {
             self.gate(Place::Cohort(epoch)).open();
         }
@@ -264,6 +399,24 @@ impl<E: Env> Log<E> {
         }
         self.gates.leader.open();
         result
+    }
+
+    /// A write ended. Also says whether the cohort ended with it.
+    fn written(&self, state: &mut State<E>, written: Written<E>) -> (Result<(), Arc<Failure>>, bool) {
+        let Written { pages, upto, synced, syncs, bytes, result } = written;
+        state.ring.give_back(pages);
+        state.stats.syncs += syncs;
+        state.stats.written_bytes += bytes;
+        if result.is_ok() {
+            state.publish(Operation::Write, upto);
+        }
+        if let Some(synced) = synced {
+            state.publish(Operation::Sync, synced);
+        }
+        match result {
+            Err(failure) => (Err(self.failed(state, Operation::Write, upto, failure)), true),
+            Ok(()) => (Ok(()), synced.is_some_and(|synced| synced.sequence == upto.sequence)),
+        }
     }
 
     /// A failed operation poisons the log. (The planted bugs do what real systems did instead.)
@@ -283,10 +436,10 @@ impl<E: Env> Log<E> {
     }
 
     /// A driver was dropped: its operation waits for the next one. If it panicked it can't go on.
-    fn orphan(&self, operation: Operation, in_flight: InFlight) {
+    fn orphan(&self, operation: Operation, worker: Worker<E>) {
         {
             let mut state = self.lock();
-            *state.slot(operation) = Slot::Orphan(in_flight);
+            *state.slot(operation) = Slot::Orphan(worker);
             if std::thread::panicking() {
                 let failure = std::io::Error::other("it panicked");
                 state.fail(Failure::new("update", "the log".into(), &failure));
@@ -297,50 +450,59 @@ impl<E: Env> Log<E> {
     }
 
     /// Somebody who led or had promised a sync left without it: all look again.
-    fn open_all(&self) {
+    pub(super) fn open_all(&self) {
         self.gates.cohort.iter().for_each(Gate::open);
         self.gates.space.open();
         self.gates.leader.open();
+        self.gates.progress.open();
+        self.gates.keeper.open();
     }
 
-    /// States the end of a log that is being closed in the next segment's identity, so that even the loss of the whole
-    /// last segment is noticed. The log is durable without it, so a failure costs only this.
+    /// States the end of a quiet or closed log in the identity of the next spare, so that even the loss of the whole last
+    /// segment is noticed. The log is durable without it, so a failure costs only this.
     pub(super) async fn state_end(&self) {
-        let (successor, durable) = {
+        let (spare, durable) = {
             let state = self.lock();
-            (state.successor.clone(), state.durable.position)
+            (state.spares.front().map(|spare| spare.segment.clone()), state.durable.position)
         };
-        if let Err(error) = restate(&successor, durable).await {
-            warn!(file = successor.name(), %error, "could not state the end of the log");
+        let Some(spare) = spare else { return };
+        if let Err(error) = restate(&spare, durable).await {
+            warn!(file = spare.name(), %error, "could not state the end of the log");
         }
     }
 
     /// Polls what is in flight without a driver to its end, whatever it is: nothing may touch the files after close.
-    pub(super) async fn drain(self: &Arc<Self>) {
+    pub(super) async fn drain(&self) {
         loop {
             let orphan = {
                 let mut state = self.lock();
-                [Operation::Write, Operation::Sync].into_iter().find_map(|operation| {
-                    match std::mem::replace(state.slot(operation), Slot::Driven) {
-                        Slot::Orphan(in_flight) => Some((operation, in_flight)),
-                        other => {
-                            *state.slot(operation) = other;
-                            None
-                        }
-                    }
-                })
+                let adopted =
+                    Operation::ALL.map(|operation| state.slot(operation).adopt().map(|worker| (operation, worker)));
+                adopted.into_iter().flatten().collect::<Vec<_>>()
             };
-            let Some((operation, in_flight)) = orphan else { return };
-            // The log is closing; a failure was or will be reported by the wait that needs the result.
-            drop(Driver { log: self, operation, in_flight: Some(in_flight) }.await);
+            if orphan.is_empty() {
+                return;
+            }
+            for (operation, worker) in orphan {
+                // The log is closing; a failure was or will be reported by the wait that needs the result.
+                drop(self.drive(operation, worker).await);
+            }
         }
+    }
+
+    /// Whether an operation has lost its driver.
+    pub(super) fn has_orphan(state: &State<E>) -> bool {
+        [&state.write, &state.sync, &state.prepare].into_iter().any(|slot| matches!(slot, Slot::Orphan(_)))
     }
 }
 
 impl<E: Env> State<E> {
-    fn holds(&self, want: Want, buffer_limit: u64) -> bool {
+    fn holds(&self, want: Want, segment_length: u64) -> bool {
         match want {
-            Want::Space(body_bytes) => self.failure.is_none() && self.has_room(body_bytes, buffer_limit),
+            Want::Drained(seen) => self.failure.is_none() && self.ring.drained() > seen,
+            Want::Spare(length) => self.failure.is_none() && self.has_spare(length),
+            Want::Prepared => self.failure.is_none() && !self.wants_preparation(segment_length),
+            Want::Access => self.failure.is_none() && self.access != super::log::Access::Truncating,
             Want::Written(sequence) => self.written.sequence >= sequence,
             Want::Durable(sequence) => self.durable.sequence >= sequence,
             Want::DurableLsn { lsn, .. } => self.durable.lsn > lsn,
@@ -357,112 +519,85 @@ impl<E: Env> State<E> {
         let watermark = match operation {
             Operation::Write => &mut self.written,
             Operation::Sync => &mut self.durable,
+            Operation::Prepare => return,
         };
         if upto.sequence > watermark.sequence {
+            let frames = upto.sequence - watermark.sequence;
             *watermark = upto;
-        }
-    }
-
-    fn segment_of(&self, generation: u64) -> Option<Arc<Segment<E::Dir>>> {
-        self.members
-            .iter()
-            .rev()
-            .map(|member| &member.segment)
-            .find(|segment| segment.generation() == generation)
-            .cloned()
-    }
-}
-
-async fn sync_file<F: File>(file: &F, plants: &Plants) -> std::io::Result<()> {
-    #[cfg(feature = "plants")]
-    if planted!(plants, EnvLenNotSynced) {
-        return file.sync_pages().await;
-    }
-    let _: &Plants = plants;
-    file.sync_data().await
-}
-
-/// One write: the pages in order, with the rotations among them.
-struct WriteJob<E: Env> {
-    env: E,
-    dir: E::Dir,
-    plants: Plants,
-    pages: VecDeque<Page<E::Dir>>,
-    /// The segment that was written last.
-    current: Arc<Segment<E::Dir>>,
-    /// The segment to have ready after this write.
-    successor: Arc<Segment<E::Dir>>,
-    upto: Watermark,
-}
-
-impl<E: Env> WriteJob<E> {
-    async fn run(mut self) -> Done {
-        let mut synced = None;
-        let result = self.write(&mut synced).await;
-        let pages = self.pages.into_iter().map(|page| page.bytes).collect();
-        Done { upto: self.upto, synced, pages, result }
-    }
-
-    async fn write(&mut self, synced: &mut Option<Watermark>) -> Result<(), Failure> {
-        // A seal names its successor, so the successor's name is durable before any seal is written.
-        let late = planted!(self.plants, WalSealBeforeSuccessor);
-        if !late {
-            for page in &self.pages {
-                self.prepare(&page.segment).await?;
-            }
-            self.prepare(&self.successor).await?;
-        }
-        for page in &mut self.pages {
-            if let Some(Opening { start, before }) = &mut page.start {
-                // Nothing of a segment is written before all of its predecessor is durable.
-                if !planted!(self.plants, WalRotateOldUnsynced)
-                    && let Some(file) = self.current.file()
-                {
-                    interruptible(|| file.sync_data())
-                        .await
-                        .map_err(|error| Failure::new("sync", self.current.name(), &error))?;
+            if operation == Operation::Sync {
+                self.stats.group(frames);
+                if let Some(producer) = &mut self.producer {
+                    producer.durable = upto.position;
                 }
-                *synced = Some(*before);
-                debug!(file = page.segment.name(), base_lsn = start.base_lsn, "rotated");
-                start.wall_ns = self.env.wall_ns();
-                let mut frame = Vec::new();
-                let seed = page.segment.identity.seed();
-                Frame::encode(&mut frame, seed, FIRST_FRAME_OFFSET, FrameKind::Start, 0, NO_CLAIM, |out| {
-                    start.encode(out);
-                });
-                page.bytes[..frame.len()].copy_from_slice(&frame);
-                self.current = page.segment.clone();
             }
-            if late && page.segment.file().is_none() {
-                let head = page.segment.identity.head();
-                page.segment
-                    .create(&self.dir, &head, &self.plants)
-                    .await
-                    .map_err(|error| Failure::new("create", page.segment.name(), &error))?;
-            }
-            let Some(file) = page.segment.file() else {
-                return Err(Failure::new("write", page.segment.name(), &std::io::Error::other("its file isn't open")));
-            };
-            write_all_at(file, &page.bytes, page.offset)
-                .await
-                .map_err(|error| Failure::new("write", page.segment.name(), &error))?;
         }
-        Ok(())
     }
 
-    /// Creates the file of a planned segment.
-    async fn prepare(&self, segment: &Segment<E::Dir>) -> Result<(), Failure> {
-        if segment.file().is_some() {
-            return Ok(());
+    /// The preparation that is needed most.
+    fn next_task(&mut self, options: &super::options::Options, length: u64) -> Option<Task<E::Dir>> {
+        let enough = self.has_spare(length);
+        if !enough && let Some(spare) = self.spares.pop_front() {
+            return Some(Task::Extend(spare));
         }
-        let created = segment.create(&self.dir, &segment.identity.head(), &self.plants).await;
-        created.map_err(|error| Failure::new("create", segment.name(), &error))
+        let free = self.released.iter().position(|segment| Arc::strong_count(segment) == 1);
+        let released = free.and_then(|index| Arc::into_inner(self.released.remove(index)));
+        match released {
+            Some(old) if self.spares.len() >= MAX_SPARES => Some(Task::Remove(old)),
+            Some(old) => Some(Task::Recycle { identity: self.next_identity(options, Some(old.seed())), old }),
+            None if enough => None,
+            None => {
+                let slot = self.next_slot;
+                self.next_slot += 1;
+                Some(Task::Create(Segment::new(slot, self.next_identity(options, None), &options.plants)))
+            }
+        }
+    }
+
+    /// The identity of the next spare: above all others, and with another seed than the one it replaces.
+    pub(super) fn next_identity(
+        &mut self,
+        options: &super::options::Options,
+        replaced: Option<u32>,
+    ) -> crate::codec::Identity {
+        let newest = self.spares.back().map_or(&self.written_segment, |spare| &spare.segment);
+        let mut identity = crate::codec::Identity {
+            number: self.next_number,
+            generation: self.next_generation,
+            segment_blocks: Self::segment_blocks(options.segment_length()),
+            durable: self.durable.position,
+            ..newest.identity.clone()
+        };
+        while Some(identity.seed()) == replaced {
+            identity.generation += 1;
+        }
+        self.next_number += 1;
+        self.next_generation = identity.generation + 1;
+        identity
+    }
+
+    /// A preparation ended.
+    fn prepared(&mut self, prepared: Prepared<E::Dir>) -> Result<(), Arc<Failure>> {
+        let Prepared { spare, recycled, removed, result } = prepared;
+        self.stats.recycled += u64::from(recycled);
+        self.stats.prepared += u64::from(!recycled && !removed && result.is_ok());
+        if let Some(spare) = spare {
+            // Ascending generations: a spare that was extended goes back to where it was.
+            let at = self.spares.partition_point(|other| other.segment.generation() < spare.segment.generation());
+            self.spares.insert(at, spare);
+        }
+        result.map_err(|failure| {
+            warn!(%failure, "a segment could not be prepared");
+            Arc::new(failure)
+        })
     }
 }
+
+/// Spares that are kept: one to rotate into, and one that was released meanwhile.
+pub(super) const MAX_SPARES: usize = 2;
 
 /// A waiter that may hold the lead, or have promised a sync; it gives both back when it goes.
 struct Waiter<'a, E: Env> {
-    log: &'a Arc<Log<E>>,
+    log: &'a Log<E>,
     id: u64,
 }
 
@@ -486,9 +621,9 @@ impl<E: Env> Drop for Waiter<'_, E> {
 
 /// Polls an operation; hands it back to the log when dropped before its end.
 struct Driver<'a, E: Env> {
-    log: &'a Arc<Log<E>>,
+    log: &'a Log<E>,
     operation: Operation,
-    in_flight: Option<InFlight>,
+    worker: Option<Worker<E>>,
 }
 
 impl<E: Env> Future for Driver<'_, E> {
@@ -496,17 +631,19 @@ impl<E: Env> Future for Driver<'_, E> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let Some(in_flight) = &mut this.in_flight else { return Poll::Ready(Ok(())) };
-        let Poll::Ready(done) = in_flight.as_mut().poll(context) else { return Poll::Pending };
-        this.in_flight = None;
-        Poll::Ready(this.log.complete(this.operation, done))
+        let Some(worker) = &mut this.worker else { return Poll::Ready(Ok(())) };
+        let Poll::Ready(done) = worker.poll(context) else { return Poll::Pending };
+        match this.worker.take() {
+            Some(worker) => Poll::Ready(this.log.complete(this.operation, worker, done)),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 
 impl<E: Env> Drop for Driver<'_, E> {
     fn drop(&mut self) {
-        if let Some(in_flight) = self.in_flight.take() {
-            self.log.orphan(self.operation, in_flight);
+        if let Some(worker) = self.worker.take() {
+            self.log.orphan(self.operation, worker);
         }
     }
 }

@@ -102,6 +102,13 @@ pub enum AppendError {
     /// Definite: the log was closed. Remedy: open it again.
     #[error("the log is closed")]
     Closed,
+    /// Definite: a [`Writer`](super::Writer) has the log to itself. Remedy: append through it, or drop it.
+    #[error("a writer has the log to itself; append through it")]
+    WriterExists,
+    /// Definite: there is no room for it, and none could be prepared. Nothing was written, and the log goes on.
+    /// Remedy: as the failure says (free space on the disk), then append again.
+    #[error("not appended, since there is no room for it: {} of {} failed: {}", .0.operation, .0.file, .0.message)]
+    NoRoom(Arc<Failure>),
     /// Definite: refused, since the log failed before. Remedy: reopen.
     #[error("refused, since an earlier {0}")]
     Poisoned(Arc<Failure>),
@@ -125,6 +132,9 @@ pub enum SyncError {
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
+    /// A [`Writer`](super::Writer) has the log to itself. Remedy: drop it first.
+    #[error("a writer has the log to itself; drop it first")]
+    WriterExists,
     /// No such record yet.
     #[error("LSN {lsn} was not appended yet, next is {next}")]
     NotAppended {
@@ -138,6 +148,9 @@ pub enum SyncError {
 /// Why a record couldn't be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
+    /// What was delivered from here on was truncated meanwhile. Remedy: take it back, and read again from this LSN.
+    #[error("the log was truncated; what was delivered before may be gone or replaced, read again")]
+    Truncated,
     /// Outside the log.
     #[error("LSN {lsn} is outside the log, which holds {first}..{next}")]
     NotFound {
@@ -165,6 +178,36 @@ pub enum ReadError {
         source: io::Error,
     },
     /// The record never left memory, and the log failed. Remedy: reopen.
+    #[error(transparent)]
+    Poisoned(#[from] Arc<Failure>),
+}
+
+/// Why a truncation did not happen.
+#[derive(Debug, Error)]
+pub enum TruncateError {
+    /// The LSN is not in the range that can be truncated to. Nothing was changed.
+    #[error("LSN {lsn} is outside {first}..={next}")]
+    OutOfRange {
+        /// The one that was asked for.
+        lsn: Lsn,
+        /// The oldest LSN of the log.
+        first: Lsn,
+        /// The next that will be given.
+        next: Lsn,
+    },
+    /// Another truncation is under way, or a [`Writer`](super::Writer) has the log to itself. Remedy: try again after it.
+    #[error("a truncation is under way, or a writer has the log to itself; try again after it")]
+    Busy,
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+    /// There is no room for the segment that a truncation needs. Nothing was changed. Remedy: free space, then retry.
+    #[error("no room: {} of {} failed: {}", .0.operation, .0.file, .0.message)]
+    NoRoom(Arc<Failure>),
+    /// What has to be kept could not be read. Nothing was changed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log failed. Whether the truncation took effect is unknown until it is reopened.
     #[error(transparent)]
     Poisoned(#[from] Arc<Failure>),
 }

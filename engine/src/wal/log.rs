@@ -1,40 +1,27 @@
-//! The log as its handles share it: the state under one mutex, and the side that gives LSNs and encodes frames.
+//! The log as its handles share it: the state under one mutex.
 //!
-//! The mutex is held for short critical sections and never across an await. Everything that waits or talks to the machine
-//! is in [`super::commit`].
+//! The mutex is held for short critical sections and never across an await. Frames are accepted in [`super::producer`];
+//! everything that waits or talks to the machine is in [`super::commit`], and what it does there in [`super::jobs`].
 
-use std::{
-    collections::VecDeque,
-    mem,
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    codec::{
-        BLOCK_BYTES, FIRST_FRAME_OFFSET, Frame, FrameKind, Header, MARK_BODY_BYTES, MarkKind, Position,
-        SEAL_BODY_BYTES, START_BODY_BYTES, Seal, Start, frame_bytes,
-    },
+    codec::{BLOCK_BYTES, FIRST_FRAME_OFFSET},
     env::{Dir, Env},
     gate::Gate,
+    ring::Ring,
     segment::Segment,
+    sync::{Mutex, MutexGuard},
 };
 
 use super::{
-    commit::{Operation, Pre, Slot},
-    error::Failure,
-    open::{encode_filler, encode_mark, filler_bytes, successor_identity},
+    commit::{Operation, Pre, Slot, Want},
+    error::{AppendError, Failure},
     options::Options,
-    recover::{FIRST_LSN, INDEX_BYTES},
+    producer::{Lack, Placement, Producer, Tail, Watermark},
+    recover::INDEX_BYTES,
+    stats::Stats,
 };
-
-/// Frames are collected into pages of about this size; a larger frame has a page of its own.
-const PAGE_BYTES: usize = 64 * 1024;
-/// Emptied pages kept for reuse.
-const POOL_PAGES: usize = 8;
-/// Room that is always left for the seal.
-const SEAL_BYTES: u64 = frame_bytes(SEAL_BODY_BYTES);
-/// Length of a mark's frame, without the filler before it.
-const MARK_BYTES: u64 = frame_bytes(MARK_BODY_BYTES);
 
 /// What all handles of one log share.
 pub(super) struct Log<E: Env> {
@@ -52,72 +39,88 @@ pub(super) struct Gates {
     pub(super) cohort: [Gate; 2],
     /// The designated leader of the next cohort.
     pub(super) leader: Gate,
-    /// Those who wait for a write.
+    /// Those who wait for a write, for room or for a spare.
     pub(super) space: Gate,
-}
-
-/// How far something reaches: every frame before it is included.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Watermark {
-    /// The next LSN.
-    pub(super) lsn: u64,
-    /// Frames accepted since open; unlike the LSN it counts marks too.
-    pub(super) sequence: u64,
-    pub(super) position: Position,
+    /// Those who read on as the log grows, and do none of its work.
+    pub(super) progress: Gate,
+    /// The keeper.
+    pub(super) keeper: Gate,
 }
 
 /// A segment whose records can be read.
 pub(super) struct Member<D: Dir> {
     pub(super) base_lsn: u64,
     pub(super) segment: Arc<Segment<D>>,
+    /// End of what counts in it; without a bound while it is the last one.
+    pub(super) end: u64,
     /// Places to begin reading from: (LSN, offset), ascending.
     pub(super) index: Vec<(u64, u64)>,
 }
 
-/// Where the next frame goes.
-pub(super) struct Tail<D: Dir> {
-    pub(super) segment: Arc<Segment<D>>,
-    pub(super) base_lsn: u64,
-    pub(super) offset: u64,
-    /// Checksum of the last frame.
-    pub(super) crc: u32,
-    /// Nothing but its start was put into the segment.
-    pub(super) fresh: bool,
+impl<D: Dir> Member<D> {
+    /// A segment of `length` bytes that is about to be filled.
+    pub(super) fn new(base_lsn: u64, segment: Arc<Segment<D>>, length: u64) -> Member<D> {
+        Member { base_lsn, segment, end: u64::MAX, index: Vec::with_capacity((length / INDEX_BYTES) as usize + 1) }
+    }
+
+    /// The nearest known place at or before a record: the LSN there, and the offset.
+    pub(super) fn place(&self, lsn: u64) -> (u64, u64) {
+        let entry = self.index.partition_point(|(first, _)| *first <= lsn).checked_sub(1);
+        entry.map_or((self.base_lsn, FIRST_FRAME_OFFSET), |entry| self.index[entry])
+    }
+
+    /// Notes that a frame which begins at `offset` holds `lsn`, if the last place is far enough away.
+    pub(super) fn note(&mut self, lsn: u64, offset: u64) {
+        if offset >= self.index.last().map_or(FIRST_FRAME_OFFSET, |(_, last)| *last) + INDEX_BYTES {
+            self.index.push((lsn, offset));
+        }
+    }
 }
 
-/// Frames on their way to one place of one segment.
-pub(super) struct Page<D: Dir> {
+/// A segment that is prepared and not started.
+pub(super) struct Spare<D: Dir> {
     pub(super) segment: Arc<Segment<D>>,
-    pub(super) offset: u64,
-    /// The start of a new segment. It is encoded in front of `bytes` when it is written, since it states that its
-    /// predecessor is durable, which only then is true.
-    pub(super) start: Option<Opening>,
-    pub(super) bytes: Vec<u8>,
+    /// Bytes of its file that were written and synced.
+    pub(super) length: u64,
 }
 
-/// How a segment begins that a rotation opens.
-pub(super) struct Opening {
-    pub(super) start: Start,
-    /// Where its predecessor ends.
-    pub(super) before: Watermark,
+/// Who may append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Every handle.
+    Shared,
+    /// One [`Writer`](super::Writer), which may hold the producer or leave it here.
+    Writer,
+    /// Nobody, until a truncation has ended.
+    Truncating,
 }
 
 pub(super) struct State<E: Env> {
-    pub(super) tail: Tail<E::Dir>,
-    /// The segment after the tail's; planned, and prepared by the next write.
-    pub(super) successor: Arc<Segment<E::Dir>>,
-    pub(super) members: Vec<Member<E::Dir>>,
-    pages: VecDeque<Page<E::Dir>>,
-    pool: Vec<Vec<u8>>,
-    /// Bytes of frames that were accepted and not written yet.
-    buffered_bytes: u64,
-    pub(super) accepted: Watermark,
+    /// Here unless a writer holds it.
+    pub(super) producer: Option<Producer<E::Dir>>,
+    pub(super) access: Access,
+    pub(super) ring: Ring<Placement<E::Dir>>,
+    /// What the ring has seen: all that is accepted, but for what is in a writer's page.
+    pub(super) published: Watermark,
     pub(super) written: Watermark,
     pub(super) durable: Watermark,
     /// The segment that `written` lies in.
     pub(super) written_segment: Arc<Segment<E::Dir>>,
-    pub(super) write: Slot,
-    pub(super) sync: Slot,
+    pub(super) members: Vec<Member<E::Dir>>,
+    /// Records below this LSN are released.
+    pub(super) floor_lsn: u64,
+    /// Counts truncations of the back, so that a reader notices one.
+    pub(super) cuts: u64,
+    /// Prepared segments, in the order of their generations.
+    pub(super) spares: VecDeque<Spare<E::Dir>>,
+    /// Segments that hold nothing any more, to be recycled or removed once no reader holds them.
+    pub(super) released: Vec<Arc<Segment<E::Dir>>>,
+    pub(super) next_slot: u64,
+    pub(super) next_generation: u64,
+    pub(super) next_number: u64,
+    pub(super) write: Slot<E>,
+    pub(super) sync: Slot<E>,
+    pub(super) prepare: Slot<E>,
     /// The write in flight rotates, and so syncs.
     pub(super) rotating: bool,
     pub(super) epoch: u64,
@@ -127,36 +130,58 @@ pub(super) struct State<E: Env> {
     pub(super) pre: Pre,
     pub(super) failure: Option<Arc<Failure>>,
     pub(super) closed: bool,
+    /// The sequence number right behind the last mark: nothing was accepted since, if it is still the next one.
+    pub(super) marked_sequence: u64,
+    /// The keeper rests until something is accepted.
+    pub(super) keeper_rests: bool,
+    /// The keeper has something to do; its gate is to be opened after the mutex is released.
+    pub(super) wake_keeper: bool,
+    /// The last handle is gone, or the log is closed.
+    pub(super) keeper_stops: bool,
     pub(super) next_waiter: u64,
+    pub(super) stats: Stats,
     /// Released by close; else with the last handle.
     pub(super) lock: Option<<E::Dir as Dir>::Lock>,
 }
 
+/// What open hands over.
+pub(super) struct Opened<E: Env> {
+    pub(super) lock: <E::Dir as Dir>::Lock,
+    pub(super) members: Vec<Member<E::Dir>>,
+    pub(super) tail: Tail<E::Dir>,
+    pub(super) durable: Watermark,
+    pub(super) floor_lsn: u64,
+    pub(super) spares: VecDeque<Spare<E::Dir>>,
+    pub(super) released: Vec<Arc<Segment<E::Dir>>>,
+    pub(super) next_slot: u64,
+    pub(super) stats: Stats,
+}
+
 impl<E: Env> Log<E> {
-    #[expect(clippy::too_many_arguments, reason = "called once, by open, with what it has just built")]
-    pub(super) fn new(
-        env: E,
-        dir: E::Dir,
-        lock: <E::Dir as Dir>::Lock,
-        options: Options,
-        members: Vec<Member<E::Dir>>,
-        tail: Tail<E::Dir>,
-        durable: Watermark,
-        successor: Arc<Segment<E::Dir>>,
-    ) -> Log<E> {
-        let state = State {
+    pub(super) fn new(env: E, dir: E::Dir, options: Options, opened: Opened<E>) -> Log<E> {
+        let Opened { lock, members, tail, durable, floor_lsn, spares, released, next_slot, stats } = opened;
+        let newest = spares.back().map_or(&tail.segment, |spare| &spare.segment).identity.clone();
+        let (pages, page_bytes) = options.ring();
+        let slot = || Slot::Idle(super::commit::Worker::new());
+        let mut state = State {
             written_segment: tail.segment.clone(),
-            tail,
-            successor,
-            members,
-            pages: VecDeque::new(),
-            pool: Vec::new(),
-            buffered_bytes: 0,
-            accepted: durable,
+            producer: Some(Producer::new(tail, durable)),
+            access: Access::Shared,
+            ring: Ring::new(pages, page_bytes),
+            published: durable,
             written: durable,
             durable,
-            write: Slot::Idle,
-            sync: Slot::Idle,
+            members,
+            floor_lsn,
+            cuts: 0,
+            next_generation: newest.generation + 1,
+            next_number: newest.number + 1,
+            spares,
+            released,
+            next_slot,
+            write: slot(),
+            sync: slot(),
+            prepare: slot(),
             rotating: false,
             epoch: 0,
             cohort_sequence: 0,
@@ -164,9 +189,15 @@ impl<E: Env> Log<E> {
             pre: Pre::None,
             failure: None,
             closed: false,
+            marked_sequence: durable.sequence,
+            keeper_rests: false,
+            wake_keeper: false,
+            keeper_stops: false,
             next_waiter: 0,
+            stats,
             lock: Some(lock),
         };
+        state.release();
         Log { env, dir, options, gates: Gates::default(), state: Mutex::new(state) }
     }
 
@@ -183,162 +214,69 @@ impl<E: Env> Log<E> {
             state
         })
     }
+
+    /// Takes the producer back from a writer.
+    pub(super) fn give(&self, producer: Producer<E::Dir>) {
+        let mut state = self.lock();
+        state.producer = Some(producer);
+        self.rouse(state);
+    }
+
+    /// Ends a critical section in which something was accepted: the keeper learns of it if it has to.
+    pub(super) fn rouse(&self, mut state: MutexGuard<'_, State<E>>) {
+        let wake = std::mem::take(&mut state.keeper_rests) | std::mem::take(&mut state.wake_keeper);
+        drop(state);
+        if wake {
+            self.gates.keeper.open();
+        }
+    }
+
+    /// Waits until what an append lacked is there.
+    pub(super) async fn make_way(&self, lack: Lack, drained: u64) -> Result<(), AppendError> {
+        match lack {
+            Lack::Pages => self.wait(Want::Drained(drained)).await.map_err(AppendError::Poisoned),
+            Lack::Spare(length) => self.wait(Want::Spare(length)).await.map_err(|failure| {
+                let poisoned = self.lock().failure.is_some();
+                if poisoned { AppendError::Poisoned(failure) } else { AppendError::NoRoom(failure) }
+            }),
+        }
+    }
 }
 
 impl<E: Env> State<E> {
-    /// Whether a frame with this body may be accepted now. A full buffer takes one only when it is empty.
-    pub(super) fn has_room(&self, body_bytes: u64, limit: u64) -> bool {
-        self.buffered_bytes == 0 || self.buffered_bytes + frame_bytes(body_bytes) <= limit
-    }
-
-    /// Gives LSNs to `count` records and encodes their frame behind the tail.
-    pub(super) fn accept(
-        &mut self,
-        options: &Options,
-        kind: FrameKind,
-        count: u64,
-        body_bytes: u64,
-        body: impl FnOnce(&mut Vec<u8>),
-    ) {
-        self.make_room(options, frame_bytes(body_bytes), count);
-        let lsn = self.accepted.lsn;
-        let offset = self.tail.offset;
-        if let Some(member) = self.members.last_mut()
-            && member.index.last().is_none_or(|(_, last)| offset >= last + INDEX_BYTES)
-        {
-            member.index.push((lsn, offset));
-        }
-        let undurable = Header::undurable_at(offset, self.durable_offset());
-        let (seed, ordinal) = (self.tail.segment.identity.seed(), self.ordinal());
-        let page = self.page(frame_bytes(body_bytes) as usize);
-        let crc = Frame::encode(&mut page.bytes, seed, offset, kind, ordinal, undurable, body);
-        self.advance(crc, frame_bytes(body_bytes), count);
-    }
-
-    /// Brings the tail to a block boundary, with room for a mark behind it.
-    pub(super) fn accept_filler(&mut self, options: &Options) {
-        self.make_room(options, filler_bytes(self.tail.offset) + MARK_BYTES, 0);
-        let (offset, ordinal, durable) = (self.tail.offset, self.ordinal(), self.durable_offset());
-        let segment = self.tail.segment.clone();
-        let page = self.page(2 * BLOCK_BYTES as usize);
-        if let Some(crc) = encode_filler(&mut page.bytes, &segment.identity, ordinal, offset, durable) {
-            self.advance(crc, filler_bytes(offset), 0);
-        }
-    }
-
-    /// Appends a mark. It states what is durable now, so everything before it should be.
-    pub(super) fn accept_mark(&mut self, kind: MarkKind) {
-        let (offset, ordinal, durable) = (self.tail.offset, self.ordinal(), self.durable_offset());
-        let segment = self.tail.segment.clone();
-        let page = self.page(MARK_BYTES as usize);
-        let crc = encode_mark(&mut page.bytes, &segment.identity, ordinal, offset, durable, kind);
-        self.advance(crc, MARK_BYTES, 0);
-    }
-
-    fn advance(&mut self, crc: u32, bytes: u64, count: u64) {
-        self.tail.crc = crc;
-        self.tail.offset += bytes;
-        self.tail.fresh = false;
-        self.buffered_bytes += bytes;
-        self.accepted = Watermark {
-            lsn: self.accepted.lsn + count,
-            sequence: self.accepted.sequence + 1,
-            position: self.tail.segment.position(self.tail.offset),
-        };
-    }
-
-    /// Rotates if `bytes` and a seal don't fit any more. A segment that holds nothing yet takes any frame.
-    fn make_room(&mut self, options: &Options, bytes: u64, count: u64) {
-        let full = self.tail.offset + bytes + SEAL_BYTES > options.segment_length();
-        let ordinals = self.accepted.lsn - self.tail.base_lsn + count > u64::from(u32::MAX);
-        if (full && !self.tail.fresh) || ordinals {
-            self.rotate(options);
-        }
-    }
-
-    /// Seals the tail's segment and goes on in its successor. Bytes only: files are made when they are written.
-    fn rotate(&mut self, options: &Options) {
-        let seal = Seal { next_lsn: self.accepted.lsn, successor_generation: self.successor.generation() };
-        let (offset, ordinal, durable) = (self.tail.offset, self.ordinal(), self.durable_offset());
-        let seed = self.tail.segment.identity.seed();
-        let page = self.page(SEAL_BYTES as usize);
-        let undurable = Header::undurable_at(offset, durable);
-        let crc =
-            Frame::encode(&mut page.bytes, seed, offset, FrameKind::Seal, ordinal, undurable, |out| seal.encode(out));
-        self.advance(crc, SEAL_BYTES, 0);
-
-        let planned = Segment::new(
-            self.successor.slot + 1,
-            successor_identity(&self.successor.identity, options, self.durable.position),
-        );
-        let segment = mem::replace(&mut self.successor, Arc::new(planned));
-        let predecessor = self.tail.segment.position(self.tail.offset);
-        let start = Start {
-            base_lsn: self.accepted.lsn,
-            predecessor,
-            predecessor_crc: self.tail.crc,
-            // Written only after the predecessor was synced.
-            durable: predecessor,
-            floor_lsn: FIRST_LSN,
-            ..Start::default()
-        };
-        let mut bytes = self.pool.pop().unwrap_or_default();
-        let start_bytes = frame_bytes(START_BODY_BYTES);
-        bytes.resize(start_bytes as usize, 0);
-        self.pages.push_back(Page {
-            segment: segment.clone(),
-            offset: FIRST_FRAME_OFFSET,
-            start: Some(Opening { start, before: self.accepted }),
-            bytes,
-        });
-        self.members.push(Member { base_lsn: self.accepted.lsn, segment: segment.clone(), index: Vec::new() });
-        self.tail = Tail { segment, base_lsn: self.accepted.lsn, offset: FIRST_FRAME_OFFSET, crc: 0, fresh: true };
-        self.advance(0, start_bytes, 0);
-        self.tail.fresh = true;
-    }
-
-    /// The page that the next frame goes into.
-    fn page(&mut self, bytes: usize) -> &mut Page<E::Dir> {
-        let fits = self.pages.back().is_some_and(|page| {
-            Arc::ptr_eq(&page.segment, &self.tail.segment) && page.bytes.len() + bytes <= PAGE_BYTES
-        });
-        if !fits {
-            let bytes = self.pool.pop().unwrap_or_default();
-            let (segment, offset) = (self.tail.segment.clone(), self.tail.offset);
-            self.pages.push_back(Page { segment, offset, start: None, bytes });
-        }
-        let last = self.pages.len() - 1;
-        &mut self.pages[last]
-    }
-
-    fn ordinal(&self) -> u32 {
-        // `make_room` rotates before it would not fit.
-        (self.accepted.lsn - self.tail.base_lsn) as u32
-    }
-
-    /// How far the tail's segment is durable; `None` if the watermark lies in an earlier one.
-    fn durable_offset(&self) -> Option<u64> {
-        (self.durable.position.generation == self.tail.segment.generation()).then_some(self.durable.position.offset)
+    /// Everything accepted, but for what is in a writer's page.
+    pub(super) fn accepted(&self) -> Watermark {
+        self.producer.as_ref().map_or(self.published, |producer| producer.accepted)
     }
 
     /// Whether the next write will rotate.
-    pub(super) fn pages_rotate(&self) -> bool {
-        self.pages.iter().any(|page| page.start.is_some())
+    pub(super) fn write_rotates(&self) -> bool {
+        self.ring.waiting().any(|placement| placement.opening.is_some())
+            || self.producer.as_ref().is_some_and(Producer::opens)
     }
 
-    /// All pages, for a write.
-    pub(super) fn take_pages(&mut self) -> VecDeque<Page<E::Dir>> {
-        mem::take(&mut self.pages)
+    /// Lets `work` use the producer and the rest at once. It must be here.
+    pub(super) fn with_producer<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &mut Producer<E::Dir>) -> Result<T, Option<Lack>>,
+    ) -> Result<T, Option<Lack>> {
+        let Some(mut producer) = self.producer.take() else { return Err(None) };
+        let result = work(self, &mut producer);
+        self.producer = Some(producer);
+        result
     }
 
-    /// Gives the pages of a write back.
-    pub(super) fn recycle(&mut self, pages: Vec<Vec<u8>>) {
-        for mut page in pages {
-            self.buffered_bytes -= page.len() as u64;
-            if self.pool.len() < POOL_PAGES && page.capacity() <= 2 * PAGE_BYTES {
-                page.clear();
-                self.pool.push(page);
-            }
+    /// Hands the producer's page to the ring, if there is room, so that the next write takes it too. Without room what the
+    /// ring holds is written first.
+    pub(super) fn publish_page(&mut self) {
+        let _ = self.with_producer(|state, producer| state.hand_over(producer).map_err(Some));
+    }
+
+    /// All counts as of now.
+    pub(super) fn stats(&self) -> Stats {
+        match &self.producer {
+            Some(producer) => Stats { appends: producer.records, bytes: producer.payload_bytes, ..self.stats },
+            None => self.stats,
         }
     }
 
@@ -351,10 +289,32 @@ impl<E: Env> State<E> {
         failure.clone()
     }
 
-    pub(super) fn slot(&mut self, operation: Operation) -> &mut Slot {
+    pub(super) fn slot(&mut self, operation: Operation) -> &mut Slot<E> {
         match operation {
             Operation::Write => &mut self.write,
             Operation::Sync => &mut self.sync,
+            Operation::Prepare => &mut self.prepare,
         }
+    }
+
+    /// Whether the next spare has at least `length` prepared bytes.
+    pub(super) fn has_spare(&self, length: u64) -> bool {
+        self.spares.front().is_some_and(|spare| spare.length >= length)
+    }
+
+    /// Whether the keeper has a preparation to do: a spare of full length is missing, or something released is left over.
+    pub(super) fn wants_preparation(&self, length: u64) -> bool {
+        !self.has_spare(length) || self.released.iter().any(|segment| Arc::strong_count(segment) == 1)
+    }
+
+    pub(super) fn segment_of(&self, generation: u64) -> Option<Arc<Segment<E::Dir>>> {
+        let member = self.members.iter().rev().find(|member| member.segment.generation() == generation)?;
+        Some(member.segment.clone())
+    }
+
+    /// The length of a segment, as its identity has it.
+    pub(super) fn segment_blocks(length: u64) -> u32 {
+        // Segments are bounded below 4 GiB.
+        (length / BLOCK_BYTES) as u32
     }
 }

@@ -4,8 +4,8 @@
 //! predecessor. Its one sync is the cut, the promise that what was delivered stays, and the rewrite of pages whose sync may
 //! have failed in an earlier process: open never trusts a sync of bytes that it did not write itself. F gets its name only
 //! once it is complete, so a crash before that leaves the old files to decide the same again. Then a synced mark follows,
-//! then the next segment is prepared (its identity states F to be durable, so that losing F is noticed), then what F
-//! replaced is removed.
+//! then a spare gets its identity (which states F to be durable, so that losing F is noticed); what F replaced is recycled
+//! for that, or removed.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     codec::{
-        BLOCK_BYTES, FIRST_FRAME_OFFSET, Frame, FrameKind, Header, Identity, MarkKind, NO_CLAIM, Position,
+        BLOCK_BYTES, FIRST_FRAME_OFFSET, Frame, FrameKind, Header, Identity, Mark, NO_CLAIM, Position,
         START_BODY_BYTES, Start, frame_bytes,
     },
     env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
@@ -23,12 +23,19 @@ use crate::{
 
 use super::{
     Lsn,
-    error::OpenError,
-    log::{Log, Member, Tail, Watermark},
+    commit::MAX_SPARES,
+    error::{Failure, OpenError},
+    jobs::{create, recycle},
+    log::{Log, Member, Opened, Spare, State},
     options::Options,
-    recover::{Examined, FIRST_LSN, INDEX_BYTES, Link, examine},
+    producer::{Tail, Watermark},
+    recover::{Examined, INDEX_BYTES, Link, examine},
     report::{RecoveryReport, TailKind},
+    stats::Stats,
 };
+
+/// The most room for new records in the segment that open writes.
+const FIRST_BYTES: u64 = 1 << 20;
 
 /// Opens or creates the log in the directory `path`.
 pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Result<(Log<E>, RecoveryReport), OpenError> {
@@ -44,8 +51,7 @@ pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Resul
     if examined.tail == TailKind::New && !options.creates() {
         return Err(OpenError::Io { operation: "open", what, source: std::io::ErrorKind::NotFound.into() });
     }
-    let established = establish(&env, &dir, &options, examined).await?;
-    let Established { report, members, tail, durable, successor } = established;
+    let (opened, report) = establish(&env, &dir, lock, &options, examined).await?;
     info!(
         path = what,
         first = report.first.0,
@@ -56,35 +62,34 @@ pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Resul
         generation = report.generation,
         "opened"
     );
-    Ok((Log::new(env, dir, lock, options, members, tail, durable, successor), report))
-}
-
-struct Established<D: Dir> {
-    report: RecoveryReport,
-    members: Vec<Member<D>>,
-    tail: Tail<D>,
-    durable: Watermark,
-    successor: Arc<Segment<D>>,
+    Ok((Log::new(env, dir, options, opened), report))
 }
 
 /// Steps 5 to 8 of the open protocol.
 async fn establish<E: Env>(
     env: &E,
     dir: &E::Dir,
+    lock: <E::Dir as Dir>::Lock,
     options: &Options,
     mut examined: Examined<E::Dir>,
-) -> Result<Established<E::Dir>, OpenError> {
+) -> Result<(Opened<E>, RecoveryReport), OpenError> {
     let uuid = examined.uuid.unwrap_or_else(|| {
         let mut uuid = [0; 16];
         env.fill_random(&mut uuid);
         uuid
     });
     #[cfg(feature = "plants")]
-    if planted!(options.plants, WalReuseTornTail)
-        && let Some((end, length)) = examined.end
-        && length > end.offset
-    {
-        return resume(dir, options, examined, end, length).await;
+    if let Some((end, length)) = examined.end {
+        if planted!(options.plants, WalReuseTornTail) && length > end.offset {
+            let offset = length.next_multiple_of(crate::codec::FRAME_ALIGN_BYTES);
+            return resume(dir, lock, options, examined, end, offset).await;
+        }
+        if planted!(options.plants, WalCutInPlace) {
+            return resume(dir, lock, options, examined, end, end.offset).await;
+        }
+        if planted!(options.plants, WalCreateBeforeSeal) {
+            start_early(env, dir, options, &examined, uuid).await?;
+        }
     }
     if planted!(options.plants, WalTrustOldSync)
         && let Some(link) = examined.chain.last()
@@ -93,36 +98,40 @@ async fn establish<E: Env>(
         let old = interruptible(|| dir.open(&name, OpenMode::Write)).await.map_err(OpenError::io("open", &name))?;
         interruptible(|| old.sync_data()).await.map_err(OpenError::io("sync", &name))?;
     }
-    let segment = Segment::new(
-        examined.max_slot + 1,
-        Identity {
-            uuid,
-            number: examined.chain.last().map_or(1, |link| link.segment.identity.number + 1),
-            generation: examined.max_generation + 1,
-            segment_blocks: options.segment_blocks(),
-            durable: examined.evidence.unwrap_or_default(),
-            salt: random_salt(env),
-        },
-    );
+    let mut identity = Identity {
+        uuid,
+        number: examined.chain.last().map_or(1, |link| link.segment.identity.number + 1),
+        // One more than is needed leaves room for the planted bug above.
+        generation: examined.max_generation + 1 + u64::from(planted!(options.plants, WalCreateBeforeSeal)),
+        segment_blocks: 0,
+        durable: examined.evidence.unwrap_or_default(),
+        salt: random_salt(env),
+    };
+    let slot = examined.max_slot + 1;
+    let (length, frames_end) = first_length(options, &examined);
+    identity.segment_blocks = State::<E>::segment_blocks(length);
+    let segment = Segment::new(slot, identity, &options.plants);
     let (mut file, index) = encode_new(env, &segment, &examined);
+    debug_assert_eq!(file.len() as u64, frames_end, "the length was reckoned from what is carried");
     let ordinal = (examined.next_lsn - examined.cut_lsn) as u32;
     // The mark stands in a block of its own, so that one damaged block can't take a record and the proof of it.
     let filled_from = file.len() as u64;
     let late_filler = planted!(options.plants, WalMarkBeforeFiller);
     if !late_filler {
-        encode_filler(&mut file, &segment.identity, ordinal, filled_from, None);
+        encode_filler(&mut file, segment.seed(), ordinal, filled_from, None);
     }
     if planted!(options.plants, WalRemoveBeforeCut) {
-        remove(dir, &examined.removable).await;
+        let removable: Vec<String> = examined.removable.iter().map(|segment| segment.name()).collect();
+        remove(dir, &removable).await;
     }
-    segment.create(dir, &file, &options.plants).await.map_err(OpenError::io("create", segment.name()))?;
+    segment.create(dir, &file, length, &options.plants).await.map_err(OpenError::io("create", segment.name()))?;
 
     let marked_from = file.len();
     if late_filler {
-        encode_filler(&mut file, &segment.identity, ordinal, filled_from, Some(filled_from));
+        encode_filler(&mut file, segment.seed(), ordinal, filled_from, Some(filled_from));
     }
     let at = file.len() as u64;
-    let crc = encode_mark(&mut file, &segment.identity, ordinal, at, Some(at), MarkKind::Synced);
+    let crc = encode_mark(&mut file, segment.seed(), ordinal, at, Some(at), Mark::Synced);
     if let Some(open) = segment.file() {
         write_all_at(open, &file[marked_from..], marked_from as u64)
             .await
@@ -132,19 +141,73 @@ async fn establish<E: Env>(
     let end = file.len() as u64;
     let durable = Watermark { lsn: examined.next_lsn, sequence: 0, position: segment.position(end) };
 
-    let successor = Segment::new(segment.slot + 1, successor_identity(&segment.identity, options, durable.position));
-    successor
-        .create(dir, &successor.identity.head(), &options.plants)
-        .await
-        .map_err(OpenError::io("create", successor.name()))?;
-    remove(dir, &examined.removable).await;
+    remove(dir, &examined.leftovers).await;
+    let mut released = std::mem::take(&mut examined.removable);
+    let spare = first_spare(dir, options, &segment, slot + 1, durable.position, &mut released).await?;
+    // What is left beyond the spares is removed before anything is exposed.
+    let surplus: Vec<String> =
+        released.drain(released.len().min(MAX_SPARES - 1)..).map(|segment| segment.name()).collect();
+    remove(dir, &surplus).await;
 
     let report = report(&examined, segment.generation());
+    let stats = Stats {
+        recoveries: u64::from(examined.tail != TailKind::New),
+        recovered: report.records(),
+        ..Stats::default()
+    };
     let segment = Arc::new(segment);
     let mut members: Vec<Member<E::Dir>> = examined.chain.drain(..).map(Member::from).collect();
-    members.push(Member { base_lsn: examined.cut_lsn, segment: segment.clone(), index });
-    let tail = Tail { segment, base_lsn: examined.cut_lsn, offset: end, crc, fresh: false };
-    Ok(Established { report, members, tail, durable, successor: Arc::new(successor) })
+    members.push(Member { base_lsn: examined.cut_lsn, segment: segment.clone(), end: u64::MAX, index });
+    let tail = Tail { segment, base_lsn: examined.cut_lsn, offset: end, length, crc };
+    let opened = Opened {
+        lock,
+        members,
+        tail,
+        durable,
+        floor_lsn: examined.floor_lsn,
+        spares: [spare].into(),
+        released,
+        next_slot: slot + 2,
+        stats,
+    };
+    Ok((opened, report))
+}
+
+/// Prepared bytes of the segment that open writes: what it carries, a mark, and a part of what a segment has, so that
+/// open stays quick. Also where its frames end.
+fn first_length<D: Dir>(options: &Options, examined: &Examined<D>) -> (u64, u64) {
+    let carried: u64 = examined.carried.iter().map(|carried| frame_bytes(carried.body.len() as u64)).sum();
+    let end = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES) + carried;
+    let marked = end + 3 * BLOCK_BYTES;
+    let room = (options.segment_length() / 16).clamp(2 * BLOCK_BYTES, FIRST_BYTES);
+    ((marked + room).next_multiple_of(BLOCK_BYTES), end)
+}
+
+/// The spare behind the segment that open writes. Its identity states the end of the log, so that losing that segment is
+/// noticed; it gets its full length later, in the background, or keeps the one that it had in an earlier life.
+async fn first_spare<D: Dir>(
+    dir: &D,
+    options: &Options,
+    newest: &Segment<D>,
+    slot: u64,
+    durable: Position,
+    released: &mut Vec<Arc<Segment<D>>>,
+) -> Result<Spare<D>, OpenError> {
+    let mut identity = successor_identity(&newest.identity, options, durable);
+    // The same segment may still be open as a member: a cut took its end only.
+    let free = released.iter().position(|segment| Arc::strong_count(segment) == 1);
+    let spare = match free.and_then(|index| Arc::into_inner(released.remove(index))) {
+        Some(old) => {
+            while identity.seed() == old.seed() {
+                identity.generation += 1;
+            }
+            recycle(dir, old, identity, &options.plants).await
+        }
+        None => create(dir, Segment::new(slot, identity, &options.plants), &options.plants).await,
+    };
+    spare.map_err(|Failure { operation, file, kind, message }| {
+        OpenError::io(operation, file)(std::io::Error::new(kind, message))
+    })
 }
 
 /// A crash may take the name of a segment that was written already; the next open then takes its generation again, and
@@ -155,39 +218,89 @@ fn random_salt<E: Env>(env: &E) -> u64 {
     u64::from_le_bytes(salt)
 }
 
-/// The planted bug: goes on behind the torn tail of the old segment.
+/// The planted bugs: go on in the old segment, behind its torn tail or in place of it.
 #[cfg(feature = "plants")]
-async fn resume<D: Dir>(
-    dir: &D,
+async fn resume<E: Env>(
+    dir: &E::Dir,
+    lock: <E::Dir as Dir>::Lock,
     options: &Options,
-    examined: Examined<D>,
+    examined: Examined<E::Dir>,
     end: Position,
-    length: u64,
-) -> Result<Established<D>, OpenError> {
+    offset: u64,
+) -> Result<(Opened<E>, RecoveryReport), OpenError> {
     let newest = examined.all_links.last().ok_or(std::io::ErrorKind::NotFound);
     let newest = newest.map_err(|kind| OpenError::io("open", "a segment")(kind.into()))?;
     let base_lsn = newest.base_lsn;
-    let segment = Arc::new(Segment::new(newest.segment.slot, newest.segment.identity.clone()));
+    let segment = Arc::new(Segment::new(newest.segment.slot, newest.segment.identity.clone(), &options.plants));
     let name = segment.name();
-    let file = interruptible(|| dir.open(&name, OpenMode::Write)).await;
-    segment.attach(file.map_err(OpenError::io("open", segment.name()))?);
+    let file = interruptible(|| dir.open(&name, OpenMode::Write)).await.map_err(OpenError::io("open", &name))?;
+    let length = interruptible(|| file.len()).await.map_err(OpenError::io("read", &name))?.max(offset);
+    segment.attach(file);
     let report = report(&examined, end.generation);
-    let mut members: Vec<Member<D>> = examined.all_links.into_iter().map(Member::from).collect();
+    let mut members: Vec<Member<E::Dir>> = examined.all_links.into_iter().map(Member::from).collect();
     if let Some(last) = members.last_mut() {
         last.segment = segment.clone();
+        last.end = u64::MAX;
     }
-    let offset = length.next_multiple_of(crate::codec::FRAME_ALIGN_BYTES);
-    let tail = Tail { segment: segment.clone(), base_lsn, offset, crc: 0, fresh: false };
+    let tail = Tail { segment: segment.clone(), base_lsn, offset, length, crc: 0 };
     let durable = Watermark { lsn: examined.next_lsn, sequence: 0, position: segment.position(offset) };
     let mut identity = successor_identity(&segment.identity, options, durable.position);
     identity.generation = examined.max_generation + 1;
-    let successor = Segment::new(examined.max_slot + 1, identity);
-    Ok(Established { report, members, tail, durable, successor: Arc::new(successor) })
+    let slot = examined.max_slot + 1;
+    let spare = create(dir, Segment::new(slot, identity, &options.plants), &options.plants).await;
+    let spare = spare.map_err(|failure| OpenError::io("create", name)(std::io::Error::other(failure.message)))?;
+    let opened = Opened {
+        lock,
+        members,
+        tail,
+        durable,
+        floor_lsn: examined.floor_lsn,
+        spares: [spare].into(),
+        released: Vec::new(),
+        next_slot: slot + 1,
+        stats: Stats::default(),
+    };
+    Ok((opened, report))
+}
+
+/// The planted bug: starts a successor of the torn segment before the torn one is cut.
+#[cfg(feature = "plants")]
+async fn start_early<E: Env>(
+    env: &E,
+    dir: &E::Dir,
+    options: &Options,
+    examined: &Examined<E::Dir>,
+    uuid: [u8; 16],
+) -> Result<(), OpenError> {
+    let Some(last) = examined.all_links.last() else { return Ok(()) };
+    let identity = Identity {
+        uuid,
+        number: last.segment.identity.number + 1,
+        generation: examined.max_generation + 1,
+        segment_blocks: options.segment_blocks(),
+        durable: Position::default(),
+        salt: random_salt(env),
+    };
+    let segment = Segment::<E::Dir>::new(examined.max_slot + 2, identity, &options.plants);
+    let start = Start {
+        base_lsn: examined.next_lsn,
+        predecessor: last.segment.position(last.end),
+        predecessor_crc: last.end_crc,
+        carried_crc: crc32fast::hash(&[]),
+        floor_lsn: examined.floor_lsn,
+        ..Start::default()
+    };
+    let mut file = segment.identity.head();
+    Frame::encode(&mut file, segment.seed(), FIRST_FRAME_OFFSET, FrameKind::Start, 0, NO_CLAIM, |out| {
+        start.encode(out);
+    });
+    let length = file.len() as u64;
+    segment.create(dir, &file, length, &options.plants).await.map_err(OpenError::io("create", segment.name()))
 }
 
 /// The bytes of the new segment up to the last carried frame, and its index.
 fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Examined<E::Dir>) -> (Vec<u8>, Vec<(u64, u64)>) {
-    let seed = segment.identity.seed();
+    let seed = segment.seed();
     let first = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES);
     let (mut frames, mut index, mut crcs) = (Vec::new(), Vec::<(u64, u64)>::new(), crc32fast::Hasher::new());
     for carried in &examined.carried {
@@ -216,7 +329,7 @@ fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Examined<E:
         durable: predecessor,
         carried_frames: examined.carried.len() as u32,
         carried_crc: crcs.finalize(),
-        floor_lsn: FIRST_LSN,
+        floor_lsn: examined.floor_lsn,
         wall_ns: env.wall_ns(),
         ..Start::default()
     };
@@ -227,7 +340,7 @@ fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Examined<E:
 }
 
 /// The identity of the segment that follows `identity`.
-pub(super) fn successor_identity(identity: &Identity, options: &Options, durable: Position) -> Identity {
+fn successor_identity(identity: &Identity, options: &Options, durable: Position) -> Identity {
     Identity {
         number: identity.number + 1,
         generation: identity.generation + 1,
@@ -242,14 +355,14 @@ pub(super) fn successor_identity(identity: &Identity, options: &Options, durable
 /// filler's checksum, if there is one.
 pub(super) fn encode_filler(
     out: &mut Vec<u8>,
-    identity: &Identity,
+    seed: u32,
     ordinal: u32,
     offset: u64,
     durable: Option<u64>,
 ) -> Option<u32> {
     let body_bytes = filler_bytes(offset).checked_sub(frame_bytes(0))?;
     let undurable = Header::undurable_at(offset, durable);
-    Some(Frame::encode(out, identity.seed(), offset, FrameKind::Filler, ordinal, undurable, |out| {
+    Some(Frame::encode(out, seed, offset, FrameKind::Filler, ordinal, undurable, |out| {
         out.resize(out.len() + body_bytes as usize, 0);
     }))
 }
@@ -257,14 +370,14 @@ pub(super) fn encode_filler(
 /// Appends a mark. `offset` is where `out` ends in the file. Returns the mark's checksum.
 pub(super) fn encode_mark(
     out: &mut Vec<u8>,
-    identity: &Identity,
+    seed: u32,
     ordinal: u32,
     offset: u64,
     durable: Option<u64>,
-    kind: MarkKind,
+    mark: Mark,
 ) -> u32 {
     let undurable = Header::undurable_at(offset, durable);
-    Frame::encode(out, identity.seed(), offset, FrameKind::Mark, ordinal, undurable, |out| kind.encode(out))
+    Frame::encode(out, seed, offset, FrameKind::Mark, ordinal, undurable, |out| mark.encode(out))
 }
 
 /// Length of the filler frame that brings `offset` to a block boundary.
@@ -287,7 +400,7 @@ async fn remove<D: Dir>(dir: &D, names: &[String]) {
 
 fn report<D: Dir>(examined: &Examined<D>, generation: u64) -> RecoveryReport {
     RecoveryReport {
-        first: Lsn(FIRST_LSN),
+        first: Lsn(examined.floor_lsn),
         next: Lsn(examined.next_lsn),
         tail: examined.tail,
         unproven_from: Lsn(examined.unproven_from),
@@ -303,6 +416,6 @@ fn report<D: Dir>(examined: &Examined<D>, generation: u64) -> RecoveryReport {
 
 impl<D: Dir> From<Link<D>> for Member<D> {
     fn from(link: Link<D>) -> Member<D> {
-        Member { base_lsn: link.base_lsn, segment: link.segment, index: link.index }
+        Member { base_lsn: link.base_lsn, segment: link.segment, end: link.end, index: link.index }
     }
 }

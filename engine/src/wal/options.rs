@@ -1,5 +1,7 @@
 //! What a log can be told, checked before anything is touched.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::{
@@ -20,6 +22,8 @@ pub struct Options {
     buffer_bytes: u64,
     max_record_bytes: u64,
     create: bool,
+    idle: Duration,
+    synced_writes: bool,
     pub(crate) plants: Plants,
 }
 
@@ -39,16 +43,18 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             segment_bytes: 64 << 20,
-            buffer_bytes: 4 << 20,
+            buffer_bytes: 1 << 20,
             max_record_bytes: 64 << 20,
             create: true,
+            idle: Duration::from_secs(1),
+            synced_writes: false,
             plants: Plants::default(),
         }
     }
 }
 
 impl Options {
-    /// The defaults: segments of 64 MiB, a buffer of 4 MiB, records up to 64 MiB, create what is missing.
+    /// The defaults: segments of 64 MiB, a buffer of 1 MiB, records up to 64 MiB, create what is missing.
     #[must_use]
     pub fn new() -> Options {
         Options::default()
@@ -63,7 +69,8 @@ impl Options {
     }
 
     /// How many bytes of frames may wait in memory before an append waits for the operating system: 4 KiB to 1 GiB.
-    /// Default 4 MiB. A larger record passes through an empty buffer.
+    /// Default 1 MiB. The buffer is a ring of at least four pages, of 64 KiB where that fits; a record larger than a page
+    /// travels beside it, in order.
     #[must_use]
     pub fn buffer_bytes(mut self, bytes: u64) -> Options {
         self.buffer_bytes = bytes;
@@ -81,6 +88,23 @@ impl Options {
     #[must_use]
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
+        self
+    }
+
+    /// How long the log must be quiet before it proves its end: what is buffered is synced, and a mark is written and
+    /// synced that states so. 1 ms to 1 day; default 1 s. Without the mark, damage behind the last sync of a log that was
+    /// neither closed nor appended to again looks like a torn tail.
+    #[must_use]
+    pub fn idle(mut self, idle: Duration) -> Options {
+        self.idle = idle;
+        self
+    }
+
+    /// Whether a commit of one page may be one synced write (`RWF_DSYNC` on Linux) instead of a write and a sync, where
+    /// nothing before it is undurable. Default false: measure it on your disk.
+    #[must_use]
+    pub fn synced_writes(mut self, synced_writes: bool) -> Options {
+        self.synced_writes = synced_writes;
         self
     }
 
@@ -114,7 +138,9 @@ impl Options {
         check("buffer_bytes", self.buffer_bytes, BLOCK_BYTES..=1 << 30, 1, "use 4096 to 1073741824")?;
         // The rest of a body's 28 bits is room for the item headers of a batch.
         const { assert!((255 << 20) < MAX_BODY_BYTES) };
-        check("max_record_bytes", self.max_record_bytes, 1..=255 << 20, 1, "use 1 to 267386880")
+        check("max_record_bytes", self.max_record_bytes, 1..=255 << 20, 1, "use 1 to 267386880")?;
+        let idle_ms = u64::try_from(self.idle.as_millis()).unwrap_or(u64::MAX);
+        check("idle", idle_ms, 1..=24 * 3600 * 1000, 1, "use 1 ms to 1 day")
     }
 
     pub(crate) fn segment_length(&self) -> u64 {
@@ -126,8 +152,20 @@ impl Options {
         (self.segment_bytes / BLOCK_BYTES) as u32
     }
 
-    pub(crate) fn buffer_limit(&self) -> u64 {
-        self.buffer_bytes
+    /// Pages of the ring, and bytes of each.
+    pub(crate) fn ring(&self) -> (usize, usize) {
+        const PAGE_BYTES: u64 = 64 * 1024;
+        const LEAST_PAGES: u64 = 4;
+        let page_bytes = PAGE_BYTES.min(self.buffer_bytes / LEAST_PAGES);
+        ((self.buffer_bytes / page_bytes) as usize, page_bytes as usize)
+    }
+
+    pub(crate) fn idle_after(&self) -> Duration {
+        self.idle
+    }
+
+    pub(crate) fn writes_synced(&self) -> bool {
+        self.synced_writes
     }
 
     pub(crate) fn record_limit(&self) -> u64 {

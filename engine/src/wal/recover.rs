@@ -10,9 +10,7 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use crate::{
-    codec::{
-        BLOCK_BYTES, Batch, FIRST_FRAME_OFFSET, FrameKind, MarkKind, Position, Seal, Start, Undecodable, decode_mark,
-    },
+    codec::{BLOCK_BYTES, Batch, FIRST_FRAME_OFFSET, FrameKind, Mark, Position, Seal, Start, Undecodable},
     env::{Dir, Env},
     plant::planted,
     segment::{Scanner, Segment},
@@ -49,6 +47,8 @@ pub(super) struct Examined<D: Dir> {
     /// The uncut chain, for the planted bug that goes on behind it.
     #[cfg(feature = "plants")]
     pub(super) all_links: Vec<Link<D>>,
+    /// Records below this LSN are released.
+    pub(super) floor_lsn: u64,
     /// Segments that held the log, for the report.
     pub(super) members: u64,
     pub(super) tail: TailKind,
@@ -61,8 +61,10 @@ pub(super) struct Examined<D: Dir> {
     /// The highest generation and slot that are taken.
     pub(super) max_generation: u64,
     pub(super) max_slot: u64,
-    /// Files of this log that don't count any more once the new segment is durable.
-    pub(super) removable: Vec<String>,
+    /// Segments that don't count any more once the new segment is durable.
+    pub(super) removable: Vec<Arc<Segment<D>>>,
+    /// Temporary files that don't count at all.
+    pub(super) leftovers: Vec<String>,
     pub(super) foreign: u64,
     pub(super) unreadable: u64,
 }
@@ -105,6 +107,8 @@ struct Walk<D: Dir> {
     kept: VecDeque<Kept>,
     first_lsn: u64,
     next_lsn: u64,
+    /// The highest floor that a start or a floor mark states.
+    floor_lsn: u64,
     /// The last valid frame.
     last: Last,
     wrong_ordinal: bool,
@@ -190,19 +194,21 @@ impl<E: Env> Reading<'_, E> {
         newest: Arc<Segment<E::Dir>>,
         started: Started,
     ) -> Result<Vec<(Arc<Segment<E::Dir>>, Started)>, OpenError> {
+        let mut floor_lsn = FIRST_LSN;
         let mut chain = vec![(newest, started)];
         while let Some((segment, started)) = chain.last() {
+            floor_lsn = floor_lsn.max(started.start.floor_lsn);
             let predecessor = started.start.predecessor.generation;
-            if predecessor == 0 {
+            // What lies wholly below the floor may be gone, or on its way to be used anew.
+            if predecessor == 0 || started.start.base_lsn <= floor_lsn && started.start.base_lsn > FIRST_LSN {
                 break;
             }
             let missing = |what| OpenError::Corrupt { file: segment.name(), offset: FIRST_FRAME_OFFSET, what };
             if predecessor >= segment.generation() {
                 return Err(missing("its predecessor is not older than itself"));
             }
-            let Some(older) = survey.segments.get(&predecessor) else {
-                return Err(missing("the segment before it is missing or unreadable"));
-            };
+            // An absent predecessor ends the chain; a floor mark further on says whether that is right.
+            let Some(older) = survey.segments.get(&predecessor) else { break };
             let Some(started) = self.start_of(older).await? else {
                 return Err(OpenError::Corrupt {
                     file: older.name(),
@@ -228,6 +234,7 @@ impl<E: Env> Reading<'_, E> {
             kept: VecDeque::new(),
             first_lsn: base_lsn,
             next_lsn: base_lsn,
+            floor_lsn: chain.iter().map(|(_, started)| started.start.floor_lsn).fold(FIRST_LSN, u64::max),
             last: Last::Other,
             wrong_ordinal: false,
             frames: 0,
@@ -272,8 +279,7 @@ impl<E: Env> Reading<'_, E> {
     ) -> Result<(), OpenError> {
         let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner =
-            Scanner::new(file, segment.identity.seed()).await.map_err(OpenError::io("read", segment.name()))?;
+        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(OpenError::io("read", segment.name()))?;
         // What evidence proves is never carried: forget what a finished segment kept.
         if walk.kept.back().is_some_and(|frame| self.proven(frame.end)) {
             walk.kept.clear();
@@ -310,8 +316,15 @@ impl<E: Env> Reading<'_, E> {
                     }
                     _ => (0, Last::SealWithoutSuccessor),
                 },
-                FrameKind::Mark if decode_mark(body) == Some(MarkKind::Closed) => (0, Last::ClosedMark),
-                FrameKind::Start | FrameKind::Mark | FrameKind::Filler => (0, Last::Other),
+                FrameKind::Mark => match Mark::decode(body) {
+                    Some(Mark::Closed) => (0, Last::ClosedMark),
+                    Some(Mark::Floor { lsn }) => {
+                        walk.floor_lsn = walk.floor_lsn.max(lsn);
+                        (0, Last::Other)
+                    }
+                    Some(Mark::Synced) | None => (0, Last::Other),
+                },
+                FrameKind::Start | FrameKind::Filler => (0, Last::Other),
             };
             let body = if count > 0 { scanner.body_owned(&found) } else { Bytes::new() };
             walk.last = last;
@@ -362,7 +375,7 @@ impl<E: Env> Reading<'_, E> {
             behind,
             last: walk.last,
             proven_beyond: self.evidence > Some(position),
-            beginning_missing: walk.first_lsn > FIRST_LSN,
+            beginning_missing: walk.first_lsn > walk.floor_lsn,
         };
         let decision = decide(seen);
         debug!(file = newest.name(), offset = end, ?seen, ?decision, "recovery decided");
@@ -392,7 +405,7 @@ impl<E: Env> Reading<'_, E> {
             .segments
             .values()
             .filter(|segment| !walk.links.iter().any(|link| link.segment.generation() == segment.generation()));
-        let removable = removable.map(|segment| segment.name()).chain(survey.temporaries).collect();
+        let removable = removable.cloned().collect();
         #[cfg(feature = "plants")]
         let length = self
             .dropped
@@ -409,6 +422,7 @@ impl<E: Env> Reading<'_, E> {
             #[cfg(feature = "plants")]
             all_links,
             next_lsn: walk.next_lsn,
+            floor_lsn: walk.floor_lsn,
             members,
             tail,
             unproven_from,
@@ -419,6 +433,7 @@ impl<E: Env> Reading<'_, E> {
             max_generation: if forgetful { chain_generation } else { survey.max_generation },
             max_slot: survey.max_slot,
             removable,
+            leftovers: survey.temporaries,
             foreign: survey.foreign,
             unreadable: survey.unreadable.len() as u64,
         })
@@ -475,8 +490,7 @@ impl<E: Env> Reading<'_, E> {
         }
         let survivors = self.note_survivors(newest, end, DropReason::Tail).await?;
         let file = newest.open(self.dir).await.map_err(OpenError::io("open", newest.name()))?;
-        let mut scanner =
-            Scanner::new(file, newest.identity.seed()).await.map_err(OpenError::io("read", newest.name()))?;
+        let mut scanner = Scanner::new(file, newest.seed()).await.map_err(OpenError::io("read", newest.name()))?;
         let here = scanner.frame(end).await.map_err(OpenError::io("read", newest.name()))?;
         Ok(match here {
             _ if survivors > 0 => Behind::Survivors,
@@ -493,8 +507,7 @@ impl<E: Env> Reading<'_, E> {
         why: DropReason,
     ) -> Result<u64, OpenError> {
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner =
-            Scanner::new(file, segment.identity.seed()).await.map_err(OpenError::io("read", segment.name()))?;
+        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(OpenError::io("read", segment.name()))?;
         let (mut at, mut frames, mut records) = (offset, 0, 0);
         while let Some(found) = scanner.survivor(at).await.map_err(OpenError::io("read", segment.name()))? {
             self.evidence = self.evidence.max(found.header.claim(segment.generation(), found.offset));
@@ -519,7 +532,7 @@ impl<E: Env> Reading<'_, E> {
     async fn start_of(&self, segment: &Arc<Segment<E::Dir>>) -> Result<Option<Started>, OpenError> {
         let io = |error| OpenError::io("read", segment.name())(error);
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner = Scanner::new(file, segment.identity.seed()).await.map_err(io)?;
+        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(io)?;
         let Ok(found) = scanner.frame(FIRST_FRAME_OFFSET).await.map_err(io)? else { return Ok(None) };
         if found.header.kind != FrameKind::Start {
             return Ok(None);

@@ -68,7 +68,7 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
             (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(text),
             (Name::Segment(slot), IdentityFound::Readable(identity)) => {
                 let (generation, uuid) = (identity.generation, identity.uuid);
-                let segment = Segment::new(slot, identity);
+                let segment = Segment::new(slot, identity, &options.plants);
                 if survey.segments.len() < OPEN_FILES {
                     segment.attach(file);
                 }
@@ -147,7 +147,9 @@ impl<D: Dir> Survey<D> {
             end: None,
             max_generation: self.max_generation,
             max_slot: self.max_slot,
-            removable: self.temporaries,
+            floor_lsn: FIRST_LSN,
+            removable: Vec::new(),
+            leftovers: self.temporaries,
             foreign: self.foreign,
             unreadable: self.unreadable.len() as u64,
         }

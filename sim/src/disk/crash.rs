@@ -40,13 +40,17 @@ impl Disk {
     /// happened, did not happen, or, for a write, happened up to a page boundary.
     pub fn kill(&mut self, prng: &mut Prng) {
         while let Some((id, mut flight)) = self.ops.pop_first() {
-            if let Op::Write { offset, data, .. } = &mut flight.op
+            if let Op::Write { offset, data, .. } | Op::WriteSynced { offset, data, .. } = &mut flight.op
                 && prng.chance(1, 2)
             {
                 let first = *offset / PAGE_BYTES as u64;
                 let last = (*offset + data.len() as u64) / PAGE_BYTES as u64;
                 let end = ((first + prng.below(last - first + 1)) * PAGE_BYTES as u64).max(*offset);
                 data.truncate((end - *offset) as usize);
+                // Cut off in the middle, it made nothing durable.
+                if let Op::WriteSynced { file, offset, data } = &flight.op {
+                    flight.op = Op::Write { file: *file, offset: *offset, data: data.clone() };
+                }
             } else if prng.chance(1, 2) {
                 continue;
             }

@@ -268,6 +268,28 @@ impl Inode {
         self.after_landing();
     }
 
+    /// A synced write of this range has completed, the newest effect: its sectors are durable, with the length that they
+    /// need, and nothing else is.
+    pub(super) fn sync_range(&mut self, offset: u64, length: usize, sector_bytes: usize) {
+        let mut versions = std::mem::take(&mut self.versions);
+        for (index, start, range) in pieces(offset, length) {
+            let sectors = covering(start, start + range.len(), sector_bytes);
+            for version in versions.iter_mut().filter(|version| version.page as usize == index) {
+                self.disk.land(index, version.sectors & sectors, &version.content, sector_bytes);
+                version.sectors &= !sectors;
+            }
+        }
+        versions.retain(|version| version.sectors != 0);
+        self.versions = versions;
+        if let Some(last) = self.resizes.last().copied()
+            && last.len >= self.disk.len
+        {
+            self.disk.len = last.len;
+            self.resizes.clear();
+        }
+        self.after_landing();
+    }
+
     fn land_data(&mut self, upto: u64, with_cuts: bool, sector_bytes: usize) {
         let covered = self.versions.partition_point(|version| version.seq <= upto);
         let has_cuts = !with_cuts && self.versions[..covered].iter().any(|version| version.cut);

@@ -31,6 +31,8 @@ pub enum Op {
     Read { file: FileId, offset: u64, length: u64 },
     /// Writes.
     Write { file: FileId, offset: u64, data: Bytes },
+    /// Writes all of it, and makes that range durable with the length that it needs; nothing else.
+    WriteSynced { file: FileId, offset: u64, data: Bytes },
     /// Makes data durable, with the length that it needs.
     SyncData { file: FileId },
     /// Makes data and length durable.
@@ -56,6 +58,7 @@ impl Op {
             Op::Len { .. } => "len",
             Op::Read { .. } => "read",
             Op::Write { .. } => "write",
+            Op::WriteSynced { .. } => "write-synced",
             Op::SyncData { .. } => "sync-data",
             Op::SyncAll { .. } => "sync-all",
             Op::SyncPages { .. } => "sync-pages",
@@ -70,6 +73,7 @@ impl Op {
             Op::Dir { .. } | Op::Lock { .. } | Op::Open { .. } | Op::Rename { .. } => None,
             Op::Remove { .. } | Op::List { .. } | Op::SyncDir { .. } => None,
             Op::Len { file } | Op::SyncData { file } | Op::SyncAll { file } | Op::SyncPages { file } => Some(*file),
+            Op::WriteSynced { file, .. } => Some(*file),
             Op::Read { file, .. } | Op::Write { file, .. } | Op::SetLen { file, .. } => Some(*file),
         }
     }

@@ -298,6 +298,10 @@ impl State {
         }
     }
 
+    pub(super) fn still(&self) -> bool {
+        self.still
+    }
+
     pub(super) fn alive(&self, life: u64) -> bool {
         self.life == life && !self.halted
     }
@@ -501,6 +505,7 @@ impl State {
         match op {
             Op::Read { length, .. } if *length > 1 => &[Fault::EioRead, Fault::Eintr, Fault::ShortRead],
             Op::Read { .. } => &[Fault::EioRead, Fault::Eintr],
+            Op::WriteSynced { .. } => &[Fault::EioSync, Fault::Enospc, Fault::Eintr],
             Op::Write { data, .. } if data.len() > 1 => {
                 &[Fault::EioWrite, Fault::Enospc, Fault::Eintr, Fault::ShortWrite]
             }
@@ -533,7 +538,7 @@ impl State {
             }
             Op::SetLen { file, len } => (named(&self.disk, file), None, Some(*len)),
             Op::Read { file, offset, length } => (named(&self.disk, file), Some(*offset), Some(*length)),
-            Op::Write { file, offset, data } => {
+            Op::Write { file, offset, data } | Op::WriteSynced { file, offset, data } => {
                 self.trace.bytes(data);
                 (named(&self.disk, file), Some(*offset), Some(data.len() as u64))
             }

@@ -1,0 +1,6 @@
+//! The mutex of the log: std's, or loom's while a model check explores every interleaving.
+
+#[cfg(feature = "loom")]
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(feature = "loom"))]
+pub(crate) use std::sync::{Mutex, MutexGuard};
