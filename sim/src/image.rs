@@ -3,12 +3,18 @@
 use std::{ffi::OsStr, path::Path};
 
 use engine::{
-    codec::{FIRST_FRAME_OFFSET, Frame, Identity},
+    codec::{FIRST_FRAME_OFFSET, Frame, FrameKind, Identity},
     wal::DropReason,
 };
 
 use crate::{
-    disk::Disk, env::SimEnv, oracle::ensure, prng::Prng, report::Violation, runner::LOG_DIR, subject::Recovered,
+    disk::{Disk, Op},
+    env::SimEnv,
+    oracle::ensure,
+    prng::Prng,
+    report::Violation,
+    runner::LOG_DIR,
+    subject::Recovered,
 };
 
 /// Whether both hold the same files with the same bytes in the log's directory.
@@ -18,6 +24,37 @@ pub fn same_directory(one: &Disk, two: &Disk) -> bool {
         (Some(dir), Some(other)) => one.same_content(dir, two, other),
         (one, two) => one.is_none() && two.is_none(),
     }
+}
+
+/// Whether a failure of this call is one of the log itself: a write of frames, or a sync of a segment that was started. A
+/// segment that is only prepared holds nothing yet; what fails there costs nothing but the preparation.
+#[must_use]
+pub fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
+    match op {
+        Op::Write { offset, data, .. } | Op::WriteSynced { offset, data, .. } => {
+            *offset >= FIRST_FRAME_OFFSET && data.iter().any(|byte| *byte != 0)
+        }
+        Op::SyncData { file } | Op::SyncAll { file } | Op::SyncPages { file } => {
+            let mut head = vec![0; START_WITHIN];
+            let held = disk.read_open(*file, 0, &mut head);
+            // Of the segments that were started only the newest is written and synced.
+            let newest = files(disk).iter().filter_map(|(name, _)| Some(started(&read(disk, name))?.generation)).max();
+            started(&head[..held]).is_some_and(|identity| Some(identity.generation) >= newest)
+        }
+        _ => false,
+    }
+}
+
+/// Bytes of a segment's head that hold its start.
+const START_WITHIN: usize = FIRST_FRAME_OFFSET as usize + 256;
+
+/// The identity of a segment, if its bytes begin with a valid start.
+fn started(bytes: &[u8]) -> Option<Identity> {
+    let copies = [0, 4096].into_iter().filter_map(|at| Identity::decode(bytes.get(at..)?).ok());
+    let identity = copies.max_by_key(|identity| (identity.generation, identity.durable))?;
+    let frame = bytes.get(FIRST_FRAME_OFFSET as usize..)?;
+    let frame = Frame::decode(frame, identity.seed(), FIRST_FRAME_OFFSET).ok()?;
+    (frame.header.kind == FrameKind::Start).then_some(identity)
 }
 
 /// Names and lengths in the log's directory.
@@ -39,7 +76,7 @@ pub fn open_bound(image: &Disk, recovered: &Recovered) -> u64 {
     4 * (100 + 30 * files.len() as u64 + bytes / 512 + 4 * recovered.records.len() as u64)
 }
 
-/// After an open: segments that hold the log, its own one, one spare; no temporary file; foreign files as they were.
+/// After an open: segments that hold the log, its own one, at most two spares; no temporary file; foreign files as they were.
 ///
 /// # Errors
 /// A violation of I22.
@@ -47,7 +84,8 @@ pub fn clean_directory(disk: &Disk, recovered: &Recovered, foreign: (&str, &[u8]
     let files = files(disk);
     let segments = files.iter().filter(|(name, _)| name.ends_with(".seg")).count() as u64;
     let temporary = files.iter().filter(|(name, _)| name.ends_with(".tmp")).count();
-    let bound = recovered.segments + 2;
+    // Open's own, one spare that is ready and one more that was released.
+    let bound = recovered.segments + 3;
     ensure(
         temporary == 0 && segments <= bound,
         "I22",
@@ -117,9 +155,9 @@ pub fn closed_end_is_proven(
 ) -> Result<(), Violation> {
     let mut damaged = pessimal.fork();
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(()) };
-    let mut started =
-        files(&damaged).into_iter().filter(|(name, length)| name.ends_with(".seg") && *length > FIRST_FRAME_OFFSET);
-    let Some((last, length)) = started.next_back() else { return Ok(()) };
+    let segments = files(&damaged).into_iter().filter(|(name, _)| name.ends_with(".seg"));
+    let started = segments.filter_map(|(name, length)| Some((started(&read(&damaged, &name))?, name, length)));
+    let Some((_, last, length)) = started.max_by_key(|(identity, ..)| identity.generation) else { return Ok(()) };
     damaged.damage(dir, OsStr::new(&last), FIRST_FRAME_OFFSET, &vec![0; (length - FIRST_FRAME_OFFSET) as usize]);
     match recover(SimEnv::still(damaged)) {
         Err(_) => Ok(()),

@@ -10,7 +10,7 @@ use engine::wal::Durability;
 
 use crate::{
     report::Violation,
-    subject::{NotAppended, Recovered},
+    subject::{NotAppended, NotTruncated, Recovered},
 };
 
 /// How firmly a record stands.
@@ -53,6 +53,8 @@ enum Progress {
 struct Append {
     records: Vec<Bytes>,
     progress: Progress,
+    /// While it was unanswered, the back of the log was removed from here on.
+    removed_from: u64,
 }
 
 /// How the life before a recovery ended.
@@ -76,11 +78,17 @@ pub struct History {
     next_append: u64,
     checked: BTreeMap<&'static str, u64>,
     acknowledged: BTreeMap<&'static str, u64>,
+    /// Records below this LSN were acknowledged as released.
+    floor: u64,
+    /// Records below this LSN were asked to be released.
+    releasing: u64,
+    /// Records from this LSN on were asked to be removed, and no answer came yet.
+    cutting: Option<u64>,
     /// The highest generation seen.
     generation: u64,
     /// The last recovery left something behind, so what follows must not join it.
     left_behind: bool,
-    /// Hard I/O errors seen when the present life began.
+    /// Errors on the log's own files seen when the present life began.
     errors_before: u64,
     /// A drive lied about its syncs: durability can't be owed.
     lying: bool,
@@ -140,11 +148,12 @@ impl History {
         self.next_append += 1;
         let records: Vec<Bytes> =
             sizes.iter().enumerate().map(|(at, size)| payload(append, at as u64, *size)).collect();
-        self.appends.insert(append, Append { records: records.clone(), progress: Progress::Open });
+        self.appends
+            .insert(append, Append { records: records.clone(), progress: Progress::Open, removed_from: u64::MAX });
         (append, records)
     }
 
-    /// An append was answered. `issued_errors` and `errors` are the hard errors when it was issued and now.
+    /// An append was answered. `issued_errors` and `errors` are the log errors when it was issued and now.
     pub fn answered(
         &mut self,
         append: u64,
@@ -207,7 +216,73 @@ impl History {
         Ok(())
     }
 
-    /// Everything before `next` was said to be durable. After a hard error in this life that may only be what was durable
+    /// Records below this LSN were acknowledged as released.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor.max(1)
+    }
+
+    /// The records below `lsn` are asked to be released: they may go from now on.
+    pub fn releasing(&mut self, lsn: u64) {
+        self.releasing = self.releasing.max(lsn);
+    }
+
+    /// The records below `first` were acknowledged as released.
+    pub fn released(&mut self, first: u64) -> Check {
+        self.count("I2");
+        if first > self.releasing {
+            let expected = format!("nothing released from LSN {} on", self.releasing);
+            return violation("I2", expected, format!("the oldest LSN is {first}"));
+        }
+        self.floor = self.floor.max(first);
+        self.synced(first);
+        Ok(())
+    }
+
+    /// The records from `lsn` on are asked to be removed. Returns an earlier cut whose outcome is unknown.
+    pub fn cutting(&mut self, lsn: u64) -> Option<u64> {
+        self.cutting.replace(lsn)
+    }
+
+    /// The answer to that. What was kept was made durable on the way. `before` is what [`History::cutting`] returned.
+    pub fn cut(&mut self, lsn: u64, before: Option<u64>, answer: &Result<(), NotTruncated>) {
+        match answer {
+            Ok(()) => {
+                self.cutting = None;
+                self.remove_from(lsn);
+                self.synced(lsn);
+            }
+            Err(NotTruncated::Definite(_)) => self.cutting = before,
+            // The next recovery shows it.
+            Err(NotTruncated::Indeterminate(_)) => {}
+        }
+    }
+
+    fn remove_from(&mut self, lsn: u64) {
+        for (_, known) in self.known.split_off(&lsn) {
+            // Of a batch that was cut through the first records stay.
+            if let Some(append) = self.appends.get_mut(&known.append)
+                && let Progress::Placed(first) = append.progress
+            {
+                append.records.truncate(lsn.saturating_sub(first) as usize);
+                if append.records.is_empty() {
+                    append.progress = Progress::Gone;
+                }
+            }
+        }
+        // What was accepted without an answer was removed, or never there.
+        for append in self.appends.values_mut().filter(|append| append.progress == Progress::Open) {
+            append.removed_from = append.removed_from.min(lsn);
+        }
+    }
+
+    /// Whether a reader may find nothing at `lsn`.
+    #[must_use]
+    pub fn may_be_gone(&self, lsn: u64) -> bool {
+        lsn < self.releasing || self.cutting.is_some_and(|cut| lsn >= cut)
+    }
+
+    /// Everything before `next` was said to be durable. After a log error in this life that may only be what was durable
     /// before it, so the caller must look at the image.
     pub fn synced(&mut self, next: u64) {
         self.count("I8");
@@ -216,21 +291,22 @@ impl History {
         }
     }
 
-    /// Whether a hard error was seen in this life.
+    /// Whether a log error was seen in this life.
     #[must_use]
-    pub fn failed(&self, hard_errors: u64) -> bool {
-        hard_errors > self.errors_before
+    pub fn failed(&self, log_errors: u64) -> bool {
+        log_errors > self.errors_before
     }
 
     /// The recovery of the pessimal image right after an acknowledgement must hold every record that was acknowledged.
-    pub fn pessimal(&mut self, image: &Result<Recovered, String>, hard_errors: u64, after: &str) -> Check {
+    pub fn pessimal(&mut self, image: &Result<Recovered, String>, log_errors: u64, after: &str) -> Check {
         if self.lying {
             return Ok(());
         }
-        // After a hard error in this life an acknowledgement without durability breaks the rule about errors first.
-        let invariant = if hard_errors > self.errors_before { "I8" } else { "I9" };
+        // After a log error in this life an acknowledgement without durability breaks the rule about errors first.
+        let invariant = if log_errors > self.errors_before { "I8" } else { "I9" };
         self.count("I9");
-        let durable = self.known.iter().filter(|(_, known)| known.standing >= Standing::Durable);
+        let (releasing, cutting) = (self.releasing, self.cutting.unwrap_or(u64::MAX));
+        let durable = self.known.range(..cutting).filter(|(_, known)| known.standing >= Standing::Durable);
         match image {
             Err(refused) => match durable.last() {
                 Some((lsn, _)) => violation(
@@ -241,9 +317,10 @@ impl History {
                 None => Ok(()),
             },
             Ok(recovered) => {
-                for (lsn, known) in durable {
-                    let found = lsn.checked_sub(1).and_then(|at| recovered.records.get(at as usize));
-                    if found != Some(&(*lsn, known.payload.clone())) {
+                let owed = recovered.first.max(1)..;
+                for (lsn, known) in durable.filter(|(lsn, _)| owed.contains(lsn) || **lsn >= releasing) {
+                    let found = recovered.record(*lsn);
+                    if found.is_none_or(|(_, payload)| *payload != known.payload) {
                         let expected = format!("{after}: LSN {lsn} survives a power cut now");
                         return violation(invariant, expected, describe(recovered, *lsn));
                     }
@@ -266,11 +343,28 @@ impl History {
     /// What a client scanned must be consecutive and known, or still unanswered.
     pub fn scanned(&mut self, records: &[(u64, Bytes)]) -> Check {
         self.count("I2");
-        for ((lsn, payload), expected) in records.iter().zip(1..) {
+        let from = records.first().map_or(1, |(lsn, _)| *lsn);
+        if from > self.releasing.max(1) {
+            return violation(
+                "I2",
+                format!("a scan from LSN {} or before", self.releasing.max(1)),
+                format!("LSN {from}"),
+            );
+        }
+        for ((lsn, payload), expected) in records.iter().zip(from..) {
             if *lsn != expected {
                 return violation("I2", format!("LSN {expected} next"), format!("LSN {lsn}"));
             }
             self.read(*lsn, payload)?;
+        }
+        Ok(())
+    }
+
+    /// What a reader that follows the log was given is consecutive and known, and no crash may take it back.
+    pub fn followed(&mut self, records: &[(u64, Bytes)]) -> Check {
+        self.scanned(records)?;
+        if let Some((last, _)) = records.last() {
+            self.synced(last + 1);
         }
         Ok(())
     }
@@ -291,10 +385,16 @@ impl History {
     }
 
     /// A recovery delivered `recovered`: compares with all that was issued, then takes it as the truth.
-    pub fn recovered(&mut self, recovered: &Recovered, before: Before, hard_errors: u64) -> Check {
-        let next = recovered.records.len() as u64 + 1;
+    pub fn recovered(&mut self, recovered: &Recovered, before: Before, log_errors: u64) -> Check {
+        let next = recovered.next();
         self.no_holes(recovered)?;
-        self.nothing_lost(recovered, next, before, hard_errors)?;
+        if let Some(cut) = self.cutting.take()
+            && next == cut
+        {
+            // It took effect before the crash; else it did not, and nothing of it is seen.
+            self.remove_from(cut);
+        }
+        self.nothing_lost(recovered, next, before, log_errors)?;
         self.nothing_invented(recovered)?;
         self.batches_whole(next)?;
         self.count("I15");
@@ -310,7 +410,7 @@ impl History {
             return violation("I26", expected, found);
         }
         self.left_behind = !recovered.dropped.is_empty();
-        self.errors_before = hard_errors;
+        self.errors_before = log_errors;
         for append in self.appends.values_mut() {
             let survived = matches!(append.progress, Progress::Placed(first) if first < next);
             if !survived && append.progress != Progress::Rejected {
@@ -326,7 +426,12 @@ impl History {
 
     fn no_holes(&mut self, recovered: &Recovered) -> Check {
         self.count("I2");
-        for ((lsn, _), expected) in recovered.records.iter().zip(1..) {
+        let (floor, releasing) = (self.floor(), self.releasing.max(1));
+        if !self.lying && !(floor..=releasing).contains(&recovered.first) {
+            let expected = format!("an oldest LSN in {floor}..={releasing}");
+            return violation("I2", expected, format!("LSN {}", recovered.first));
+        }
+        for ((lsn, _), expected) in recovered.records.iter().zip(recovered.first..) {
             if *lsn != expected {
                 return violation("I2", format!("LSN {expected} next"), format!("LSN {lsn}"));
             }
@@ -334,7 +439,7 @@ impl History {
         Ok(())
     }
 
-    fn nothing_lost(&mut self, recovered: &Recovered, next: u64, before: Before, hard_errors: u64) -> Check {
+    fn nothing_lost(&mut self, recovered: &Recovered, next: u64, before: Before, log_errors: u64) -> Check {
         self.count("I1");
         if before == Before::Kill {
             self.count("I1a");
@@ -356,7 +461,7 @@ impl History {
                 }
                 (_, Before::Close) if !self.lying => "I1",
                 // After a failed sync the cache may forget what it was given.
-                (Standing::Written, Before::Kill) if self.failed(hard_errors) => continue,
+                (Standing::Written, Before::Kill) if self.failed(log_errors) => continue,
                 (Standing::Written | Standing::Durable | Standing::Delivered, Before::Kill) => "I1a",
                 _ => continue,
             };
@@ -382,7 +487,11 @@ impl History {
                 let Some(at) = append.records.iter().position(|record| record == payload) else { continue };
                 // Short records look alike: an unanswered append fits only where all of its records do.
                 let first = lsn.saturating_sub(at as u64).max(1);
-                let there = recovered.records.iter().skip(first as usize - 1).map(|(_, payload)| payload);
+                let there = (first..).map_while(|lsn| recovered.record(lsn).map(|(_, payload)| payload));
+                // What was removed with the back of the log is not accepted again behind it.
+                if append.progress == Progress::Open && append.removed_from <= *lsn {
+                    continue;
+                }
                 if append.progress != Progress::Open || append.records.iter().zip(there).all(|(one, two)| one == two) {
                     states.push((*id, append.progress));
                 }
@@ -474,7 +583,7 @@ fn summary(payload: &Bytes) -> String {
 }
 
 fn describe(recovered: &Recovered, lsn: u64) -> String {
-    match lsn.checked_sub(1).and_then(|at| recovered.records.get(at as usize)) {
+    match recovered.record(lsn) {
         Some((found, payload)) => format!("at its place LSN {found}, {}", summary(payload)),
         None => format!("only {} records, the log ended {:?}", recovered.records.len(), recovered.tail),
     }

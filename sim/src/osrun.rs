@@ -48,6 +48,7 @@ fn options(plan: &Plan) -> EngineOptions {
         segment_bytes: plan.engine.segment_bytes.max(1 << 20),
         buffer_bytes: 64 << 10,
         max_record_bytes: 8 << 20,
+        ..plan.engine.clone()
     }
 }
 
@@ -303,7 +304,9 @@ async fn act(wal: &Wal<Telling>, issued: &Mutex<Issuer>, op: Op, last: &mut Opti
             let Some(lsn) = *last else { return Some(()) };
             return Subject::read(wal, lsn).await.ok().map(drop);
         }
-        Op::Scan | Op::Pause { .. } | Op::AppendTooLarge | Op::BatchEmpty => return Some(()),
+        // What is removed on purpose would need a second model of the truth here; the simulator has it.
+        Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::Write { .. } => return Some(()),
+        Op::Scan | Op::Follow | Op::Pause { .. } | Op::AppendTooLarge | Op::BatchEmpty => return Some(()),
     };
     let index = match class {
         Class::Buffered => 0,

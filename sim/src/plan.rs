@@ -23,7 +23,7 @@ pub struct Plan {
     pub no_faults: bool,
 }
 
-/// Options of the engine, in bytes.
+/// Options of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
     /// Length of a segment.
@@ -32,11 +32,21 @@ pub struct EngineOptions {
     pub buffer_bytes: u64,
     /// The largest record.
     pub max_record_bytes: u64,
+    /// Microseconds after which a quiet log is marked.
+    pub idle_us: u64,
+    /// A commit may be one synced write.
+    pub synced_writes: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { segment_bytes: 16 << 10, buffer_bytes: 64 << 10, max_record_bytes: 1 << 20 }
+        EngineOptions {
+            segment_bytes: 16 << 10,
+            buffer_bytes: 64 << 10,
+            max_record_bytes: 1 << 20,
+            idle_us: 1_000_000,
+            synced_writes: false,
+        }
     }
 }
 

@@ -145,6 +145,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 .rates
                 .iter()
                 .fold(FaultRates::calm(), |rates, (fault, calls)| rates.with(*fault, *calls)),
+            marks_errors: image::concerns_the_log,
             ..MachineOptions::default()
         };
         let machine = Machine::new(options, &prng.fork("machine"));
@@ -372,11 +373,11 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
         self.records_recovered += recovered.records.len() as u64;
         self.records_dropped += recovered.dropped.iter().map(|dropped| dropped.records).sum::<u64>();
         self.bytes_dropped += recovered.dropped.iter().map(|dropped| dropped.bytes).sum::<u64>();
-        let hard_errors = self.hard_errors();
+        let log_errors = self.log_errors();
         let lying = lock(&self.shared).history.lying();
         {
             let mut shared = lock(&self.shared);
-            shared.history.recovered(recovered, before, hard_errors)?;
+            shared.history.recovered(recovered, before, log_errors)?;
             shared.history.count("I20");
             let bound = image::open_bound(image, recovered);
             ensure(calls <= bound, "I20", format!("an open in at most {bound} calls"), format!("{calls} calls"))?;
@@ -474,8 +475,8 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     }
 
     /// Errors of the machine after which nothing undurable may be acknowledged.
-    fn hard_errors(&self) -> u64 {
-        hard_errors(&self.machine)
+    fn log_errors(&self) -> u64 {
+        log_errors(&self.machine)
     }
 
     fn outcome(&self, verdict: Verdict, reached: Option<(&'static str, u64)>) -> Outcome {
@@ -514,9 +515,9 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     }
 }
 
-fn hard_errors(machine: &Machine) -> u64 {
-    let fired = machine.fired();
-    [Fault::EioWrite, Fault::EioSync, Fault::EioDirSync, Fault::Enospc].iter().map(|fault| fired.count(*fault)).sum()
+/// Errors of the machine in what belongs to the log itself.
+fn log_errors(machine: &Machine) -> u64 {
+    machine.marked_errors()
 }
 
 /// An uninterrupted recovery on a still machine; a planted bug is not in it, since it judges what the disk holds.

@@ -1,12 +1,12 @@
 //! What is under test, behind one trait: the runner and the oracles know no more of a subject than this.
 
-use std::{future::Future, path::Path};
+use std::{future::Future, path::Path, time::Duration};
 
 use bytes::Bytes;
 use engine::{
     env::Env,
     plant::Plants,
-    wal::{AppendError, Dropped, Durability, Lsn, OpenError, Options, ReadError, TailKind, Wal},
+    wal::{AppendError, Dropped, Durability, Lsn, OpenError, Options, ReadError, TailKind, TruncateError, Wal},
 };
 
 use crate::plan::EngineOptions;
@@ -14,6 +14,8 @@ use crate::plan::EngineOptions;
 /// What an open delivered.
 #[derive(Clone, Debug)]
 pub struct Recovered {
+    /// The oldest LSN.
+    pub first: u64,
     /// Every record with its LSN, in order.
     pub records: Vec<(u64, Bytes)>,
     /// How many records the report claims.
@@ -28,6 +30,20 @@ pub struct Recovered {
     pub segments: u64,
     /// How the log ended.
     pub tail: TailKind,
+}
+
+impl Recovered {
+    /// The LSN after the last record.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.first + self.records.len() as u64
+    }
+
+    /// The record `lsn`, at its place.
+    #[must_use]
+    pub fn record(&self, lsn: u64) -> Option<&(u64, Bytes)> {
+        self.records.get(usize::try_from(lsn.checked_sub(self.first)?).ok()?)
+    }
 }
 
 /// Why an open did not deliver.
@@ -59,6 +75,15 @@ pub enum NotRead {
     Corrupt(String),
 }
 
+/// Why a truncation was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotTruncated {
+    /// Nothing was changed.
+    Definite(String),
+    /// It took effect or not.
+    Indeterminate(String),
+}
+
 /// A log under test.
 pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
     /// Opens it and reads everything back.
@@ -83,6 +108,16 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
     fn read(&self, lsn: u64) -> impl Future<Output = Result<Bytes, NotRead>> + Send;
     /// Reads all records.
     fn scan(&self) -> impl Future<Output = Result<Vec<(u64, Bytes)>, NotRead>> + Send;
+    /// The LSN that the next record gets.
+    fn next(&self) -> u64;
+    /// Releases the records below `lsn`; returns the oldest LSN.
+    fn truncate_front(&self, lsn: u64) -> impl Future<Output = Result<u64, NotTruncated>> + Send;
+    /// Removes the records from `lsn` on.
+    fn truncate_back(&self, lsn: u64) -> impl Future<Output = Result<(), NotTruncated>> + Send;
+    /// What a reader that follows the log sees now, from `from` on, without waiting.
+    fn follow(&self, from: u64) -> impl Future<Output = Result<Vec<(u64, Bytes)>, NotRead>> + Send;
+    /// Appends records through the front end for one appender, and hands them over; returns the first LSN.
+    fn write(&self, records: &[Bytes]) -> impl Future<Output = Result<u64, NotAppended>> + Send;
     /// Closes it.
     fn close(self) -> impl Future<Output = Result<(), String>> + Send;
 }
@@ -93,6 +128,8 @@ impl<E: Env> Subject<E> for Wal<E> {
             .segment_bytes(options.segment_bytes)
             .buffer_bytes(options.buffer_bytes)
             .max_record_bytes(options.max_record_bytes)
+            .idle(Duration::from_micros(options.idle_us))
+            .synced_writes(options.synced_writes)
             .plants(plants);
         let (wal, report) = Wal::open(env, path, options)
             .await
@@ -102,6 +139,7 @@ impl<E: Env> Subject<E> for Wal<E> {
             NotRead::Missing(message) | NotRead::Corrupt(message) => Refusal { io: false, message },
         })?;
         let recovered = Recovered {
+            first: report.first.0,
             records,
             reported: report.records(),
             unproven_from: report.unproven_from.0,
@@ -145,8 +183,56 @@ impl<E: Env> Subject<E> for Wal<E> {
         Ok(all)
     }
 
+    fn next(&self) -> u64 {
+        Wal::next(self).0
+    }
+
+    async fn truncate_front(&self, lsn: u64) -> Result<u64, NotTruncated> {
+        Wal::truncate_front(self, Lsn(lsn)).await.map(|lsn| lsn.0).map_err(not_truncated)
+    }
+
+    async fn truncate_back(&self, lsn: u64) -> Result<(), NotTruncated> {
+        Wal::truncate_back(self, Lsn(lsn)).await.map_err(not_truncated)
+    }
+
+    async fn follow(&self, from: u64) -> Result<Vec<(u64, Bytes)>, NotRead> {
+        let durable = self.durable().0;
+        let mut tail = self.tail(Lsn(from));
+        let mut all = Vec::new();
+        // What is durable now is delivered without waiting for anybody.
+        while self.first().0.max(from) + (all.len() as u64) < durable {
+            match tail.next().await.map_err(not_read)? {
+                Some((lsn, record)) => all.push((lsn.0, record)),
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+
+    async fn write(&self, records: &[Bytes]) -> Result<u64, NotAppended> {
+        let definite = |error: AppendError| NotAppended::Definite(error.to_string());
+        let mut writer = self.writer().map_err(definite)?;
+        let mut first = None;
+        for record in records {
+            match writer.append(record).await {
+                Ok(lsn) => first = first.or(Some(lsn.0)),
+                // Those before it were accepted.
+                Err(error) => return Err(first.map_or_else(|| definite(error), NotAppended::Indeterminate)),
+            }
+        }
+        first.ok_or_else(|| NotAppended::Definite("nothing to write".into()))
+    }
+
     async fn close(self) -> Result<(), String> {
         Wal::close(self).await.map_err(|error| error.to_string())
+    }
+}
+
+fn not_truncated(error: TruncateError) -> NotTruncated {
+    let message = error.to_string();
+    match error {
+        TruncateError::Indeterminate(_) => NotTruncated::Indeterminate(message),
+        _ => NotTruncated::Definite(message),
     }
 }
 

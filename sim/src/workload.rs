@@ -77,6 +77,25 @@ pub enum Op {
     Read(Which),
     /// `scan`
     Scan,
+    /// `write COUNTxBYTES`: buffered, through the front end for one appender.
+    Write {
+        /// Records.
+        count: u64,
+        /// Payload bytes of each.
+        bytes: u64,
+    },
+    /// `follow`: everything durable, as a reader that follows the log sees it.
+    Follow,
+    /// `truncate-front KEEP`: releases all but the last so many records.
+    TruncateFront {
+        /// Records that stay.
+        keep: u64,
+    },
+    /// `truncate-back CUT`: removes the last so many records. For lives with one client.
+    TruncateBack {
+        /// Records that go.
+        cut: u64,
+    },
     /// `pause MICROSECONDS`
     Pause {
         /// Engine microseconds.
@@ -104,14 +123,32 @@ impl fmt::Display for Op {
             Op::Read(Which::Last) => f.write_str("read last"),
             Op::Read(Which::Random) => f.write_str("read random"),
             Op::Scan => f.write_str("scan"),
+            Op::Write { count, bytes } => write!(f, "write {count}x{bytes}"),
+            Op::Follow => f.write_str("follow"),
+            Op::TruncateFront { keep } => write!(f, "truncate-front {keep}"),
+            Op::TruncateBack { cut } => write!(f, "truncate-back {cut}"),
             Op::Pause { us } => write!(f, "pause {us}"),
         }
     }
 }
 
 /// Words that an operation begins with, for suggestions.
-pub const OP_WORDS: [&str; 10] =
-    ["append", "batch", "append-too-large", "batch-empty", "abandon", "sync", "wait", "read", "scan", "pause"];
+pub const OP_WORDS: [&str; 14] = [
+    "append",
+    "batch",
+    "append-too-large",
+    "batch-empty",
+    "abandon",
+    "write",
+    "sync",
+    "wait",
+    "read",
+    "scan",
+    "follow",
+    "truncate-front",
+    "truncate-back",
+    "pause",
+];
 
 impl FromStr for Op {
     type Err = String;
@@ -123,13 +160,21 @@ impl FromStr for Op {
             found.ok_or_else(|| format!("'{word}' is no durability class; use sync, written or buffered"))
         };
         let number = |word: &str| word.parse::<u64>().map_err(|_| format!("'{word}' is not a number of bytes"));
+        let sizes = |size: &str| {
+            let (count, bytes) =
+                size.split_once('x').ok_or_else(|| format!("'{size}' is not COUNTxBYTES, as in 3x50"))?;
+            Ok::<_, String>((number(count)?, number(bytes)?))
+        };
         match words.as_slice() {
             ["append", bytes, word] => Ok(Op::Append { bytes: number(bytes)?, class: class(word)? }),
             ["batch", size, word] => {
-                let (count, bytes) =
-                    size.split_once('x').ok_or_else(|| format!("'{size}' is not COUNTxBYTES, as in 3x50"))?;
-                Ok(Op::Batch { count: number(count)?, bytes: number(bytes)?, class: class(word)? })
+                let (count, bytes) = sizes(size)?;
+                Ok(Op::Batch { count, bytes, class: class(word)? })
             }
+            ["write", size] => sizes(size).map(|(count, bytes)| Op::Write { count, bytes }),
+            ["follow"] => Ok(Op::Follow),
+            ["truncate-front", keep] => Ok(Op::TruncateFront { keep: number(keep)? }),
+            ["truncate-back", cut] => Ok(Op::TruncateBack { cut: number(cut)? }),
             ["append-too-large"] => Ok(Op::AppendTooLarge),
             ["batch-empty"] => Ok(Op::BatchEmpty),
             ["abandon", bytes, word] => Ok(Op::Abandon { bytes: number(bytes)?, class: class(word)? }),
@@ -178,7 +223,9 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
     let mut options = prng.fork("options");
     let segment_bytes = *options.pick(&[16 << 10, 16 << 10, 20 << 10, 32 << 10, 1 << 20]);
     let buffer_bytes = *options.pick(&[4 << 10, 16 << 10, 1 << 20]);
-    let engine = EngineOptions { segment_bytes, buffer_bytes, max_record_bytes: 1 << 20 };
+    let idle_us = *options.pick(&[1_000, 5_000, 1_000_000]);
+    let synced_writes = options.chance(1, 4);
+    let engine = EngineOptions { segment_bytes, buffer_bytes, max_record_bytes: 1 << 20, idle_us, synced_writes };
     let sector_bytes = *options.pick(&[512, 512, 512, 4096]);
     let latency_us = *options.pick(&[(1, 1), (1, 50), (1, 50), (20, 400)]);
     let image_checks = *options.pick(&[1, 1, 3, 0]);
@@ -253,6 +300,10 @@ enum Kind {
     Read,
     Scan,
     Pause,
+    Write,
+    Follow,
+    Front,
+    Back,
 }
 
 impl Weights {
@@ -267,6 +318,10 @@ impl Weights {
             (2, Kind::Read),
             (1, Kind::Scan),
             (1, Kind::Pause),
+            (1, Kind::Write),
+            (1, Kind::Follow),
+            (1, Kind::Front),
+            (1, Kind::Back),
         ];
         let mut ops = vec![(4, Kind::Append)];
         for (weight, kind) in kinds {
@@ -307,7 +362,11 @@ fn draw_life(prng: &Prng, weights: &Weights, segment_bytes: u64) -> Life {
     let mut draws = prng.fork("operations");
     for _ in 0..ops {
         let client = draws.below(clients.len() as u64) as usize;
-        let op = draw_op(&mut draws, weights, segment_bytes);
+        let op = match draw_op(&mut draws, weights, segment_bytes) {
+            // Which record an LSN names is only clear to one client at a time.
+            Op::TruncateBack { .. } if clients.len() > 1 => Op::Sync,
+            op => op,
+        };
         clients[client].push(op);
     }
     let mut crashes = prng.fork("crashes");
@@ -349,6 +408,10 @@ fn draw_op(prng: &mut Prng, weights: &Weights, segment_bytes: u64) -> Op {
         Kind::Read => Op::Read(*prng.pick(&[Which::First, Which::Last, Which::Random])),
         Kind::Scan => Op::Scan,
         Kind::Pause => Op::Pause { us: 1 + prng.below(2000) },
+        Kind::Write => Op::Write { count: 1 + prng.below(20), bytes: bytes.clamp(8, 1500) },
+        Kind::Follow => Op::Follow,
+        Kind::Front => Op::TruncateFront { keep: prng.below(20) },
+        Kind::Back => Op::TruncateBack { cut: prng.below(8) },
     }
 }
 
@@ -363,6 +426,8 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
     vec![
         pair("segment_bytes", plan.engine.segment_bytes.to_string()),
         pair("buffer_bytes", plan.engine.buffer_bytes.to_string()),
+        pair("idle_us", plan.engine.idle_us.to_string()),
+        pair("synced_writes", plan.engine.synced_writes.to_string()),
         pair("sector_bytes", plan.machine.sector_bytes.to_string()),
         pair(
             "capacity_bytes",

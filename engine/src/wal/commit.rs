@@ -238,7 +238,7 @@ impl<E: Env> Log<E> {
         let write_idle = state.write.is_idle() && (no_sync || !state.write_rotates() || overlap);
         let sequence = match want {
             Want::Spare(length) => return self.step_prepare(state, length),
-            Want::Prepared => return self.step_prepare(state, self.options.segment_length()),
+            Want::Prepared => return self.step_prepare(state, state.spare_wanted(self.options.segment_length())),
             Want::Access => return self.wait_for_space(),
             Want::Drained(_) | Want::Written(_) => {
                 return match write_idle.then(|| self.begin_write(state, false)).flatten() {
@@ -543,14 +543,22 @@ impl<E: Env> State<E> {
         let released = free.and_then(|index| Arc::into_inner(self.released.remove(index)));
         match released {
             Some(old) if self.spares.len() >= MAX_SPARES => Some(Task::Remove(old)),
-            Some(old) => Some(Task::Recycle { identity: self.next_identity(options, Some(old.seed())), old }),
+            Some(old) => {
+                let identity = self.next_identity(options, Some(old.seed()));
+                Some(Task::Recycle { old, identity })
+            }
             None if enough => None,
             None => {
-                let slot = self.next_slot;
-                self.next_slot += 1;
+                let slot = self.take_slot();
                 Some(Task::Create(Segment::new(slot, self.next_identity(options, None), &options.plants)))
             }
         }
+    }
+
+    /// A file name that was never used.
+    pub(super) fn take_slot(&mut self) -> u64 {
+        self.next_slot += 1;
+        self.next_slot - 1
     }
 
     /// The identity of the next spare: above all others, and with another seed than the one it replaces.

@@ -207,7 +207,10 @@ pub enum TruncateError {
     /// What has to be kept could not be read. Nothing was changed.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The log failed. Whether the truncation took effect is unknown until it is reopened.
-    #[error(transparent)]
-    Poisoned(#[from] Arc<Failure>),
+    /// Refused, or given up, since the log failed before anything was changed. Remedy: reopen.
+    #[error("not truncated, since {0}")]
+    Poisoned(Arc<Failure>),
+    /// The truncation itself failed: whether it took effect is unknown until the log is reopened. Remedy: reopen.
+    #[error("truncated or not, since {0}")]
+    Indeterminate(Arc<Failure>),
 }

@@ -208,13 +208,10 @@ pub(super) async fn create<D: Dir>(dir: &D, segment: Segment<D>, plants: &Plants
     }
 }
 
-/// Gives a file that holds nothing any more a new identity. Its content stays, and never passes under the new one.
-pub(super) async fn recycle<D: Dir>(
-    dir: &D,
-    old: Segment<D>,
-    identity: Identity,
-    plants: &Plants,
-) -> Result<Spare<D>, Failure> {
+/// Gives a file that holds nothing any more a new identity. Its content stays, and never passes under the new one. Only for
+/// files that were part of the log: their names are durable. Of what else open finds in the directory that isn't known, even
+/// if the directory is synced again: a sync of it may have failed before.
+async fn recycle<D: Dir>(dir: &D, old: Segment<D>, identity: Identity, plants: &Plants) -> Result<Spare<D>, Failure> {
     let segment = Segment::new(old.slot, identity, plants);
     let name = segment.name();
     let replaced = async {
@@ -229,11 +226,8 @@ pub(super) async fn recycle<D: Dir>(
             debug!(file = name, generation = segment.generation(), "recycled");
             Ok(Spare { segment: Arc::new(segment), length })
         }
-        Err(error) => {
-            // Which identity it has is unknown now, and nothing needs it.
-            segment.discard(dir).await;
-            Err(Failure::new("recycle", name, &error))
-        }
+        // Which identity it has is unknown now, and nothing needs it: the next open removes it.
+        Err(error) => Err(Failure::new("recycle", name, &error)),
     }
 }
 

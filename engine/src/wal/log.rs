@@ -107,6 +107,8 @@ pub(super) struct State<E: Env> {
     /// The segment that `written` lies in.
     pub(super) written_segment: Arc<Segment<E::Dir>>,
     pub(super) members: Vec<Member<E::Dir>>,
+    /// Prepared bytes of the last member.
+    pub(super) tail_length: u64,
     /// Records below this LSN are released.
     pub(super) floor_lsn: u64,
     /// Counts truncations of the back, so that a reader notices one.
@@ -152,19 +154,19 @@ pub(super) struct Opened<E: Env> {
     pub(super) durable: Watermark,
     pub(super) floor_lsn: u64,
     pub(super) spares: VecDeque<Spare<E::Dir>>,
-    pub(super) released: Vec<Arc<Segment<E::Dir>>>,
     pub(super) next_slot: u64,
     pub(super) stats: Stats,
 }
 
 impl<E: Env> Log<E> {
     pub(super) fn new(env: E, dir: E::Dir, options: Options, opened: Opened<E>) -> Log<E> {
-        let Opened { lock, members, tail, durable, floor_lsn, spares, released, next_slot, stats } = opened;
+        let Opened { lock, members, tail, durable, floor_lsn, spares, next_slot, stats } = opened;
         let newest = spares.back().map_or(&tail.segment, |spare| &spare.segment).identity.clone();
         let (pages, page_bytes) = options.ring();
         let slot = || Slot::Idle(super::commit::Worker::new());
         let mut state = State {
             written_segment: tail.segment.clone(),
+            tail_length: tail.length,
             producer: Some(Producer::new(tail, durable)),
             access: Access::Shared,
             ring: Ring::new(pages, page_bytes),
@@ -177,7 +179,7 @@ impl<E: Env> Log<E> {
             next_generation: newest.generation + 1,
             next_number: newest.number + 1,
             spares,
-            released,
+            released: Vec::new(),
             next_slot,
             write: slot(),
             sync: slot(),
@@ -302,9 +304,15 @@ impl<E: Env> State<E> {
         self.spares.front().is_some_and(|spare| spare.length >= length)
     }
 
-    /// Whether the keeper has a preparation to do: a spare of full length is missing, or something released is left over.
+    /// Prepared bytes that a spare should have now: any at first, `length` once half of the present segment is used.
+    pub(super) fn spare_wanted(&self, length: u64) -> u64 {
+        if self.published.position.offset > self.tail_length / 2 { length } else { 0 }
+    }
+
+    /// Whether the keeper has a preparation to do: a spare is missing or too short, or something released is left over.
     pub(super) fn wants_preparation(&self, length: u64) -> bool {
-        !self.has_spare(length) || self.released.iter().any(|segment| Arc::strong_count(segment) == 1)
+        !self.has_spare(self.spare_wanted(length))
+            || self.released.iter().any(|segment| Arc::strong_count(segment) == 1)
     }
 
     pub(super) fn segment_of(&self, generation: u64) -> Option<Arc<Segment<E::Dir>>> {

@@ -4,8 +4,8 @@
 //! predecessor. Its one sync is the cut, the promise that what was delivered stays, and the rewrite of pages whose sync may
 //! have failed in an earlier process: open never trusts a sync of bytes that it did not write itself. F gets its name only
 //! once it is complete, so a crash before that leaves the old files to decide the same again. Then a synced mark follows,
-//! then a spare gets its identity (which states F to be durable, so that losing F is noticed); what F replaced is recycled
-//! for that, or removed.
+//! then a spare gets its identity (which states F to be durable, so that losing F is noticed), then what F replaced is
+//! removed.
 
 use std::{path::Path, sync::Arc};
 
@@ -23,10 +23,9 @@ use crate::{
 
 use super::{
     Lsn,
-    commit::MAX_SPARES,
     error::{Failure, OpenError},
-    jobs::{create, recycle},
-    log::{Log, Member, Opened, Spare, State},
+    jobs::create,
+    log::{Log, Member, Opened, State},
     options::Options,
     producer::{Tail, Watermark},
     recover::{Examined, INDEX_BYTES, Link, examine},
@@ -121,8 +120,7 @@ async fn establish<E: Env>(
         encode_filler(&mut file, segment.seed(), ordinal, filled_from, None);
     }
     if planted!(options.plants, WalRemoveBeforeCut) {
-        let removable: Vec<String> = examined.removable.iter().map(|segment| segment.name()).collect();
-        remove(dir, &removable).await;
+        remove(dir, &examined.removable).await;
     }
     segment.create(dir, &file, length, &options.plants).await.map_err(OpenError::io("create", segment.name()))?;
 
@@ -141,13 +139,12 @@ async fn establish<E: Env>(
     let end = file.len() as u64;
     let durable = Watermark { lsn: examined.next_lsn, sequence: 0, position: segment.position(end) };
 
-    remove(dir, &examined.leftovers).await;
-    let mut released = std::mem::take(&mut examined.removable);
-    let spare = first_spare(dir, options, &segment, slot + 1, durable.position, &mut released).await?;
-    // What is left beyond the spares is removed before anything is exposed.
-    let surplus: Vec<String> =
-        released.drain(released.len().min(MAX_SPARES - 1)..).map(|segment| segment.name()).collect();
-    remove(dir, &surplus).await;
+    let spare =
+        Segment::new(slot + 1, successor_identity(&segment.identity, options, durable.position), &options.plants);
+    let spare = create(dir, spare, &options.plants).await.map_err(|Failure { operation, file, kind, message }| {
+        OpenError::io(operation, file)(std::io::Error::new(kind, message))
+    })?;
+    remove(dir, &examined.removable).await;
 
     let report = report(&examined, segment.generation());
     let stats = Stats {
@@ -166,7 +163,6 @@ async fn establish<E: Env>(
         durable,
         floor_lsn: examined.floor_lsn,
         spares: [spare].into(),
-        released,
         next_slot: slot + 2,
         stats,
     };
@@ -181,33 +177,6 @@ fn first_length<D: Dir>(options: &Options, examined: &Examined<D>) -> (u64, u64)
     let marked = end + 3 * BLOCK_BYTES;
     let room = (options.segment_length() / 16).clamp(2 * BLOCK_BYTES, FIRST_BYTES);
     ((marked + room).next_multiple_of(BLOCK_BYTES), end)
-}
-
-/// The spare behind the segment that open writes. Its identity states the end of the log, so that losing that segment is
-/// noticed; it gets its full length later, in the background, or keeps the one that it had in an earlier life.
-async fn first_spare<D: Dir>(
-    dir: &D,
-    options: &Options,
-    newest: &Segment<D>,
-    slot: u64,
-    durable: Position,
-    released: &mut Vec<Arc<Segment<D>>>,
-) -> Result<Spare<D>, OpenError> {
-    let mut identity = successor_identity(&newest.identity, options, durable);
-    // The same segment may still be open as a member: a cut took its end only.
-    let free = released.iter().position(|segment| Arc::strong_count(segment) == 1);
-    let spare = match free.and_then(|index| Arc::into_inner(released.remove(index))) {
-        Some(old) => {
-            while identity.seed() == old.seed() {
-                identity.generation += 1;
-            }
-            recycle(dir, old, identity, &options.plants).await
-        }
-        None => create(dir, Segment::new(slot, identity, &options.plants), &options.plants).await,
-    };
-    spare.map_err(|Failure { operation, file, kind, message }| {
-        OpenError::io(operation, file)(std::io::Error::new(kind, message))
-    })
 }
 
 /// A crash may take the name of a segment that was written already; the next open then takes its generation again, and
@@ -256,7 +225,6 @@ async fn resume<E: Env>(
         durable,
         floor_lsn: examined.floor_lsn,
         spares: [spare].into(),
-        released: Vec::new(),
         next_slot: slot + 1,
         stats: Stats::default(),
     };

@@ -251,6 +251,8 @@ impl<E: Env> State<E> {
         }
         producer.page_bytes = 0;
         producer.appendix = false;
+        let half = self.tail_length / 2;
+        self.wake_keeper |= self.published.position.offset <= half && producer.accepted.position.offset > half;
         self.published = producer.accepted;
         (self.stats.appends, self.stats.bytes) = (producer.records, producer.payload_bytes);
         producer.durable = self.durable.position;
@@ -304,6 +306,7 @@ impl<E: Env> State<E> {
         producer.page_bytes = self.ring.page_bytes() as u64;
         producer.page_begins = (start.base_lsn, FIRST_FRAME_OFFSET);
         self.members.push(Member::new(start.base_lsn, segment.clone(), length));
+        self.tail_length = length;
         self.stats.rotations += 1;
         self.wake_keeper = true;
         producer.tail = Tail { base_lsn: start.base_lsn, offset: FIRST_FRAME_OFFSET, length, crc: 0, segment };

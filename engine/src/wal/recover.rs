@@ -61,10 +61,8 @@ pub(super) struct Examined<D: Dir> {
     /// The highest generation and slot that are taken.
     pub(super) max_generation: u64,
     pub(super) max_slot: u64,
-    /// Segments that don't count any more once the new segment is durable.
-    pub(super) removable: Vec<Arc<Segment<D>>>,
-    /// Temporary files that don't count at all.
-    pub(super) leftovers: Vec<String>,
+    /// Files of this log that don't count any more once the new segment is durable.
+    pub(super) removable: Vec<String>,
     pub(super) foreign: u64,
     pub(super) unreadable: u64,
 }
@@ -248,7 +246,9 @@ impl<E: Env> Reading<'_, E> {
             let successor = successors.next();
             self.scan_segment(&survey, &mut walk, segment, successor.map(|start| start.predecessor.offset)).await?;
             // After a failed sync in an earlier process an evicted page reads differently from one moment to the next.
-            if walk.links.last().is_none_or(|link| link.end < started.carried_end)
+            // (A cut may end among the frames that were carried.)
+            let expected = successor.map_or(u64::MAX, |start| start.predecessor.offset).min(started.carried_end);
+            if walk.links.last().is_none_or(|link| link.end < expected)
                 && !planted!(self.options.plants, WalErrorIsEnd)
                 && !planted!(self.options.plants, WalSecondReadTrusted)
             {
@@ -405,7 +405,7 @@ impl<E: Env> Reading<'_, E> {
             .segments
             .values()
             .filter(|segment| !walk.links.iter().any(|link| link.segment.generation() == segment.generation()));
-        let removable = removable.cloned().collect();
+        let removable = removable.map(|segment| segment.name()).chain(survey.temporaries).collect();
         #[cfg(feature = "plants")]
         let length = self
             .dropped
@@ -433,7 +433,6 @@ impl<E: Env> Reading<'_, E> {
             max_generation: if forgetful { chain_generation } else { survey.max_generation },
             max_slot: survey.max_slot,
             removable,
-            leftovers: survey.temporaries,
             foreign: survey.foreign,
             unreadable: survey.unreadable.len() as u64,
         })

@@ -148,8 +148,7 @@ impl<D: Dir> Survey<D> {
             max_generation: self.max_generation,
             max_slot: self.max_slot,
             floor_lsn: FIRST_LSN,
-            removable: Vec::new(),
-            leftovers: self.temporaries,
+            removable: self.temporaries,
             foreign: self.foreign,
             unreadable: self.unreadable.len() as u64,
         }

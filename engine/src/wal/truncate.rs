@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
+use tracing::debug;
 
 use crate::{
     codec::{
@@ -41,11 +42,11 @@ impl<E: Env> Wal<E> {
         };
         // What is kept must be there after a crash: a floor above the end would look like a lost beginning.
         if !planted!(log.options.plants, WalFloorBeforeSync) {
-            log.wait(Want::Durable(sequence)).await?;
+            log.wait(Want::Durable(sequence)).await.map_err(TruncateError::Poisoned)?;
         }
         let sequence = log.accept_floor(lsn).await?;
         if !planted!(log.options.plants, WalRecycleBeforeFloor) {
-            log.wait(Want::Durable(sequence)).await?;
+            log.wait(Want::Durable(sequence)).await.map_err(TruncateError::Indeterminate)?;
         }
         let mut state = log.lock();
         state.floor_lsn = state.floor_lsn.max(lsn.0);
@@ -60,7 +61,7 @@ impl<E: Env> Wal<E> {
     /// to the next one. Appends wait meanwhile. A [`Tail`](super::Tail) that delivered a removed record is told so.
     ///
     /// # Errors
-    /// [`TruncateError`]; after [`Poisoned`](TruncateError::Poisoned) the records are there or not, all or none.
+    /// [`TruncateError`]; after [`Indeterminate`](TruncateError::Indeterminate) the records are there or not, all or none.
     pub async fn truncate_back(&self, lsn: Lsn) -> Result<(), TruncateError> {
         let log = &self.log;
         {
@@ -72,21 +73,21 @@ impl<E: Env> Wal<E> {
             state.access = Access::Truncating;
         }
         let mut exclusive = Exclusive { log, held: true };
-        log.settle().await?;
+        log.settle().await.map_err(TruncateError::Poisoned)?;
         let cut = log.find_cut(lsn).await?;
         // Room for the carried items, the marks, and some records more.
         let carried = cut.carried.as_ref().map_or(0, |carried| frame_bytes(carried.len() as u64));
         let needed = segment_bytes_for(carried + 3 * BLOCK_BYTES);
         let worker = loop {
             log.wait(Want::Spare(needed)).await.map_err(|failure| log.no_room(failure))?;
-            log.settle().await?;
+            log.settle().await.map_err(TruncateError::Poisoned)?;
             if let Some(worker) = log.begin_truncate(lsn, &cut, needed) {
                 break worker;
             }
         };
         // From here on the job ends the truncation, whoever polls it.
         exclusive.held = false;
-        Ok(log.drive(Operation::Write, worker).await?)
+        log.drive(Operation::Write, worker).await.map_err(TruncateError::Indeterminate)
     }
 }
 
@@ -229,8 +230,7 @@ impl<E: Env> Log<E> {
         let witness = match state.spares.pop_front() {
             Some(second) => Witness::Restate(second),
             None => {
-                let slot = state.next_slot;
-                state.next_slot += 1;
+                let slot = state.take_slot();
                 Witness::Create(Segment::new(slot, state.next_identity(&self.options, None), &self.options.plants))
             }
         };
@@ -336,6 +336,7 @@ impl<E: Env> TruncateJob<E> {
         };
         truncated.result = written.await.map_err(|error| Failure::new("truncate", segment.name(), &error));
         if truncated.result.is_ok() {
+            debug!(file = segment.name(), next_lsn, cut_generation = cut.generation, cut_end = cut.end, "truncated");
             let durable = segment.position(truncated.end);
             match witness.state(&dir, durable, &plants).await {
                 Ok(spare) => truncated.witness = Some(spare),
@@ -404,6 +405,7 @@ impl<E: Env> State<E> {
             Watermark { lsn: next_lsn, sequence: self.published.sequence + 1, position: segment.position(end) };
         (self.published, self.written, self.durable) = (reached, reached, reached);
         self.written_segment = segment.clone();
+        self.tail_length = length;
         if let Some(producer) = &mut self.producer {
             producer.go_on(Tail { segment, base_lsn, offset: end, length, crc }, reached);
         }

@@ -31,6 +31,12 @@ impl Disk {
         self.find(dir, name.as_ref()).map(|inode| self.inode(inode).live.bytes())
     }
 
+    /// Reads the live content of an open file from `offset` on; returns how many bytes there were.
+    #[must_use]
+    pub fn read_open(&self, file: super::FileId, offset: u64, buf: &mut [u8]) -> usize {
+        self.files.get(&file.0).map_or(0, |handle| self.inode(handle.inode).live.read(offset, buf))
+    }
+
     /// Whether both directories have the same names with the same live content.
     #[must_use]
     pub fn same_content(&self, dir: DirId, other: &Disk, others: DirId) -> bool {

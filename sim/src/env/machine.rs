@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What a machine is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct MachineOptions {
     /// The unit that lands whole: 512 or 4096.
     pub sector_bytes: u32,
@@ -36,6 +36,8 @@ pub struct MachineOptions {
     pub rates: FaultRates,
     /// Explicit faults: each strikes the first call that it applies to, from the call with this number on.
     pub at: Vec<(Fault, u64)>,
+    /// Which failed writes and syncs [`Machine::marked_errors`] counts.
+    pub marks_errors: fn(&Disk, &Op) -> bool,
     /// The wall clock at the start, in nanoseconds since the Unix epoch.
     pub wall_start_ns: i64,
 }
@@ -48,6 +50,7 @@ impl Default for MachineOptions {
             latency_us: (1, 20),
             rates: FaultRates::calm(),
             at: Vec::new(),
+            marks_errors: |_, _| true,
             wall_start_ns: 1_700_000_000_000_000_000,
         }
     }
@@ -163,6 +166,12 @@ impl Machine {
         self.lock().plan.fired()
     }
 
+    /// How many writes and syncs failed that count: see [`MachineOptions::marks_errors`].
+    #[must_use]
+    pub fn marked_errors(&self) -> u64 {
+        self.lock().marked_errors
+    }
+
     /// A copy of the disk as it is now, with what is pending and in flight.
     #[must_use]
     pub fn fork(&self) -> Disk {
@@ -246,6 +255,8 @@ pub(super) struct Ticket {
     number: u64,
     /// The lock that it takes: if nobody waits for the answer, nobody holds it.
     lock: Option<DirId>,
+    /// Its failure counts, should the disk be full.
+    marked: bool,
 }
 
 pub(super) enum Accepted {
@@ -265,6 +276,8 @@ pub(super) struct State {
     armed: Armed,
     waiters: Vec<Waker>,
     plan: FaultPlan,
+    marks_errors: fn(&Disk, &Op) -> bool,
+    marked_errors: u64,
     latency_us: (u64, u64),
     latency: Prng,
     crash_point: Prng,
@@ -287,6 +300,8 @@ impl State {
             armed: Armed::Off,
             waiters: Vec::new(),
             plan: FaultPlan::new(options.rates, options.at, prng),
+            marks_errors: options.marks_errors,
+            marked_errors: 0,
             latency_us: (shortest.max(1), longest.max(shortest).max(1)),
             latency: prng.fork("latency"),
             crash_point: prng.fork("crash point"),
@@ -315,12 +330,16 @@ impl State {
         let number = self.io;
         let lock = if let Op::Lock { dir } = op { Some(dir) } else { None };
         if self.still {
-            let ticket = Ticket { op: self.disk.begin(op, Inject::Nothing), number, lock };
+            let ticket = Ticket { op: self.disk.begin(op, Inject::Nothing), number, lock, marked: false };
             return if self.crash_point(Some(ticket.op)) { Accepted::Halted } else { Accepted::Now(ticket) };
         }
         let (op, inject) = self.strike(op);
         self.trace_begin(&op);
-        let ticket = Ticket { op: self.disk.begin(op, inject), number, lock };
+        let fails = matches!(inject, Inject::Fails { .. });
+        let writes = matches!(op, Op::Write { .. } | Op::WriteSynced { .. });
+        let marked = (fails || writes) && (self.marks_errors)(&self.disk, &op);
+        self.marked_errors += u64::from(fails && marked);
+        let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, marked: marked && !fails };
         if self.crash_point(Some(ticket.op)) {
             return Accepted::Halted;
         }
@@ -347,6 +366,7 @@ impl State {
         let result = self.disk.complete(ticket.op, buf);
         // Nothing was injected: the disk is really full.
         let full = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
+        self.marked_errors += u64::from(full && ticket.marked);
         if full && self.plan.rates().one_in(Fault::Enospc) == 0 {
             self.struck(Fault::Enospc);
         }

@@ -10,11 +10,11 @@ use crate::{
     oracle::ensure,
     prng::Prng,
     report::Violation,
-    subject::{NotRead, Subject},
+    subject::{NotAppended, NotRead, Subject},
     workload::{Class, Op, Which},
 };
 
-use super::{LAST_OPERATIONS, SharedRef, hard_errors, lock, recover_still};
+use super::{LAST_OPERATIONS, SharedRef, lock, log_errors, recover_still};
 
 /// One client: its operations in order, each answer held against the history.
 pub(super) struct Client<S> {
@@ -46,7 +46,7 @@ impl<S: Subject<SimEnv>> Client<S> {
     }
 
     async fn op(&mut self, op: &Op) -> Result<(), Violation> {
-        let errors = hard_errors(&self.machine);
+        let errors = log_errors(&self.machine);
         match op {
             Op::Append { bytes, class } => self.append(&[*bytes], false, *class, errors, op).await,
             Op::Batch { count, bytes, class } => {
@@ -106,6 +106,41 @@ impl<S: Subject<SimEnv>> Client<S> {
                     Err(error) => self.read_error(0, &error),
                 }
             }
+            Op::Write { count, bytes } => self.write(*count, *bytes, op).await,
+            Op::Follow => {
+                let from = lock(&self.shared).history.floor();
+                let seen = self.subject.follow(from).await;
+                self.note(op, if seen.is_ok() { "ok" } else { "failed" });
+                match seen {
+                    Ok(records) => {
+                        // Whoever follows has seen it, so no crash may take it back.
+                        lock(&self.shared).history.followed(&records)?;
+                        self.check_image("after it was followed").await
+                    }
+                    Err(error) => self.read_error(0, &error),
+                }
+            }
+            Op::TruncateFront { keep } => {
+                let lsn = self.subject.next().saturating_sub(*keep).max(lock(&self.shared).history.floor());
+                lock(&self.shared).history.releasing(lsn);
+                let answer = self.subject.truncate_front(lsn).await;
+                self.note(op, &format!("below LSN {lsn}: {answer:?}"));
+                let Ok(first) = answer else { return Ok(()) };
+                lock(&self.shared).history.released(first)?;
+                self.check_image("after records were released").await
+            }
+            Op::TruncateBack { cut } => {
+                let lsn = self.subject.next().saturating_sub(*cut).max(lock(&self.shared).history.floor());
+                let before = lock(&self.shared).history.cutting(lsn);
+                let answer = self.subject.truncate_back(lsn).await;
+                self.note(op, &format!("from LSN {lsn}: {answer:?}"));
+                lock(&self.shared).history.cut(lsn, before, &answer);
+                if answer.is_err() {
+                    return Ok(());
+                }
+                self.mine.retain(|mine| *mine < lsn);
+                self.check_image("after a truncation").await
+            }
             Op::Pause { us } => {
                 madsim::time::sleep(Duration::from_millis(*us)).await;
                 Ok(())
@@ -134,31 +169,56 @@ impl<S: Subject<SimEnv>> Client<S> {
         Ok(())
     }
 
+    /// Appends through the front end for one appender: each record stands for itself.
+    async fn write(&mut self, count: u64, bytes: u64, op: &Op) -> Result<(), Violation> {
+        let errors = log_errors(&self.machine);
+        let issued: Vec<(u64, Vec<bytes::Bytes>)> = {
+            let mut shared = lock(&self.shared);
+            (0..count).map(|_| shared.history.issue(&[bytes])).collect()
+        };
+        let records: Vec<bytes::Bytes> = issued.iter().flat_map(|(_, records)| records.iter().cloned()).collect();
+        let answer = self.subject.write(&records).await;
+        self.note(op, &format!("{answer:?}"));
+        let mut shared = lock(&self.shared);
+        for ((append, _), index) in issued.iter().zip(0..) {
+            let answer = match &answer {
+                Ok(first) => Ok(first + index),
+                // How far it came is seen at the next recovery.
+                Err(NotAppended::Indeterminate(_)) => continue,
+                Err(definite) => Err(definite.clone()),
+            };
+            shared.history.answered(*append, Durability::Buffered, &answer, errors)?;
+            self.mine.extend(answer.ok());
+        }
+        Ok(())
+    }
+
     /// Recovers the state that a power cut would leave at worst, right now.
     async fn check_image(&mut self, after: &str) -> Result<(), Violation> {
-        let hard_errors = hard_errors(&self.machine);
+        let log_errors = log_errors(&self.machine);
         let due = {
             let mut shared = lock(&self.shared);
             let drawn = self.plan_checks > 0 && shared.image_draws.chance(1, u64::from(self.plan_checks));
-            drawn || shared.history.failed(hard_errors)
+            drawn || shared.history.failed(log_errors)
         };
         if !due {
             return Ok(());
         }
         let image = self.machine.with_disk(|disk| disk.pessimal());
         let recovered = recover_still::<S>(SimEnv::still(image), &self.options);
-        lock(&self.shared).history.pessimal(&recovered, hard_errors, after)
+        lock(&self.shared).history.pessimal(&recovered, log_errors, after)
     }
 
     fn read_error(&self, lsn: u64, error: &NotRead) -> Result<(), Violation> {
         let fired = self.machine.fired();
-        let failing = fired.count(Fault::EioRead) + fired.count(Fault::Eintr) + hard_errors(&self.machine) > 0;
+        let failing = fired.count(Fault::EioRead) + fired.count(Fault::Eintr) + log_errors(&self.machine) > 0;
         lock(&self.shared).history.count("I24");
         let expected = format!("LSN {lsn} reads back");
         match error {
             NotRead::Refused(message) => ensure(failing, "I24", expected, message),
             // After a failed sync an evicted page reads as before the write.
-            NotRead::Corrupt(message) => ensure(hard_errors(&self.machine) > 0, "I24", expected, message),
+            NotRead::Corrupt(message) => ensure(log_errors(&self.machine) > 0, "I24", expected, message),
+            NotRead::Missing(_) if lock(&self.shared).history.may_be_gone(lsn) => Ok(()),
             NotRead::Missing(message) => ensure(false, "I24", expected, message),
         }
     }
