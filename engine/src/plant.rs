@@ -92,6 +92,7 @@ mod switches {
         WalSecondReadTrusted "wal-second-read-trusted" "at open take a start that was valid a moment ago for granted";
         WalRecycledStale "wal-recycled-stale" "leave the segment's identity out of the checksums of its frames";
         WalBothIdentitiesAtOnce "wal-both-identities-at-once" "replace both copies of a recycled segment's identity under one sync";
+        WalSparesOutOfOrder "wal-spares-out-of-order" "rotate into a later spare while the first one is still being prepared";
         WalDsyncRange "wal-dsync-range" "take a synced write of the last page for a sync of all that was written before it";
         WalCutInPlace "wal-cut-in-place" "cut a torn tail in place and go on in the same segment";
         WalCreateBeforeSeal "wal-create-before-seal" "at open start a segment behind the torn one before the torn one is cut";

@@ -536,7 +536,11 @@ impl<E: Env> State<E> {
     /// The preparation that is needed most.
     fn next_task(&mut self, options: &super::options::Options, length: u64) -> Option<Task<E::Dir>> {
         let enough = self.has_spare(length);
-        if !enough && let Some(spare) = self.spares.pop_front() {
+        if !enough
+            && !self.extending
+            && let Some(spare) = self.spares.pop_front()
+        {
+            self.extending = true;
             return Some(Task::Extend(spare));
         }
         let free = self.released.iter().position(|segment| Arc::strong_count(segment) == 1);
@@ -586,6 +590,7 @@ impl<E: Env> State<E> {
     /// A preparation ended.
     fn prepared(&mut self, prepared: Prepared<E::Dir>) -> Result<(), Arc<Failure>> {
         let Prepared { spare, recycled, removed, result } = prepared;
+        self.extending = false;
         self.stats.recycled += u64::from(recycled);
         self.stats.prepared += u64::from(!recycled && !removed && result.is_ok());
         if let Some(spare) = spare {

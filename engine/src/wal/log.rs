@@ -9,6 +9,7 @@ use crate::{
     codec::{BLOCK_BYTES, FIRST_FRAME_OFFSET},
     env::{Dir, Env},
     gate::Gate,
+    plant::{Plants, planted},
     ring::Ring,
     segment::Segment,
     sync::{Mutex, MutexGuard},
@@ -115,6 +116,8 @@ pub(super) struct State<E: Env> {
     pub(super) cuts: u64,
     /// Prepared segments, in the order of their generations.
     pub(super) spares: VecDeque<Spare<E::Dir>>,
+    /// The first spare is away, to be filled further: those behind it wait, since generations ascend along the log.
+    pub(super) extending: bool,
     /// Segments that hold nothing any more, to be recycled or removed once no reader holds them.
     pub(super) released: Vec<Arc<Segment<E::Dir>>>,
     pub(super) next_slot: u64,
@@ -142,6 +145,7 @@ pub(super) struct State<E: Env> {
     pub(super) keeper_stops: bool,
     pub(super) next_waiter: u64,
     pub(super) stats: Stats,
+    plants: Plants,
     /// Released by close; else with the last handle.
     pub(super) lock: Option<<E::Dir as Dir>::Lock>,
 }
@@ -179,6 +183,7 @@ impl<E: Env> Log<E> {
             next_generation: newest.generation + 1,
             next_number: newest.number + 1,
             spares,
+            extending: false,
             released: Vec::new(),
             next_slot,
             write: slot(),
@@ -197,6 +202,7 @@ impl<E: Env> Log<E> {
             keeper_stops: false,
             next_waiter: 0,
             stats,
+            plants: options.plants.clone(),
             lock: Some(lock),
         };
         state.release();
@@ -301,7 +307,8 @@ impl<E: Env> State<E> {
 
     /// Whether the next spare has at least `length` prepared bytes.
     pub(super) fn has_spare(&self, length: u64) -> bool {
-        self.spares.front().is_some_and(|spare| spare.length >= length)
+        let away = self.extending && !planted!(self.plants, WalSparesOutOfOrder);
+        !away && self.spares.front().is_some_and(|spare| spare.length >= length)
     }
 
     /// Prepared bytes that a spare should have now: any at first, `length` once half of the present segment is used.

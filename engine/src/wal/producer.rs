@@ -261,7 +261,7 @@ impl<E: Env> State<E> {
 
     /// Seals the tail's segment and goes on in the next spare. Bytes only: the spare is prepared.
     fn rotate(&mut self, producer: &mut Producer<E::Dir>, length: u64) -> Result<(), Lack> {
-        if self.spares.front().is_none_or(|spare| spare.length < length) {
+        if !self.has_spare(length) {
             return Err(Lack::Spare(length));
         }
         self.page(producer, SEAL_BYTES)?;
