@@ -30,19 +30,19 @@ pub fn same_directory(one: &Disk, two: &Disk) -> bool {
 /// segment that is only prepared holds nothing yet; what fails there costs nothing but the preparation.
 #[must_use]
 pub fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
-    match op {
-        Op::Write { offset, data, .. } | Op::WriteSynced { offset, data, .. } => {
-            *offset >= FIRST_FRAME_OFFSET && data.iter().any(|byte| *byte != 0)
-        }
-        Op::SyncData { file } | Op::SyncAll { file } | Op::SyncPages { file } => {
-            let mut head = vec![0; START_WITHIN];
-            let held = disk.read_open(*file, 0, &mut head);
-            // Of the segments that were started only the newest is written and synced.
-            let newest = files(disk).iter().filter_map(|(name, _)| Some(started(&read(disk, name))?.generation)).max();
-            started(&head[..held]).is_some_and(|identity| Some(identity.generation) >= newest)
-        }
-        _ => false,
-    }
+    let file = match op {
+        Op::Write { offset, .. } | Op::WriteSynced { offset, .. } if *offset < FIRST_FRAME_OFFSET => return false,
+        Op::Write { data, .. } | Op::WriteSynced { data, .. } if data.iter().any(|byte| *byte != 0) => return true,
+        // The rest of a frame after a short write may be zeros, as what prepares a segment is.
+        Op::Write { file, .. } | Op::WriteSynced { file, .. } => *file,
+        Op::SyncData { file } | Op::SyncAll { file } | Op::SyncPages { file } => *file,
+        _ => return false,
+    };
+    let mut head = vec![0; START_WITHIN];
+    let held = disk.read_open(file, 0, &mut head);
+    // Of the segments that were started only the newest is written and synced.
+    let newest = files(disk).iter().filter_map(|(name, _)| Some(started(&read(disk, name))?.generation)).max();
+    started(&head[..held]).is_some_and(|identity| Some(identity.generation) >= newest)
 }
 
 /// Bytes of a segment's head that hold its start.

@@ -29,7 +29,7 @@ use crate::{
 use super::{
     error::Failure,
     jobs::{Done, Job, PrepareJob, Prepared, SyncJob, Task, WriteJob, Written},
-    log::{Log, State},
+    log::{Log, Spare, State},
     producer::Watermark,
 };
 
@@ -587,6 +587,12 @@ impl<E: Env> State<E> {
         identity
     }
 
+    /// Adds a spare: generations ascend along the log, whichever was ready first.
+    pub(super) fn put_spare(&mut self, spare: Spare<E::Dir>) {
+        let at = self.spares.partition_point(|other| other.segment.generation() < spare.segment.generation());
+        self.spares.insert(at, spare);
+    }
+
     /// A preparation ended.
     fn prepared(&mut self, prepared: Prepared<E::Dir>) -> Result<(), Arc<Failure>> {
         let Prepared { spare, recycled, removed, result } = prepared;
@@ -594,9 +600,7 @@ impl<E: Env> State<E> {
         self.stats.recycled += u64::from(recycled);
         self.stats.prepared += u64::from(!recycled && !removed && result.is_ok());
         if let Some(spare) = spare {
-            // Ascending generations: a spare that was extended goes back to where it was.
-            let at = self.spares.partition_point(|other| other.segment.generation() < spare.segment.generation());
-            self.spares.insert(at, spare);
+            self.put_spare(spare);
         }
         result.map_err(|failure| {
             warn!(%failure, "a segment could not be prepared");

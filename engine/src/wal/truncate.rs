@@ -411,7 +411,9 @@ impl<E: Env> State<E> {
         }
         self.marked_sequence = reached.sequence;
         self.cuts += 1;
-        self.spares.extend(witness);
+        if let Some(witness) = witness {
+            self.put_spare(witness);
+        }
         self.stats.rotations += 1;
         Ok(())
     }
