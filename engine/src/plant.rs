@@ -91,7 +91,7 @@ mod switches {
         WalMarkBeforeFiller "wal-mark-before-filler" "at open write the filler together with the mark that states it to be durable";
         WalSecondReadTrusted "wal-second-read-trusted" "at open take a start that was valid a moment ago for granted";
         WalRecycledStale "wal-recycled-stale" "leave the segment's identity out of the checksums of its frames";
-        WalBothIdentitiesAtOnce "wal-both-identities-at-once" "replace both copies of a recycled segment's identity under one sync";
+        WalAbsoluteTolerates "wal-absolute-tolerates" "in the absolute mode open a log that was not closed";
         WalSparesOutOfOrder "wal-spares-out-of-order" "rotate into a later spare while the first one is still being prepared";
         WalDsyncRange "wal-dsync-range" "take a synced write of the last page for a sync of all that was written before it";
         WalCutInPlace "wal-cut-in-place" "cut a torn tail in place and go on in the same segment";
@@ -110,6 +110,14 @@ mod switches {
         }
     }
 
+    impl Plant {
+        /// Whether what it writes can only be read with the same defect: an oracle that judges a disk needs it too.
+        #[must_use]
+        pub fn changes_format(self) -> bool {
+            matches!(self, Plant::WalRecycledStale)
+        }
+    }
+
     /// At most one defect, and how often its place was reached. Clones share the count.
     #[derive(Clone, Debug, Default)]
     pub struct Plants {
@@ -122,6 +130,12 @@ mod switches {
         #[must_use]
         pub fn only(plant: Plant) -> Plants {
             Plants { on: Some(plant), reached: Arc::default() }
+        }
+
+        /// What an oracle reads with: the defect only where nothing could be read without it.
+        #[must_use]
+        pub fn for_reading(&self) -> Plants {
+            Plants { on: self.on.filter(|plant| plant.changes_format()), reached: Arc::default() }
         }
 
         /// How often the place of the defect was reached.

@@ -128,7 +128,7 @@ impl<D: Dir> Segment<D> {
         write_zeros(&file, head.len() as u64, length).await?;
         let early = planted!(plants, WalSealBeforeSuccessor);
         if !early {
-            interruptible(|| file.sync_all()).await?;
+            interruptible(|| sync_new(&file, plants)).await?;
         }
         interruptible(|| dir.rename(&temporary, &name)).await?;
         if !early && !planted!(plants, WalSegNoDirsync) {
@@ -147,6 +147,16 @@ impl<D: Dir> Segment<D> {
     }
 }
 
+/// Makes a file durable that has grown.
+pub(crate) async fn sync_new<F: File>(file: &F, plants: &Plants) -> io::Result<()> {
+    #[cfg(feature = "plants")]
+    if planted!(plants, EnvLenNotSynced) {
+        return file.sync_pages().await;
+    }
+    let _: &Plants = plants;
+    file.sync_all().await
+}
+
 /// Fills `from..to` with zeros, in pieces that leave the disk to others in between.
 pub(crate) async fn write_zeros<F: File>(file: &F, from: u64, to: u64) -> io::Result<()> {
     static ZEROS: [u8; ZERO_BYTES as usize] = [0; ZERO_BYTES as usize];
@@ -161,14 +171,8 @@ pub(crate) async fn write_zeros<F: File>(file: &F, from: u64, to: u64) -> io::Re
 
 /// Replaces the identity of a file that holds nothing any more, one copy at a time, the one that counts less first: a
 /// crash at any moment leaves one readable.
-pub(crate) async fn replace_identity<F: File>(file: &F, identity: &Identity, plants: &Plants) -> io::Result<()> {
+pub(crate) async fn replace_identity<F: File>(file: &F, identity: &Identity) -> io::Result<()> {
     let copy = identity.encode();
-    if planted!(plants, WalBothIdentitiesAtOnce) {
-        for offset in IDENTITY_OFFSETS {
-            write_all_at(file, &copy, offset).await?;
-        }
-        return interruptible(|| file.sync_data()).await;
-    }
     let generations = read_generations(file).await?;
     let order = if generations[0] <= generations[1] { [0, 1] } else { [1, 0] };
     // What an earlier process wrote may be pending still: without this, two versions of one copy could mix.
@@ -237,7 +241,7 @@ pub(crate) async fn read_identity<F: File>(file: &F) -> io::Result<IdentityFound
 }
 
 /// A frame that a [`Scanner`] found, with its body still in the scanner's window.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) header: Header,
     pub(crate) crc: u32,
@@ -288,6 +292,12 @@ impl<'a, F: File> Scanner<'a, F> {
             crc: frame.crc,
             offset,
         }))
+    }
+
+    /// Where a frame would end whose header at `offset` is plausible, as far as the file goes.
+    pub(crate) fn torn_end(&self, offset: u64) -> u64 {
+        let header = Header::peek(self.bytes(offset), self.seed, offset);
+        header.map_or(offset, |header| (offset + header.frame_bytes()).min(self.length))
     }
 
     /// The body of the frame that was found last.

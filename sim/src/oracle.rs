@@ -264,6 +264,11 @@ impl History {
             if let Some(append) = self.appends.get_mut(&known.append)
                 && let Progress::Placed(first) = append.progress
             {
+                if self.lying {
+                    // Even a truncation that was acknowledged may be lost.
+                    append.progress = Progress::Open;
+                    continue;
+                }
                 append.records.truncate(lsn.saturating_sub(first) as usize);
                 if append.records.is_empty() {
                     append.progress = Progress::Gone;

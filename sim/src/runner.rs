@@ -228,6 +228,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                     shared: self.shared.clone(),
                     plan_checks: self.plan.image_checks,
                     options: self.plan.engine.clone(),
+                    reading: self.plants.for_reading(),
                     draws: Prng::new(self.plan.seed)
                         .fork("client")
                         .fork_nth("life", self.life as u64)
@@ -262,7 +263,9 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 if ok && calm && !self.plan.no_faults && !lock(&self.shared).history.lying() {
                     lock(&self.shared).history.count("I4");
                     let pessimal = self.machine.with_disk(|disk| disk.pessimal());
-                    image::closed_end_is_proven(&pessimal, |env| recover_still::<S>(env, &self.plan.engine))?;
+                    let reading = self.plants.for_reading();
+                    let recover = |env| recover_still::<S>(env, &self.plan.engine, &reading);
+                    image::closed_end_is_proven(&pessimal, recover)?;
                 }
                 // A log that failed can't be closed cleanly; it ends like a killed process.
                 let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: crate::disk::Keep::Draw };
@@ -413,7 +416,8 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             }
             if self.check_draws.chance(1, 4) {
                 let engine = &self.plan.engine;
-                let recover = |env| recover_still::<S>(env, engine);
+                let reading = self.plants.for_reading();
+                let recover = |env| recover_still::<S>(env, engine, &reading);
                 let checked = image::refusals_change_nothing(image, &mut self.check_draws, recover)?;
                 if checked {
                     lock(&self.shared).history.count("I25");
@@ -425,7 +429,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
 
     /// Runs an uninterrupted recovery on a copy.
     fn recover_image(&self, image: &Disk) -> Result<Recovered, String> {
-        recover_still::<S>(SimEnv::still(image.fork()), &self.plan.engine)
+        recover_still::<S>(SimEnv::still(image.fork()), &self.plan.engine, &self.plants.for_reading())
     }
 
     /// Waits for `work` or for the armed crash, whichever comes first.
@@ -520,11 +524,16 @@ fn log_errors(machine: &Machine) -> u64 {
     machine.marked_errors()
 }
 
-/// An uninterrupted recovery on a still machine; a planted bug is not in it, since it judges what the disk holds.
-fn recover_still<S: Subject<SimEnv>>(env: SimEnv, options: &crate::plan::EngineOptions) -> Result<Recovered, String> {
+/// An uninterrupted recovery on a still machine. It judges what the disk holds, so a planted bug is not in `plants`, unless
+/// nothing could be read without it.
+fn recover_still<S: Subject<SimEnv>>(
+    env: SimEnv,
+    options: &crate::plan::EngineOptions,
+    plants: &Plants,
+) -> Result<Recovered, String> {
     // The question is what the disk holds, not whether there is room to go on.
     env.machine().behave();
-    let recover = || block_on(S::open(env, Path::new(LOG_DIR), options, Plants::default()));
+    let recover = || block_on(S::open(env, Path::new(LOG_DIR), options, plants.clone()));
     // What an oracle does to a copy is not part of the run, so it isn't logged.
     let recovered = if tracing::level_filters::LevelFilter::current() == tracing::level_filters::LevelFilter::OFF {
         recover()

@@ -20,7 +20,8 @@ use bytes::Bytes;
 use crate::env::{OsEnv, block_on};
 
 use super::{
-    AppendError, Durability, Lsn, OpenError, Options, ReadError, RecoveryReport, Stats, SyncError, TruncateError,
+    AppendError, Durability, Lsn, OpenError, Options, ReadError, RecoveryReport, SalvageReport, Stats, SyncError,
+    TruncateError,
 };
 
 /// A handle of an open log; each call blocks the thread as [`super::Wal`]'s futures would.
@@ -34,6 +35,14 @@ impl Wal {
     /// [`OpenError`].
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<(Wal, RecoveryReport), OpenError> {
         block_on(super::Wal::open(OsEnv, path.as_ref(), options)).map(|(wal, report)| (Wal(wal), report))
+    }
+
+    /// As [`super::Wal::salvage`].
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn salvage(path: impl AsRef<Path>, deliver: impl FnMut(Lsn, Bytes)) -> Result<SalvageReport, OpenError> {
+        block_on(super::Wal::salvage(OsEnv, path.as_ref(), deliver))
     }
 
     /// As [`super::Wal::append`].

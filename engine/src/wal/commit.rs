@@ -332,7 +332,7 @@ impl<E: Env> Log<E> {
         }
         let segment = state.segment_of(upto.position.generation)?;
         state.stats.syncs += 1;
-        state.sync.begin(Job::Sync(SyncJob { segment, upto, plants: self.options.plants.clone() }))
+        state.sync.begin(Job::Sync(SyncJob { segment, upto }))
     }
 
     /// Begins the preparation that is needed most; `None` if there is none.
@@ -427,9 +427,11 @@ impl<E: Env> Log<E> {
             state.publish(Operation::Sync, upto);
             return Arc::new(failure);
         }
-        if (operation == Operation::Sync && planted!(plants, WalFsyncRetryOk))
-            || (operation == Operation::Write && planted!(plants, WalAppendAfterPartial))
-        {
+        if operation == Operation::Sync && planted!(plants, WalFsyncRetryOk) {
+            return Arc::new(failure);
+        }
+        if operation == Operation::Write && planted!(plants, WalAppendAfterPartial) {
+            state.publish(Operation::Write, upto);
             return Arc::new(failure);
         }
         state.fail(failure)

@@ -4,6 +4,8 @@
 //! unsynced group that lost sectors; no format tells them apart. So recovery asks how far an intact frame or identity
 //! *states* the log to be durable. What can't be read below that is corruption; above it, a crash may have taken it.
 
+use super::report::TailKind;
+
 /// What follows the last valid frame `p` of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Behind {
@@ -54,6 +56,49 @@ pub(crate) enum Decision {
     End,
 }
 
+/// What open does about damage, and about an end that nothing proves. No mode is silent: each returns a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecoveryMode {
+    /// What a crash can explain is left behind and reported; damage below what was stated to be durable is refused.
+    #[default]
+    TolerateTornTail,
+    /// Only a log that was closed is opened; a crash, too, is refused.
+    Absolute,
+    /// The log is cut at the first damage: what stands before it is delivered, whole segments behind it are set aside under
+    /// another name. For a log that can't be restored from a copy. A missing beginning is refused.
+    PointInTime,
+}
+
+impl RecoveryMode {
+    /// All modes.
+    pub const ALL: [RecoveryMode; 3] =
+        [RecoveryMode::TolerateTornTail, RecoveryMode::Absolute, RecoveryMode::PointInTime];
+}
+
+/// What a mode does with a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Open; the log ended like this.
+    Open(TailKind),
+    /// Refuse: damaged.
+    Refuse(Damage),
+    /// Refuse: not closed.
+    RefuseUnclean,
+}
+
+/// The second table: what was seen, by mode.
+pub(crate) fn act(mode: RecoveryMode, decision: Decision) -> Action {
+    match (mode, decision) {
+        (_, Decision::Clean) => Action::Open(TailKind::Clean),
+        (RecoveryMode::TolerateTornTail | RecoveryMode::PointInTime, Decision::Torn) => Action::Open(TailKind::Torn),
+        (RecoveryMode::TolerateTornTail | RecoveryMode::PointInTime, Decision::End) => Action::Open(TailKind::End),
+        (RecoveryMode::Absolute, Decision::Torn | Decision::End) => Action::RefuseUnclean,
+        (_, Decision::Corrupt(Damage::BeginningMissing)) => Action::Refuse(Damage::BeginningMissing),
+        (RecoveryMode::PointInTime, Decision::Corrupt(_)) => Action::Open(TailKind::Damaged),
+        (RecoveryMode::TolerateTornTail | RecoveryMode::Absolute, Decision::Corrupt(damage)) => Action::Refuse(damage),
+    }
+}
+
 /// What is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Damage {
@@ -79,6 +124,26 @@ pub(crate) fn decide(seen: Seen) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Clean logs open in every mode; only point in time opens damaged ones; absolute opens nothing else.
+    #[test]
+    fn every_mode_does_what_it_says() {
+        let damages = [Damage::WrongOrdinal, Damage::BelowDurable, Damage::SuccessorMissing, Damage::BeginningMissing];
+        let decisions = [Decision::Clean, Decision::Torn, Decision::End];
+        for mode in RecoveryMode::ALL {
+            for decision in decisions.into_iter().chain(damages.map(Decision::Corrupt)) {
+                let opens = matches!(act(mode, decision), Action::Open(_));
+                let expected = match decision {
+                    Decision::Clean => true,
+                    Decision::Torn | Decision::End => mode != RecoveryMode::Absolute,
+                    Decision::Corrupt(damage) => {
+                        mode == RecoveryMode::PointInTime && damage != Damage::BeginningMissing
+                    }
+                };
+                assert_eq!(opens, expected, "{mode:?} {decision:?}");
+            }
+        }
+    }
 
     /// Every combination, written as a rule of its own rather than as the table's rows.
     #[test]

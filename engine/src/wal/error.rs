@@ -66,6 +66,15 @@ pub enum OpenError {
         /// A file of another log.
         other: String,
     },
+    /// The log was not closed, and [`RecoveryMode::Absolute`](super::RecoveryMode::Absolute) was asked for. Remedy: open it
+    /// in another mode. Nothing was changed.
+    #[error("{file} was not closed: at byte {offset} the log ends without a mark; open it in another recovery mode")]
+    Unclean {
+        /// The file that the log ends in.
+        file: String,
+        /// Offset in bytes of its end.
+        offset: u64,
+    },
     /// The log is damaged below what it states to be durable. Remedy: restore from a copy. Nothing was changed.
     #[error("{file} is corrupt at byte {offset}: {what}; nothing was changed, restore it from a copy")]
     Corrupt {

@@ -10,7 +10,7 @@ use crate::{
     env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
     plant::{Plants, planted},
     ring::Filled,
-    segment::{Segment, replace_identity, write_zeros},
+    segment::{Segment, replace_identity, sync_new, write_zeros},
 };
 
 use super::{
@@ -124,27 +124,17 @@ impl<E: Env> WriteJob<E> {
 pub(super) struct SyncJob<E: Env> {
     pub(super) segment: Arc<Segment<E::Dir>>,
     pub(super) upto: Watermark,
-    pub(super) plants: Plants,
 }
 
 impl<E: Env> SyncJob<E> {
     async fn run(&self) -> Result<(), Failure> {
         let result = match self.segment.file() {
-            Some(file) => interruptible(|| sync_file(file, &self.plants)).await,
+            Some(file) => interruptible(|| file.sync_data()).await,
             None => Err(io::Error::other("its file isn't open")),
         };
         trace!(slot = self.segment.slot, lsn = self.upto.lsn, ok = result.is_ok(), "sync");
         result.map_err(|error| Failure::new("sync", self.segment.name(), &error))
     }
-}
-
-async fn sync_file<F: File>(file: &F, plants: &Plants) -> io::Result<()> {
-    #[cfg(feature = "plants")]
-    if planted!(plants, EnvLenNotSynced) {
-        return file.sync_pages().await;
-    }
-    let _: &Plants = plants;
-    file.sync_data().await
 }
 
 /// Makes a segment ready to be started, or takes one away.
@@ -188,7 +178,7 @@ impl<E: Env> PrepareJob<E> {
             Task::Remove(segment) => remove(&dir, &segment).await.map(|()| None),
         };
         let (spare, result) = match spare {
-            Ok(Some(spare)) if spare.length < length => extend(&dir, spare, length).await,
+            Ok(Some(spare)) if spare.length < length => extend(&dir, spare, length, &plants).await,
             Ok(spare) => (spare, Ok(())),
             Err(failure) => (None, Err(failure)),
         };
@@ -217,7 +207,7 @@ async fn recycle<D: Dir>(dir: &D, old: Segment<D>, identity: Identity, plants: &
     let replaced = async {
         let file = interruptible(|| dir.open(&name, OpenMode::Write)).await?;
         let length = interruptible(|| file.len()).await?;
-        replace_identity(&file, &segment.identity, plants).await?;
+        replace_identity(&file, &segment.identity).await?;
         segment.attach(file);
         io::Result::Ok(length)
     };
@@ -233,7 +223,12 @@ async fn recycle<D: Dir>(dir: &D, old: Segment<D>, identity: Identity, plants: &
 
 /// Fills a spare with zeros up to `length`. Where only the zeros fail, the spare stays as long as it was; where the sync
 /// fails, nobody knows what it holds, so it goes.
-async fn extend<D: Dir>(dir: &D, spare: Spare<D>, length: u64) -> (Option<Spare<D>>, Result<(), Failure>) {
+async fn extend<D: Dir>(
+    dir: &D,
+    spare: Spare<D>,
+    length: u64,
+    plants: &Plants,
+) -> (Option<Spare<D>>, Result<(), Failure>) {
     let failure = |error| Failure::new("extend", spare.segment.name(), &error);
     let Some(file) = spare.segment.file() else {
         return (None, Err(failure(io::Error::other("its file isn't open"))));
@@ -242,7 +237,7 @@ async fn extend<D: Dir>(dir: &D, spare: Spare<D>, length: u64) -> (Option<Spare<
         let result = Err(failure(error));
         return (Some(spare), result);
     }
-    if let Err(error) = interruptible(|| file.sync_all()).await {
+    if let Err(error) = interruptible(|| sync_new(file, plants)).await {
         spare.segment.discard(dir).await;
         return (None, Err(failure(error)));
     }

@@ -79,12 +79,13 @@ async fn establish<E: Env>(
     });
     #[cfg(feature = "plants")]
     if let Some((end, length)) = examined.end {
-        if planted!(options.plants, WalReuseTornTail) && length > end.offset {
+        let torn = length > end.offset;
+        if torn && planted!(options.plants, WalReuseTornTail) {
             let offset = length.next_multiple_of(crate::codec::FRAME_ALIGN_BYTES);
-            return resume(dir, lock, options, examined, end, offset).await;
+            return resume(dir, lock, options, examined, offset).await;
         }
-        if planted!(options.plants, WalCutInPlace) {
-            return resume(dir, lock, options, examined, end, end.offset).await;
+        if torn && planted!(options.plants, WalCutInPlace) {
+            return resume(dir, lock, options, examined, end.offset).await;
         }
         if planted!(options.plants, WalCreateBeforeSeal) {
             start_early(env, dir, options, &examined, uuid).await?;
@@ -144,6 +145,7 @@ async fn establish<E: Env>(
     let spare = create(dir, spare, &options.plants).await.map_err(|Failure { operation, file, kind, message }| {
         OpenError::io(operation, file)(std::io::Error::new(kind, message))
     })?;
+    set_aside(dir, &examined.set_aside).await?;
     remove(dir, &examined.removable).await;
 
     let report = report(&examined, segment.generation());
@@ -194,7 +196,6 @@ async fn resume<E: Env>(
     lock: <E::Dir as Dir>::Lock,
     options: &Options,
     examined: Examined<E::Dir>,
-    end: Position,
     offset: u64,
 ) -> Result<(Opened<E>, RecoveryReport), OpenError> {
     let newest = examined.all_links.last().ok_or(std::io::ErrorKind::NotFound);
@@ -205,7 +206,7 @@ async fn resume<E: Env>(
     let file = interruptible(|| dir.open(&name, OpenMode::Write)).await.map_err(OpenError::io("open", &name))?;
     let length = interruptible(|| file.len()).await.map_err(OpenError::io("read", &name))?.max(offset);
     segment.attach(file);
-    let report = report(&examined, end.generation);
+    let report = report(&examined, examined.max_generation + 1);
     let mut members: Vec<Member<E::Dir>> = examined.all_links.into_iter().map(Member::from).collect();
     if let Some(last) = members.last_mut() {
         last.segment = segment.clone();
@@ -355,6 +356,18 @@ pub(super) fn filler_bytes(offset: u64) -> u64 {
         gap if gap < frame_bytes(0) => gap + BLOCK_BYTES,
         gap => gap,
     }
+}
+
+/// Gives segments behind the cut of a damaged log a name that isn't the log's, and makes that durable.
+async fn set_aside<D: Dir>(dir: &D, names: &[String]) -> Result<(), OpenError> {
+    for name in names {
+        let aside = format!("{name}.cut");
+        interruptible(|| dir.rename(name, &aside)).await.map_err(OpenError::io("rename", name))?;
+    }
+    if !names.is_empty() {
+        interruptible(|| dir.sync()).await.map_err(OpenError::io("sync", "the directory"))?;
+    }
+    Ok(())
 }
 
 /// Hygiene: what fails here is tried again at the next open, and never counts.

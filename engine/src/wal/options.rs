@@ -9,6 +9,8 @@ use crate::{
     plant::Plants,
 };
 
+use super::decision::RecoveryMode;
+
 /// Options of a log. Each setter names its unit and range; a value out of range is an [`OptionsError`] at open.
 ///
 /// ```
@@ -24,6 +26,7 @@ pub struct Options {
     create: bool,
     idle: Duration,
     synced_writes: bool,
+    recovery: RecoveryMode,
     pub(crate) plants: Plants,
 }
 
@@ -48,6 +51,7 @@ impl Default for Options {
             create: true,
             idle: Duration::from_secs(1),
             synced_writes: false,
+            recovery: RecoveryMode::default(),
             plants: Plants::default(),
         }
     }
@@ -108,6 +112,13 @@ impl Options {
         self
     }
 
+    /// What open does about damage. Default [`RecoveryMode::TolerateTornTail`].
+    #[must_use]
+    pub fn recovery(mut self, mode: RecoveryMode) -> Options {
+        self.recovery = mode;
+        self
+    }
+
     /// Plants a bug.
     #[cfg(feature = "plants")]
     #[must_use]
@@ -158,6 +169,10 @@ impl Options {
         const LEAST_PAGES: u64 = 4;
         let page_bytes = PAGE_BYTES.min(self.buffer_bytes / LEAST_PAGES);
         ((self.buffer_bytes / page_bytes) as usize, page_bytes as usize)
+    }
+
+    pub(crate) fn recovery_mode(&self) -> RecoveryMode {
+        self.recovery
     }
 
     pub(crate) fn idle_after(&self) -> Duration {

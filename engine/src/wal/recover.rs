@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    decision::{Behind, Damage, Decision, Last, Seen, decide},
+    decision::{Action, Behind, Damage, Last, RecoveryMode, Seen, act, decide},
     error::OpenError,
     options::Options,
     report::{DropReason, Dropped, TailKind},
@@ -63,6 +63,8 @@ pub(super) struct Examined<D: Dir> {
     pub(super) max_slot: u64,
     /// Files of this log that don't count any more once the new segment is durable.
     pub(super) removable: Vec<String>,
+    /// Files of this log behind the place where a damaged one is cut: they get another name then.
+    pub(super) set_aside: Vec<String>,
     pub(super) foreign: u64,
     pub(super) unreadable: u64,
 }
@@ -110,6 +112,8 @@ struct Walk<D: Dir> {
     /// The last valid frame.
     last: Last,
     wrong_ordinal: bool,
+    /// A link of the chain doesn't hold, and the log is cut there.
+    broken: bool,
     frames: u32,
 }
 
@@ -117,11 +121,20 @@ struct Walk<D: Dir> {
 pub(super) async fn examine<E: Env>(env: &E, dir: &E::Dir, options: &Options) -> Result<Examined<E::Dir>, OpenError> {
     let survey = survey(dir, options).await?;
     let mut reading = Reading { env, dir, options, evidence: survey.evidence, dropped: Vec::new() };
-    let Some((newest, start)) = reading.newest_start(&survey).await? else {
-        return Ok(survey.into_new(reading.dropped));
-    };
-    let chain = reading.chain(&survey, newest, start).await?;
-    reading.scan(survey, chain).await
+    let cuts = options.recovery_mode() == RecoveryMode::PointInTime;
+    let mut below = u64::MAX;
+    loop {
+        let Some((newest, start)) = reading.newest_start(&survey, below).await? else {
+            return Ok(survey.into_new(reading.dropped));
+        };
+        below = newest.generation();
+        match reading.chain(&survey, newest, start).await {
+            Ok(chain) => return reading.scan(survey, chain).await,
+            // A link is damaged: an older segment may still begin a whole chain.
+            Err(OpenError::Corrupt { .. }) if cuts => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// A recovery under way: what was learned so far.
@@ -146,10 +159,11 @@ impl<E: Env> Reading<'_, E> {
     async fn newest_start(
         &mut self,
         survey: &Survey<E::Dir>,
+        below: u64,
     ) -> Result<Option<(Arc<Segment<E::Dir>>, Started)>, OpenError> {
         let mut skipped: Vec<&Arc<Segment<E::Dir>>> = Vec::new();
         let mut newest = None;
-        for segment in survey.segments.values().rev() {
+        for (_, segment) in survey.segments.range(..below).rev() {
             if let Some(started) = self.start_of(segment).await? {
                 newest = Some((segment.clone(), started));
                 break;
@@ -162,7 +176,7 @@ impl<E: Env> Reading<'_, E> {
         }
         for segment in skipped {
             let holds_something = self.dropped.iter().any(|dropped| dropped.file == segment.name());
-            if self.evidence > Some(segment.position(FIRST_FRAME_OFFSET))
+            if (self.evidence > Some(segment.position(FIRST_FRAME_OFFSET)) && !self.cuts())
                 || (holds_something && planted!(self.options.plants, WalOrphanIsCorrupt))
             {
                 let what = "its start is unreadable, but was stated to be durable";
@@ -206,7 +220,12 @@ impl<E: Env> Reading<'_, E> {
                 return Err(missing("its predecessor is not older than itself"));
             }
             // An absent predecessor ends the chain; a floor mark further on says whether that is right.
-            let Some(older) = survey.segments.get(&predecessor) else { break };
+            let Some(older) = survey.segments.get(&predecessor) else {
+                if self.cuts() && started.start.base_lsn > floor_lsn {
+                    return Err(missing("the segment before it is missing or unreadable"));
+                }
+                break;
+            };
             let Some(started) = self.start_of(older).await? else {
                 return Err(OpenError::Corrupt {
                     file: older.name(),
@@ -235,12 +254,17 @@ impl<E: Env> Reading<'_, E> {
             floor_lsn: chain.iter().map(|(_, started)| started.start.floor_lsn).fold(FIRST_LSN, u64::max),
             last: Last::Other,
             wrong_ordinal: false,
+            broken: false,
             frames: 0,
         };
         let mut successors = chain.iter().skip(1).map(|(_, started)| &started.start);
         for (segment, started) in &chain {
             let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
             if started.start.base_lsn != walk.next_lsn {
+                if self.cuts() {
+                    walk.broken = true;
+                    break;
+                }
                 return Err(corrupt(FIRST_FRAME_OFFSET, "its first LSN is not the one that follows its predecessor"));
             }
             let successor = successors.next();
@@ -249,6 +273,7 @@ impl<E: Env> Reading<'_, E> {
             // (A cut may end among the frames that were carried.)
             let expected = successor.map_or(u64::MAX, |start| start.predecessor.offset).min(started.carried_end);
             if walk.links.last().is_none_or(|link| link.end < expected)
+                && !self.cuts()
                 && !planted!(self.options.plants, WalErrorIsEnd)
                 && !planted!(self.options.plants, WalSecondReadTrusted)
             {
@@ -260,6 +285,10 @@ impl<E: Env> Reading<'_, E> {
                 && ended != Some((start.predecessor.offset, start.predecessor_crc))
             {
                 // A successor is started only after this much of its predecessor was durable.
+                if self.cuts() {
+                    walk.broken = true;
+                    break;
+                }
                 return Err(corrupt(
                     ended.map_or(0, |(end, _)| end),
                     "unreadable, but a successor was started behind it",
@@ -379,11 +408,12 @@ impl<E: Env> Reading<'_, E> {
         };
         let decision = decide(seen);
         debug!(file = newest.name(), offset = end, ?seen, ?decision, "recovery decided");
-        let tail = match decision {
-            Decision::Clean => TailKind::Clean,
-            Decision::Torn => TailKind::Torn,
-            Decision::End => TailKind::End,
-            Decision::Corrupt(damage) => {
+        let tail = match act(self.options.recovery_mode(), decision) {
+            Action::Open(_) if walk.broken => TailKind::Damaged,
+            Action::Open(tail) => tail,
+            Action::RefuseUnclean if planted!(self.options.plants, WalAbsoluteTolerates) => TailKind::Torn,
+            Action::RefuseUnclean => return Err(OpenError::Unclean { file: newest.name(), offset: end }),
+            Action::Refuse(damage) => {
                 return Err(corrupt(
                     end,
                     match damage {
@@ -395,6 +425,13 @@ impl<E: Env> Reading<'_, E> {
                 ));
             }
         };
+        let mut set_aside = Vec::new();
+        if tail == TailKind::Damaged {
+            for (_, segment) in survey.segments.range(newest.generation() + 1..) {
+                self.note_survivors(segment, FIRST_FRAME_OFFSET, DropReason::SetAside).await?;
+                set_aside.push(segment.name());
+            }
+        }
         let unproven_from =
             walk.kept.iter().find(|frame| !self.proven(frame.end)).map_or(walk.next_lsn, |frame| frame.lsn);
         let members = walk.links.len() as u64;
@@ -405,7 +442,8 @@ impl<E: Env> Reading<'_, E> {
             .segments
             .values()
             .filter(|segment| !walk.links.iter().any(|link| link.segment.generation() == segment.generation()));
-        let removable = removable.map(|segment| segment.name()).chain(survey.temporaries).collect();
+        let removable = removable.map(|segment| segment.name()).filter(|name| !set_aside.contains(name));
+        let removable = removable.chain(survey.temporaries).collect();
         #[cfg(feature = "plants")]
         let length = self
             .dropped
@@ -433,6 +471,7 @@ impl<E: Env> Reading<'_, E> {
             max_generation: if forgetful { chain_generation } else { survey.max_generation },
             max_slot: survey.max_slot,
             removable,
+            set_aside,
             foreign: survey.foreign,
             unreadable: survey.unreadable.len() as u64,
         })
@@ -484,31 +523,31 @@ impl<E: Env> Reading<'_, E> {
         end: u64,
         wrong_ordinal: bool,
     ) -> Result<Behind, OpenError> {
-        if wrong_ordinal {
-            return Ok(Behind::WrongOrdinal);
-        }
-        let survivors = self.note_survivors(newest, end, DropReason::Tail).await?;
-        let file = newest.open(self.dir).await.map_err(OpenError::io("open", newest.name()))?;
-        let mut scanner = Scanner::new(file, newest.seed()).await.map_err(OpenError::io("read", newest.name()))?;
-        let here = scanner.frame(end).await.map_err(OpenError::io("read", newest.name()))?;
-        Ok(match here {
-            _ if survivors > 0 => Behind::Survivors,
-            Err(Undecodable::BadBody) => Behind::Header,
-            Ok(_) | Err(Undecodable::NoHeader) => Behind::Nothing,
+        let (torn, survivors) = self.note_survivors(newest, end, DropReason::Tail).await?;
+        Ok(match (wrong_ordinal, survivors, torn) {
+            (true, ..) => Behind::WrongOrdinal,
+            (_, 1.., _) => Behind::Survivors,
+            (_, 0, true) => Behind::Header,
+            (_, 0, false) => Behind::Nothing,
         })
     }
 
-    /// Counts the intact frames from `offset` on, notes what they state, and reports the bytes as dropped.
+    /// Counts the intact frames from `offset` on, notes what they state, and reports them as dropped. Also says whether a
+    /// plausible header with another body stands right at `offset`.
     async fn note_survivors(
         &mut self,
         segment: &Arc<Segment<E::Dir>>,
         offset: u64,
         why: DropReason,
-    ) -> Result<u64, OpenError> {
+    ) -> Result<(bool, u64), OpenError> {
+        let io = |error| OpenError::io("read", segment.name())(error);
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(OpenError::io("read", segment.name()))?;
+        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(io)?;
+        let torn = scanner.frame(offset).await.map_err(io)? == Err(Undecodable::BadBody);
+        // What looks like a frame ends here.
+        let mut end = if torn { scanner.torn_end(offset) } else { offset };
         let (mut at, mut frames, mut records) = (offset, 0, 0);
-        while let Some(found) = scanner.survivor(at).await.map_err(OpenError::io("read", segment.name()))? {
+        while let Some(found) = scanner.survivor(at).await.map_err(io)? {
             self.evidence = self.evidence.max(found.header.claim(segment.generation(), found.offset));
             frames += 1;
             records += match found.header.kind {
@@ -517,14 +556,20 @@ impl<E: Env> Reading<'_, E> {
                 FrameKind::Start | FrameKind::Seal | FrameKind::Mark | FrameKind::Filler => 0,
             };
             at = found.end();
+            end = end.max(at);
             self.env.yield_now().await;
         }
-        let bytes = scanner.length().saturating_sub(offset);
-        if bytes > 0 {
+        if end > offset {
+            let bytes = end.min(scanner.length()) - offset;
             warn!(file = segment.name(), offset, bytes, frames, records, ?why, "left behind");
             self.dropped.push(Dropped { file: segment.name(), offset, bytes, frames, records, why });
         }
-        Ok(frames)
+        Ok((torn, frames))
+    }
+
+    /// Whether damage cuts the log instead of refusing it.
+    fn cuts(&self) -> bool {
+        self.options.recovery_mode() == RecoveryMode::PointInTime
     }
 
     /// The valid start of a segment, with all frames that it says were carried.

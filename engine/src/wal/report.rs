@@ -13,6 +13,8 @@ pub enum TailKind {
     Clean,
     /// A crash left undecodable bytes behind the last record; they were not acknowledged as durable by anything found.
     Torn,
+    /// It is damaged, and was [cut](super::RecoveryMode::PointInTime) where the damage begins.
+    Damaged,
     /// Nothing recognisable behind the last record. Whether something stood there can't be known.
     End,
 }
@@ -24,7 +26,8 @@ pub struct Dropped {
     pub file: String,
     /// Offset in bytes from where on nothing of it counts.
     pub offset: u64,
-    /// How many bytes from there to the end of the file.
+    /// How many bytes from there to the end of the last thing that looks like a frame. Files are longer than the log, so
+    /// what follows that says nothing.
     pub bytes: u64,
     /// Intact frames among them.
     pub frames: u64,
@@ -41,6 +44,8 @@ pub enum DropReason {
     Tail,
     /// A segment that was prepared but whose start never arrived.
     NeverStarted,
+    /// A segment behind the place where a damaged log was cut; set aside under another name.
+    SetAside,
 }
 
 /// The report of one open.

@@ -149,6 +149,7 @@ impl<D: Dir> Survey<D> {
             max_slot: self.max_slot,
             floor_lsn: FIRST_LSN,
             removable: self.temporaries,
+            set_aside: Vec::new(),
             foreign: self.foreign,
             unreadable: self.unreadable.len() as u64,
         }

@@ -24,6 +24,8 @@ pub(super) struct Client<S> {
     pub(super) shared: SharedRef,
     pub(super) plan_checks: u32,
     pub(super) options: crate::plan::EngineOptions,
+    /// What oracles read with.
+    pub(super) reading: engine::plant::Plants,
     pub(super) draws: Prng,
     /// LSNs that this client was given.
     pub(super) mine: Vec<u64>,
@@ -205,7 +207,7 @@ impl<S: Subject<SimEnv>> Client<S> {
             return Ok(());
         }
         let image = self.machine.with_disk(|disk| disk.pessimal());
-        let recovered = recover_still::<S>(SimEnv::still(image), &self.options);
+        let recovered = recover_still::<S>(SimEnv::still(image), &self.options, &self.reading);
         lock(&self.shared).history.pessimal(&recovered, log_errors, after)
     }
 
