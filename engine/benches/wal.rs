@@ -22,7 +22,7 @@ use std::{
 };
 
 /// Payload of every record in every case.
-pub(crate) const RECORD: [u8; 100] = [0x5e; 100];
+pub(crate) static RECORD: [u8; 100] = [0x5e; 100];
 /// Bytes of a frame with such a payload.
 pub(crate) const FRAME_BYTES: usize = 116;
 
@@ -118,7 +118,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
-    let full = Sizes { buffered: 4_000_000, synced: 2_000, grouped: 24_000, replayed: 2_000_000 };
+    let full = Sizes { buffered: 250_000, synced: 2_000, grouped: 24_000, replayed: 2_000_000 };
     let quick = Sizes { buffered: 200_000, synced: 50, grouped: 640, replayed: 100_000 };
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned();
     let mut options = Options { json: false, repeats: 7, filter: String::new(), dir: target, sizes: full };

@@ -49,6 +49,7 @@ use crate::{
 use commit::Want;
 use keeper::Keeper;
 use log::{Access, Log};
+use producer::Producer;
 
 pub use decision::RecoveryMode;
 pub use error::{AppendError, Failure, OpenError, ReadError, SyncError, TruncateError};
@@ -137,8 +138,12 @@ impl<E: Env> Wal<E> {
     /// [`AppendError`]; all but [`Indeterminate`](AppendError::Indeterminate) are definite: not appended.
     pub async fn append(&self, record: impl AsRef<[u8]>, durability: Durability) -> Result<Lsn, AppendError> {
         let record = record.as_ref();
-        let encode = |out: &mut Vec<u8>| out.extend_from_slice(record);
-        self.accept(FrameKind::Record, 1, record.len() as u64, encode, durability).await
+        if durability == Durability::Buffered
+            && let Some(lsn) = self.append_now(record)
+        {
+            return Ok(lsn);
+        }
+        self.accept(1, record.len() as u64, |producer| producer.encode_record(record), durability).await
     }
 
     /// Appends several records, all or none of which survive a crash. Returns the LSN of the first; the others follow it.
@@ -150,8 +155,12 @@ impl<E: Env> Wal<E> {
             return Err(AppendError::EmptyBatch);
         }
         let body_bytes = records.iter().map(|record| record.as_ref().len() as u64 + 8).sum();
-        let encode = |out: &mut Vec<u8>| encode_batch_body(out, records.iter().map(AsRef::as_ref));
-        self.accept(FrameKind::Batch, records.len() as u64, body_bytes, encode, durability).await
+        let count = records.len() as u64;
+        let encode = |producer: &mut Producer<E::Dir>| {
+            let body = |out: &mut Vec<u8>| encode_batch_body(out, records.iter().map(AsRef::as_ref));
+            producer.encode(FrameKind::Batch, count, body_bytes, body);
+        };
+        self.accept(count, body_bytes, encode, durability).await
     }
 
     /// A [`Writer`], which alone may append until it is dropped, and does so without a lock.
@@ -292,6 +301,23 @@ impl<E: Env> Wal<E> {
         Ok(result?)
     }
 
+    /// Appends one record if there is room and nothing stands in the way; [`Wal::append`] finds out what does.
+    fn append_now(&self, record: &[u8]) -> Option<Lsn> {
+        let bytes = record.len() as u64;
+        if bytes > self.log.options.record_limit() {
+            return None;
+        }
+        let mut state = self.log.lock();
+        if state.failure.is_some() || state.closed || state.access != Access::Shared {
+            return None;
+        }
+        let producer = state.producer.as_mut().filter(|producer| producer.fits(frame_bytes(bytes), 1))?;
+        let lsn = producer.accepted.lsn;
+        producer.encode_record(record);
+        self.log.rouse(state);
+        Some(Lsn(lsn))
+    }
+
     fn check_size(&self, bytes: u64) -> Result<(), AppendError> {
         let limit = self.log.options.record_limit();
         if bytes > limit { Err(AppendError::TooLarge { bytes, limit }) } else { Ok(()) }
@@ -300,10 +326,9 @@ impl<E: Env> Wal<E> {
     /// Accepts one frame and waits as `durability` says.
     async fn accept(
         &self,
-        kind: FrameKind,
         count: u64,
         body_bytes: u64,
-        encode: impl Fn(&mut Vec<u8>),
+        encode: impl Fn(&mut Producer<E::Dir>),
         durability: Durability,
     ) -> Result<Lsn, AppendError> {
         self.check_size(body_bytes)?;
@@ -330,7 +355,7 @@ impl<E: Env> Wal<E> {
                 match (made, &mut state.producer) {
                     (Ok(()), Some(producer)) => {
                         let first = producer.accepted.lsn;
-                        producer.encode(kind, count, body_bytes, &encode);
+                        encode(producer);
                         let sequence = producer.accepted.sequence;
                         log.rouse(guard);
                         break (Lsn(first), sequence);

@@ -46,7 +46,8 @@ pub(crate) fn buffered(dir: &Path, sizes: Sizes) -> f64 {
     for number in 0..sizes.buffered {
         if buffer.len() + FRAME_BYTES > BUFFER_BYTES {
             file.write_all_at(&buffer, at).expect("write");
-            at = (at + BUFFER_BYTES as u64) % length;
+            // A log has no gaps.
+            at = if at + 2 * BUFFER_BYTES as u64 > length { 0 } else { at + buffer.len() as u64 };
             buffer.clear();
         }
         frame(&mut buffer, number);

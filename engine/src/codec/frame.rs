@@ -93,15 +93,11 @@ impl Header {
         let bytes = bytes.get(..FRAME_HEADER_BYTES as usize)?;
         let word = get_u32(bytes, at::LENGTH_KIND);
         let kind = FrameKind::from_code(word >> 28)?;
-        if get_u16(bytes, at::HCHECK) != hcheck(seed, offset, bytes) {
+        let (ordinal, undurable) = (get_u32(bytes, at::ORDINAL), get_u16(bytes, at::UNDURABLE));
+        if get_u16(bytes, at::HCHECK) != hcheck(seed, offset, word, ordinal, undurable) {
             return None;
         }
-        Some(Header {
-            kind,
-            body_bytes: u64::from(word & MAX_BODY_BYTES as u32),
-            ordinal: get_u32(bytes, at::ORDINAL),
-            undurable: get_u16(bytes, at::UNDURABLE),
-        })
+        Some(Header { kind, body_bytes: u64::from(word & MAX_BODY_BYTES as u32), ordinal, undurable })
     }
 
     /// Bytes of the whole frame on disk.
@@ -135,13 +131,12 @@ impl<'a> Frame<'a> {
     pub fn decode(bytes: &'a [u8], seed: u32, offset: u64) -> Result<Frame<'a>, Undecodable> {
         let header = Header::peek(bytes, seed, offset).ok_or(Undecodable::NoHeader)?;
         let end = at::BODY as u64 + header.body_bytes;
-        let covered =
-            usize::try_from(end).ok().and_then(|end| bytes.get(at::LENGTH_KIND..end)).ok_or(Undecodable::BadBody)?;
+        let body = usize::try_from(end).ok().and_then(|end| bytes.get(at::BODY..end)).ok_or(Undecodable::BadBody)?;
         let crc = get_u32(bytes, at::CRC);
-        if crc != checksum(seed, offset, covered) {
+        if crc != checksum(seed, offset, bytes, body) {
             return Err(Undecodable::BadBody);
         }
-        Ok(Frame { header, crc, body: &covered[at::BODY - at::LENGTH_KIND..] })
+        Ok(Frame { header, crc, body })
     }
 
     /// Appends a frame to `out`, to stand at `offset` of a segment with `seed`; `body` writes its bytes. Returns its checksum.
@@ -155,36 +150,79 @@ impl<'a> Frame<'a> {
         body: impl FnOnce(&mut Vec<u8>),
     ) -> u32 {
         let start = out.len();
-        out.resize(start + at::BODY, 0);
+        out.extend_from_slice(&[0; at::BODY]);
         body(out);
-        let body_bytes = (out.len() - start - at::BODY) as u32;
-        debug_assert!(u64::from(body_bytes) <= MAX_BODY_BYTES, "callers bound the body");
-        let header = &mut out[start..start + at::BODY];
-        header[at::LENGTH_KIND..at::ORDINAL].copy_from_slice(&(body_bytes | (kind as u32) << 28).to_le_bytes());
-        header[at::ORDINAL..at::UNDURABLE].copy_from_slice(&ordinal.to_le_bytes());
-        header[at::UNDURABLE..at::HCHECK].copy_from_slice(&undurable.to_le_bytes());
-        let check = hcheck(seed, offset, header);
-        header[at::HCHECK..at::BODY].copy_from_slice(&check.to_le_bytes());
-        let crc = checksum(seed, offset, &out[start + at::LENGTH_KIND..]);
-        out[start..start + at::LENGTH_KIND].copy_from_slice(&crc.to_le_bytes());
-        out.resize(start + frame_bytes(u64::from(body_bytes)) as usize, 0);
+        let body_bytes = out.len() - start - at::BODY;
+        let mut header = header(seed, offset, kind, body_bytes, ordinal, undurable);
+        let crc = checksum(seed, offset, &header, &out[start + at::BODY..]);
+        header[..at::LENGTH_KIND].copy_from_slice(&crc.to_le_bytes());
+        out[start..start + at::BODY].copy_from_slice(&header);
+        pad(out, body_bytes);
+        crc
+    }
+
+    /// As [`Frame::encode`], for a body that is there as a whole: it is summed up where it lies, not in the copy that was
+    /// just written.
+    pub fn encode_whole(
+        out: &mut Vec<u8>,
+        seed: u32,
+        offset: u64,
+        kind: FrameKind,
+        ordinal: u32,
+        undurable: u16,
+        body: &[u8],
+    ) -> u32 {
+        let mut header = header(seed, offset, kind, body.len(), ordinal, undurable);
+        let crc = checksum(seed, offset, &header, body);
+        header[..at::LENGTH_KIND].copy_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&header);
+        out.extend_from_slice(body);
+        pad(out, body.len());
         crc
     }
 }
 
-fn checksum(seed: u32, offset: u64, covered: &[u8]) -> u32 {
+/// A header without its checksum. Put together from whole words: reading back what was just stored in pieces stalls.
+fn header(
+    seed: u32,
+    offset: u64,
+    kind: FrameKind,
+    body_bytes: usize,
+    ordinal: u32,
+    undurable: u16,
+) -> [u8; at::BODY] {
+    debug_assert!(body_bytes as u64 <= MAX_BODY_BYTES, "callers bound the body");
+    let word = body_bytes as u32 | (kind as u32) << 28;
+    let check = hcheck(seed, offset, word, ordinal, undurable);
+    const {
+        assert!(at::CRC == 0 && at::LENGTH_KIND == 4 && at::ORDINAL == 8 && at::UNDURABLE == 12 && at::HCHECK == 14);
+    }
+    let low = u64::from(word) << 32;
+    let high = u64::from(ordinal) | u64::from(undurable) << 32 | u64::from(check) << 48;
+    (u128::from(low) | u128::from(high) << 64).to_le_bytes()
+}
+
+/// Zeros up to where the next frame begins.
+fn pad(out: &mut Vec<u8>, body_bytes: usize) {
+    let padding = frame_bytes(body_bytes as u64) as usize - at::BODY - body_bytes;
+    for _ in 0..padding {
+        out.push(0);
+    }
+}
+
+/// The checksum of a frame: over its header behind the checksum's own place, and its body.
+fn checksum(seed: u32, offset: u64, header: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed ^ offset_u32(offset));
-    hasher.update(covered);
+    hasher.update(&header[at::LENGTH_KIND..at::BODY]);
+    hasher.update(body);
     hasher.finalize()
 }
 
 /// Folds seed, offset and bytes 4..14 into 16 bits by multiplication with the 64-bit golden ratio.
-fn hcheck(seed: u32, offset: u64, header: &[u8]) -> u16 {
+fn hcheck(seed: u32, offset: u64, length_kind: u32, ordinal: u32, undurable: u16) -> u16 {
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut fold = u64::from(seed ^ offset_u32(offset));
-    for word in
-        [get_u32(header, at::LENGTH_KIND), get_u32(header, at::ORDINAL), u32::from(get_u16(header, at::UNDURABLE))]
-    {
+    for word in [length_kind, ordinal, u32::from(undurable)] {
         fold = (fold ^ u64::from(word)).wrapping_mul(GOLDEN);
         fold ^= fold >> 32;
     }

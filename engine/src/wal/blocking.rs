@@ -50,7 +50,12 @@ impl Wal {
     /// # Errors
     /// [`AppendError`].
     pub fn append(&self, record: impl AsRef<[u8]>, durability: Durability) -> Result<Lsn, AppendError> {
-        block_on(self.0.append(record, durability))
+        let record = record.as_ref();
+        // Mostly there is room, and then a future is a detour.
+        match if durability == Durability::Buffered { self.0.append_now(record) } else { None } {
+            Some(lsn) => Ok(lsn),
+            None => block_on(self.0.append(record, durability)),
+        }
     }
 
     /// As [`super::Wal::append_batch`].
@@ -175,7 +180,12 @@ impl Writer {
     /// # Errors
     /// [`AppendError`].
     pub fn append(&mut self, record: impl AsRef<[u8]>) -> Result<Lsn, AppendError> {
-        block_on(self.0.append(record))
+        let record = record.as_ref();
+        // Mostly there is room, and then a future is a detour.
+        match self.0.append_now(record) {
+            Some(lsn) => Ok(lsn),
+            None => block_on(self.0.append(record)),
+        }
     }
 
     /// As [`super::Writer::publish`].

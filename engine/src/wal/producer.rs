@@ -124,16 +124,30 @@ impl<D: Dir> Producer<D> {
             && self.accepted.lsn - self.tail.base_lsn + count <= u64::from(u32::MAX)
     }
 
-    /// Encodes a frame with `count` records into the page, which has room for it.
+    /// Encodes a frame into the page, which has room for it.
     pub(super) fn encode(&mut self, kind: FrameKind, count: u64, body_bytes: u64, body: impl FnOnce(&mut Vec<u8>)) {
         let undurable = Header::undurable_at(self.tail.offset, self.durable_offset());
         let (seed, ordinal) = (self.tail.segment.seed(), self.ordinal());
         let crc = Frame::encode(&mut self.page, seed, self.tail.offset, kind, ordinal, undurable, body);
-        if count > 0 {
-            self.records += count;
-            self.payload_bytes += body_bytes;
-        }
+        self.count(count, body_bytes);
         self.advance(crc, frame_bytes(body_bytes), count);
+    }
+
+    /// Encodes one record into the page, which has room for it.
+    pub(super) fn encode_record(&mut self, record: &[u8]) {
+        let undurable = Header::undurable_at(self.tail.offset, self.durable_offset());
+        let (seed, ordinal, body_bytes) = (self.tail.segment.seed(), self.ordinal(), record.len() as u64);
+        let (page, offset) = (&mut self.page, self.tail.offset);
+        let crc = Frame::encode_whole(page, seed, offset, FrameKind::Record, ordinal, undurable, record);
+        self.count(1, body_bytes);
+        self.advance(crc, frame_bytes(body_bytes), 1);
+    }
+
+    fn count(&mut self, records: u64, payload_bytes: u64) {
+        if records > 0 {
+            self.records += records;
+            self.payload_bytes += payload_bytes;
+        }
     }
 
     /// Appends a mark. It states what is durable now, so everything before it should be.

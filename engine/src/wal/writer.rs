@@ -1,9 +1,6 @@
 //! The single producer: appends into a page of its own, without a lock.
 
-use crate::{
-    codec::{FrameKind, frame_bytes},
-    env::Env,
-};
+use crate::{codec::frame_bytes, env::Env};
 
 use super::{AppendError, Lsn, SyncError, Wal, log::Access, producer::Producer};
 
@@ -46,16 +43,26 @@ impl<E: Env> Writer<E> {
     /// [`AppendError`]; each is definite: not appended.
     pub async fn append(&mut self, record: impl AsRef<[u8]>) -> Result<Lsn, AppendError> {
         let record = record.as_ref();
+        if let Some(lsn) = self.append_now(record) {
+            return Ok(lsn);
+        }
         let body_bytes = record.len() as u64;
         self.wal.check_size(body_bytes)?;
-        let bytes = frame_bytes(body_bytes);
-        let producer = match &mut self.producer {
-            Some(producer) if producer.fits(bytes, 1) => producer,
-            _ => self.make_room(bytes).await?,
-        };
+        let producer = self.make_room(frame_bytes(body_bytes)).await?;
         let lsn = producer.accepted.lsn;
-        producer.encode(FrameKind::Record, 1, body_bytes, |out| out.extend_from_slice(record));
+        producer.encode_record(record);
         Ok(Lsn(lsn))
+    }
+
+    /// Appends if the page has room; then nothing else is looked at.
+    pub(super) fn append_now(&mut self, record: &[u8]) -> Option<Lsn> {
+        let producer = self.producer.as_mut()?;
+        let fits = producer.fits(frame_bytes(record.len() as u64), 1) && self.wal.check_size(record.len() as u64).is_ok();
+        fits.then(|| {
+            let lsn = producer.accepted.lsn;
+            producer.encode_record(record);
+            Lsn(lsn)
+        })
     }
 
     /// Hands over what was appended, so that others can read and sync it.
