@@ -133,7 +133,7 @@ impl<'a> Frame<'a> {
         let end = at::BODY as u64 + header.body_bytes;
         let body = usize::try_from(end).ok().and_then(|end| bytes.get(at::BODY..end)).ok_or(Undecodable::BadBody)?;
         let crc = get_u32(bytes, at::CRC);
-        if crc != checksum(seed, offset, bytes, body) {
+        if crc != checksum(seed, offset, &bytes[at::LENGTH_KIND..at::BODY + body.len()], &[]) {
             return Err(Undecodable::BadBody);
         }
         Ok(Frame { header, crc, body })
@@ -154,7 +154,7 @@ impl<'a> Frame<'a> {
         body(out);
         let body_bytes = out.len() - start - at::BODY;
         let mut header = header(seed, offset, kind, body_bytes, ordinal, undurable);
-        let crc = checksum(seed, offset, &header, &out[start + at::BODY..]);
+        let crc = checksum(seed, offset, &header[at::LENGTH_KIND..], &out[start + at::BODY..]);
         header[..at::LENGTH_KIND].copy_from_slice(&crc.to_le_bytes());
         out[start..start + at::BODY].copy_from_slice(&header);
         pad(out, body_bytes);
@@ -173,7 +173,7 @@ impl<'a> Frame<'a> {
         body: &[u8],
     ) -> u32 {
         let mut header = header(seed, offset, kind, body.len(), ordinal, undurable);
-        let crc = checksum(seed, offset, &header, body);
+        let crc = checksum(seed, offset, &header[at::LENGTH_KIND..], body);
         header[..at::LENGTH_KIND].copy_from_slice(&crc.to_le_bytes());
         out.extend_from_slice(&header);
         out.extend_from_slice(body);
@@ -183,14 +183,7 @@ impl<'a> Frame<'a> {
 }
 
 /// A header without its checksum. Put together from whole words: reading back what was just stored in pieces stalls.
-fn header(
-    seed: u32,
-    offset: u64,
-    kind: FrameKind,
-    body_bytes: usize,
-    ordinal: u32,
-    undurable: u16,
-) -> [u8; at::BODY] {
+fn header(seed: u32, offset: u64, kind: FrameKind, body_bytes: usize, ordinal: u32, undurable: u16) -> [u8; at::BODY] {
     debug_assert!(body_bytes as u64 <= MAX_BODY_BYTES, "callers bound the body");
     let word = body_bytes as u32 | (kind as u32) << 28;
     let check = hcheck(seed, offset, word, ordinal, undurable);
@@ -210,11 +203,13 @@ fn pad(out: &mut Vec<u8>, body_bytes: usize) {
     }
 }
 
-/// The checksum of a frame: over its header behind the checksum's own place, and its body.
+/// The checksum of a frame: over its header behind the checksum's own place, and its body, which may lie apart.
 fn checksum(seed: u32, offset: u64, header: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed ^ offset_u32(offset));
-    hasher.update(&header[at::LENGTH_KIND..at::BODY]);
-    hasher.update(body);
+    hasher.update(header);
+    if !body.is_empty() {
+        hasher.update(body);
+    }
     hasher.finalize()
 }
 

@@ -94,7 +94,12 @@ impl Wal {
     pub fn records(&self, from: Lsn) -> impl Iterator<Item = Result<(Lsn, Bytes), ReadError>> + use<> {
         let mut records = Some(self.0.records(from));
         std::iter::from_fn(move || {
-            let item = block_on(records.as_mut()?.next()).transpose();
+            let open = records.as_mut()?;
+            // Mostly the record is at hand, and then a future is a detour.
+            if let Some(item) = open.next_now() {
+                return Some(Ok(item));
+            }
+            let item = block_on(open.next()).transpose();
             if !matches!(item, Some(Ok(_))) {
                 records = None;
             }

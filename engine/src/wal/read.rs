@@ -50,6 +50,7 @@ impl<E: Env> State<E> {
         let active = member.segment.generation() == self.written.position.generation;
         Ok(Place {
             segment: member.segment.clone(),
+            seed: member.segment.seed(),
             base_lsn: member.base_lsn,
             end: if active { self.written.position.offset.min(member.end) } else { member.end },
             lsn: at_lsn,
@@ -86,6 +87,9 @@ impl<E: Env> Records<E> {
     /// # Errors
     /// As [`super::Wal::read`].
     pub async fn next(&mut self) -> Result<Option<(Lsn, Bytes)>, ReadError> {
+        if let Some(item) = self.next_now() {
+            return Ok(Some(item));
+        }
         loop {
             if self.next >= self.end {
                 return Ok(None);
@@ -127,6 +131,16 @@ impl<E: Env> Records<E> {
                 Step::Corrupt => return Err(self.corrupt()),
             }
         }
+    }
+
+    /// The next record, if it is a frame of its own and lies in the window.
+    pub(super) fn next_now(&mut self) -> Option<(Lsn, Bytes)> {
+        let place = self.place.as_mut().filter(|place| place.lsn == self.next && self.batch.is_none())?;
+        if self.next >= self.end {
+            return None;
+        }
+        let record = place.record()?;
+        Some((self.advance(), record))
     }
 
     fn advance(&mut self) -> Lsn {
@@ -190,6 +204,7 @@ impl<E: Env> Records<E> {
 /// A place in a segment, with the bytes around it.
 struct Place<E: Env> {
     segment: Arc<Segment<E::Dir>>,
+    seed: u32,
     base_lsn: u64,
     /// Nothing from here on is looked at.
     end: u64,
@@ -215,6 +230,22 @@ enum Step {
 }
 
 impl<E: Env> Place<E> {
+    /// Decodes the frame at `offset` and goes behind it, if it is a record and in the window; else nothing happens.
+    fn record(&mut self) -> Option<Bytes> {
+        let at = (self.offset - self.window_offset) as usize;
+        let held = self.window.get(at..self.held)?;
+        let frame = Frame::decode(held, self.seed, self.offset).ok()?;
+        let expected = frame.header.kind == FrameKind::Record
+            && u64::from(frame.header.ordinal) == self.lsn - self.base_lsn
+            && self.offset < self.end;
+        let body = at + FRAME_HEADER_BYTES as usize..at + FRAME_HEADER_BYTES as usize + frame.body.len();
+        expected.then(|| {
+            self.lsn += 1;
+            self.offset += frame.header.frame_bytes();
+            self.window.slice(body)
+        })
+    }
+
     /// Decodes the frame at `offset` and goes behind it.
     fn step(&mut self) -> Step {
         if self.offset >= self.end {

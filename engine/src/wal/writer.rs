@@ -57,7 +57,8 @@ impl<E: Env> Writer<E> {
     /// Appends if the page has room; then nothing else is looked at.
     pub(super) fn append_now(&mut self, record: &[u8]) -> Option<Lsn> {
         let producer = self.producer.as_mut()?;
-        let fits = producer.fits(frame_bytes(record.len() as u64), 1) && self.wal.check_size(record.len() as u64).is_ok();
+        let fits =
+            producer.fits(frame_bytes(record.len() as u64), 1) && self.wal.check_size(record.len() as u64).is_ok();
         fits.then(|| {
             let lsn = producer.accepted.lsn;
             producer.encode_record(record);
