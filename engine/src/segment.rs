@@ -255,25 +255,48 @@ impl Found {
     }
 }
 
+/// Bytes of one file that were read. What was read once is not read again: after a failed sync in an earlier process a page
+/// may be evicted, and read differently a moment later.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    /// Generation of the segment; 0 is none.
+    generation: u64,
+    length: u64,
+    bytes: Vec<u8>,
+    offset: u64,
+}
+
 /// Reads frames out of one file through a window of bytes.
 pub(crate) struct Scanner<'a, F> {
     file: &'a F,
     seed: u32,
-    length: u64,
-    window: Vec<u8>,
-    window_offset: u64,
+    window: Window,
 }
 
 impl<'a, F: File> Scanner<'a, F> {
-    /// Begins to scan a file of the segment with this seed.
-    pub(crate) async fn new(file: &'a F, seed: u32) -> io::Result<Scanner<'a, F>> {
-        let length = interruptible(|| file.len()).await?;
-        Ok(Scanner { file, seed, length, window: Vec::new(), window_offset: 0 })
+    /// Begins to scan the file of a segment, or goes on with the window of an earlier scan of it. The memory of a window of
+    /// another segment is used again.
+    pub(crate) async fn new<D: Dir<File = F>>(
+        file: &'a F,
+        segment: &Segment<D>,
+        mut window: Window,
+    ) -> io::Result<Scanner<'a, F>> {
+        if window.generation != segment.generation() {
+            let length = interruptible(|| file.len()).await?;
+            window.bytes.clear();
+            window = Window { generation: segment.generation(), length, bytes: window.bytes, offset: 0 };
+        }
+        Ok(Scanner { file, seed: segment.seed(), window })
+    }
+
+    /// What was read, for a later scan.
+    pub(crate) fn into_window(self) -> Window {
+        self.window
     }
 
     /// Length of what is scanned, in bytes.
     pub(crate) fn length(&self) -> u64 {
-        self.length
+        self.window.length
     }
 
     /// Decodes the frame at `offset`. The outer error is the machine's and says nothing about the log.
@@ -283,7 +306,7 @@ impl<'a, F: File> Scanner<'a, F> {
             return Ok(Err(Undecodable::NoHeader));
         };
         // The length is only plausible: it may ask for no more memory than the file has bytes.
-        if offset + FRAME_HEADER_BYTES + header.body_bytes > self.length {
+        if offset + FRAME_HEADER_BYTES + header.body_bytes > self.window.length {
             return Ok(Err(Undecodable::BadBody));
         }
         self.fill(offset, FRAME_HEADER_BYTES + header.body_bytes).await?;
@@ -297,7 +320,7 @@ impl<'a, F: File> Scanner<'a, F> {
     /// Where a frame would end whose header at `offset` is plausible, as far as the file goes.
     pub(crate) fn torn_end(&self, offset: u64) -> u64 {
         let header = Header::peek(self.bytes(offset), self.seed, offset);
-        header.map_or(offset, |header| (offset + header.frame_bytes()).min(self.length))
+        header.map_or(offset, |header| (offset + header.frame_bytes()).min(self.window.length))
     }
 
     /// The body of the frame that was found last.
@@ -315,19 +338,14 @@ impl<'a, F: File> Scanner<'a, F> {
     /// left there and to learn what it claims.
     pub(crate) async fn survivor(&mut self, mut offset: u64) -> io::Result<Option<Found>> {
         offset = offset.next_multiple_of(FRAME_ALIGN_BYTES);
-        while offset + FRAME_HEADER_BYTES <= self.length {
+        while offset + FRAME_HEADER_BYTES <= self.window.length {
             self.fill(offset, FRAME_HEADER_BYTES).await?;
             let bytes = self.bytes(offset);
-            let step = FRAME_ALIGN_BYTES as usize;
-            let hit = (0..=bytes.len().saturating_sub(FRAME_HEADER_BYTES as usize)).step_by(step).find(|at| {
-                // Kind 0 is never valid: zeros are skipped by one comparison.
-                bytes[at + 7] >> 4 != 0 && Header::peek(&bytes[*at..], self.seed, offset + *at as u64).is_some()
-            });
-            let scanned = bytes.len().saturating_sub(FRAME_HEADER_BYTES as usize) / step * step + step;
+            let (hit, scanned) = plausible(bytes, self.seed, offset);
             match hit {
-                None => offset += scanned as u64,
+                None => offset += scanned,
                 Some(at) => {
-                    offset += at as u64;
+                    offset += at;
                     if let Ok(found) = self.frame(offset).await? {
                         return Ok(Some(found));
                     }
@@ -340,24 +358,47 @@ impl<'a, F: File> Scanner<'a, F> {
 
     /// The part of the window from `offset` on.
     fn bytes(&self, offset: u64) -> &[u8] {
-        let at = offset.checked_sub(self.window_offset).and_then(|at| usize::try_from(at).ok());
-        at.and_then(|at| self.window.get(at..)).unwrap_or_default()
+        let at = offset.checked_sub(self.window.offset).and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| self.window.bytes.get(at..)).unwrap_or_default()
     }
 
     /// Makes the window hold `count` bytes from `offset` on, as far as the file has them.
     async fn fill(&mut self, offset: u64, count: u64) -> io::Result<()> {
-        let end = (offset + count).min(self.length);
-        if offset >= self.window_offset && end <= self.window_offset + self.window.len() as u64 {
+        let end = (offset + count).min(self.window.length);
+        let window = &mut self.window;
+        if offset >= window.offset && end <= window.offset + window.bytes.len() as u64 {
             return Ok(());
         }
-        let wanted = count.max(WINDOW_BYTES).min(self.length.saturating_sub(offset));
-        self.window.resize(wanted as usize, 0);
-        let read = read_at_most(self.file, &mut self.window, offset).await;
+        let wanted = count.max(WINDOW_BYTES).min(window.length.saturating_sub(offset));
+        window.bytes.resize(wanted as usize, 0);
+        let read = read_at_most(self.file, &mut window.bytes, offset).await;
         // After an error the window holds nothing, so that a second try reads again.
-        self.window.truncate(*read.as_ref().unwrap_or(&0));
-        self.window_offset = offset;
+        window.bytes.truncate(*read.as_ref().unwrap_or(&0));
+        window.offset = offset;
         read.map(drop)
     }
+}
+
+/// Where in `bytes`, which stand at `offset`, the first plausible header stands, and how many bytes were looked at: all but
+/// those that are shorter than a header.
+fn plausible(bytes: &[u8], seed: u32, offset: u64) -> (Option<u64>, u64) {
+    /// Zeros are skipped in pieces of this size.
+    const PIECE: usize = 256;
+    let (step, header) = (FRAME_ALIGN_BYTES as usize, FRAME_HEADER_BYTES as usize);
+    let mut at = 0;
+    while at + header <= bytes.len() {
+        // Kind 0 is never valid, and the kind stands in byte 7.
+        if bytes[at + 7] >> 4 != 0 {
+            if Header::peek(&bytes[at..], seed, offset + at as u64).is_some() {
+                return (Some(at as u64), at as u64);
+            }
+        } else if bytes.get(at..at + PIECE).is_some_and(|piece| *piece == [0; PIECE]) {
+            at += PIECE - 8;
+            continue;
+        }
+        at += step;
+    }
+    (None, at as u64)
 }
 
 #[cfg(test)]

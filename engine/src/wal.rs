@@ -130,6 +130,20 @@ impl<E: Env> Wal<E> {
         Ok((Wal { log, keeper: Arc::new(keeper) }, report))
     }
 
+    /// What [`Wal::open`] with these options would find: its verdict, its report, and every record that it would deliver.
+    /// Changes no byte. The records are held in memory until the verdict is known.
+    ///
+    /// # Errors
+    /// As [`Wal::open`].
+    pub async fn verify(
+        env: E,
+        path: &Path,
+        options: Options,
+        mut deliver: impl FnMut(Lsn, Bytes) + Send,
+    ) -> Result<RecoveryReport, OpenError> {
+        open::verify(env, path, options, &mut deliver).await
+    }
+
     /// Appends one record and waits as `durability` says. Returns its LSN.
     ///
     /// A record that was accepted stays in the log even if this future is dropped.

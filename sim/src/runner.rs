@@ -16,7 +16,6 @@ use std::{
 };
 
 use engine::{
-    env::block_on,
     plant::{Plant, Plants},
     wal::Wal,
 };
@@ -28,7 +27,7 @@ use madsim::{
 use self::client::Client;
 use crate::{
     disk::Disk,
-    env::{Machine, MachineOptions, SimEnv},
+    env::{Machine, MachineOptions, SimEnv, run_still},
     fault::{Fault, FaultRates},
     image, invariant,
     oracle::{Before, History, ensure, same},
@@ -417,7 +416,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             if self.check_draws.chance(1, 4) {
                 let engine = &self.plan.engine;
                 let reading = self.plants.for_reading();
-                let recover = |env| recover_still::<S>(env, engine, &reading);
+                let recover = |env| open_still::<S>(env, engine, &reading);
                 let checked = image::refusals_change_nothing(image, &mut self.check_draws, recover)?;
                 if checked {
                     lock(&self.shared).history.count("I25");
@@ -524,21 +523,39 @@ fn log_errors(machine: &Machine) -> u64 {
     machine.marked_errors()
 }
 
-/// An uninterrupted recovery on a still machine. It judges what the disk holds, so a planted bug is not in `plants`, unless
-/// nothing could be read without it.
+/// What an uninterrupted recovery on a still machine would deliver. It judges what the disk holds, so a planted bug is not in
+/// `plants`, unless nothing could be read without it.
 fn recover_still<S: Subject<SimEnv>>(
+    env: SimEnv,
+    options: &crate::plan::EngineOptions,
+    plants: &Plants,
+) -> Result<Recovered, String> {
+    untold(|| run_still(S::peek(env, Path::new(LOG_DIR), options, plants.clone())))
+}
+
+/// The same, and the log is really opened.
+fn open_still<S: Subject<SimEnv>>(
     env: SimEnv,
     options: &crate::plan::EngineOptions,
     plants: &Plants,
 ) -> Result<Recovered, String> {
     // The question is what the disk holds, not whether there is room to go on.
     env.machine().behave();
-    let recover = || block_on(S::open(env, Path::new(LOG_DIR), options, plants.clone()));
-    // What an oracle does to a copy is not part of the run, so it isn't logged.
+    untold(|| {
+        let opened = run_still(S::open(env, Path::new(LOG_DIR), options, plants.clone()));
+        opened.map(|result| result.map(|(_, recovered)| recovered))
+    })
+}
+
+/// What an oracle does to a copy is not part of the run, so it isn't logged.
+fn untold(recover: impl FnOnce() -> Option<Result<Recovered, Refusal>>) -> Result<Recovered, String> {
     let recovered = if tracing::level_filters::LevelFilter::current() == tracing::level_filters::LevelFilter::OFF {
         recover()
     } else {
         tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), recover)
     };
-    recovered.map(|(_, recovered)| recovered).map_err(|refusal| refusal.message)
+    match recovered {
+        Some(recovered) => recovered.map_err(|refusal| refusal.message),
+        None => Err("it waits for something on a machine where nothing happens".into()),
+    }
 }

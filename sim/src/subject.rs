@@ -6,7 +6,10 @@ use bytes::Bytes;
 use engine::{
     env::Env,
     plant::Plants,
-    wal::{AppendError, Dropped, Durability, Lsn, OpenError, Options, ReadError, TailKind, TruncateError, Wal},
+    wal::{
+        AppendError, Dropped, Durability, Lsn, OpenError, Options, ReadError, RecoveryReport, TailKind, TruncateError,
+        Wal,
+    },
 };
 
 use crate::plan::EngineOptions;
@@ -93,6 +96,13 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
         options: &EngineOptions,
         plants: Plants,
     ) -> impl Future<Output = Result<(Self, Recovered), Refusal>> + Send;
+    /// What an open would deliver, without writing anything.
+    fn peek(
+        env: E,
+        path: &Path,
+        options: &EngineOptions,
+        plants: Plants,
+    ) -> impl Future<Output = Result<Recovered, Refusal>> + Send;
     /// Appends one record, or several as an atomic batch; returns the first LSN.
     fn append(
         &self,
@@ -124,31 +134,21 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
 
 impl<E: Env> Subject<E> for Wal<E> {
     async fn open(env: E, path: &Path, options: &EngineOptions, plants: Plants) -> Result<(Self, Recovered), Refusal> {
-        let options = Options::new()
-            .segment_bytes(options.segment_bytes)
-            .buffer_bytes(options.buffer_bytes)
-            .max_record_bytes(options.max_record_bytes)
-            .idle(Duration::from_micros(options.idle_us))
-            .synced_writes(options.synced_writes)
-            .plants(plants);
-        let (wal, report) = Wal::open(env, path, options)
-            .await
-            .map_err(|error| Refusal { io: matches!(error, OpenError::Io { .. }), message: error.to_string() })?;
+        let (wal, report) =
+            Wal::open(env, path, engine_options(options, plants)).await.map_err(|error| refusal(&error))?;
         let records = wal.scan().await.map_err(|error| match error {
             NotRead::Refused(message) => Refusal { io: true, message },
             NotRead::Missing(message) | NotRead::Corrupt(message) => Refusal { io: false, message },
         })?;
-        let recovered = Recovered {
-            first: report.first.0,
-            records,
-            reported: report.records(),
-            unproven_from: report.unproven_from.0,
-            dropped: report.dropped,
-            generation: report.generation,
-            segments: report.segments,
-            tail: report.tail,
-        };
-        Ok((wal, recovered))
+        Ok((wal, delivered(report, records)))
+    }
+
+    async fn peek(env: E, path: &Path, options: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
+        let mut records = Vec::new();
+        let deliver = |lsn: Lsn, record| records.push((lsn.0, record));
+        let report = Wal::verify(env, path, engine_options(options, plants), deliver).await;
+        let report = report.map_err(|error| refusal(&error))?;
+        Ok(delivered(report, records))
     }
 
     async fn append(&self, records: &[Bytes], batch: bool, class: Durability) -> Result<u64, NotAppended> {
@@ -225,6 +225,33 @@ impl<E: Env> Subject<E> for Wal<E> {
 
     async fn close(self) -> Result<(), String> {
         Wal::close(self).await.map_err(|error| error.to_string())
+    }
+}
+
+fn engine_options(options: &EngineOptions, plants: Plants) -> Options {
+    Options::new()
+        .segment_bytes(options.segment_bytes)
+        .buffer_bytes(options.buffer_bytes)
+        .max_record_bytes(options.max_record_bytes)
+        .idle(Duration::from_micros(options.idle_us))
+        .synced_writes(options.synced_writes)
+        .plants(plants)
+}
+
+fn refusal(error: &OpenError) -> Refusal {
+    Refusal { io: matches!(error, OpenError::Io { .. }), message: error.to_string() }
+}
+
+fn delivered(report: RecoveryReport, records: Vec<(u64, Bytes)>) -> Recovered {
+    Recovered {
+        first: report.first.0,
+        reported: report.records(),
+        records,
+        unproven_from: report.unproven_from.0,
+        dropped: report.dropped,
+        generation: report.generation,
+        segments: report.segments,
+        tail: report.tail,
     }
 }
 

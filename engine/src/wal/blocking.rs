@@ -37,6 +37,18 @@ impl Wal {
         block_on(super::Wal::open(OsEnv, path.as_ref(), options)).map(|(wal, report)| (Wal(wal), report))
     }
 
+    /// As [`super::Wal::verify`].
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn verify(
+        path: impl AsRef<Path>,
+        options: Options,
+        deliver: impl FnMut(Lsn, Bytes) + Send,
+    ) -> Result<RecoveryReport, OpenError> {
+        block_on(super::Wal::verify(OsEnv, path.as_ref(), options, deliver))
+    }
+
     /// As [`super::Wal::salvage`].
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use bytes::Bytes;
 use tracing::{info, warn};
 
 use crate::{
@@ -42,11 +43,8 @@ pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Resul
     let what = path.display().to_string();
     let dir =
         interruptible(|| env.dir(path, options.creates())).await.map_err(OpenError::io("open directory", &what))?;
-    let lock = interruptible(|| dir.lock()).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
-        _ => OpenError::Io { operation: "lock", what: what.clone(), source },
-    })?;
-    let examined = examine(&env, &dir, &options).await?;
+    let lock = lock(&dir, path).await?;
+    let examined = examine(&env, &dir, &options, None).await?;
     if examined.tail == TailKind::New && !options.creates() {
         return Err(OpenError::Io { operation: "open", what, source: std::io::ErrorKind::NotFound.into() });
     }
@@ -62,6 +60,33 @@ pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Resul
         "opened"
     );
     Ok((Log::new(env, dir, options, opened), report))
+}
+
+/// What an open would deliver and report, without writing anything.
+pub(super) async fn verify<E: Env>(
+    env: E,
+    path: &Path,
+    options: Options,
+    deliver: &mut (dyn FnMut(Lsn, Bytes) + Send),
+) -> Result<RecoveryReport, OpenError> {
+    options.validate()?;
+    let what = path.display().to_string();
+    let dir = interruptible(|| env.dir(path, false)).await.map_err(OpenError::io("open directory", &what))?;
+    let _lock = lock(&dir, path).await?;
+    let mut examined = examine(&env, &dir, &options, Some(Vec::new())).await?;
+    let records = std::mem::take(&mut examined.records);
+    let report = report(&examined, examined.max_generation + 1);
+    for (lsn, record) in records.into_iter().filter(|(lsn, _)| (report.first..report.next).contains(lsn)) {
+        deliver(lsn, record);
+    }
+    Ok(report)
+}
+
+pub(super) async fn lock<D: Dir>(dir: &D, path: &Path) -> Result<D::Lock, OpenError> {
+    interruptible(|| dir.lock()).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
+        _ => OpenError::Io { operation: "lock", what: path.display().to_string(), source },
+    })
 }
 
 /// Steps 5 to 8 of the open protocol.

@@ -11,12 +11,13 @@ use tracing::{debug, warn};
 
 use crate::{
     codec::{BLOCK_BYTES, Batch, FIRST_FRAME_OFFSET, FrameKind, Mark, Position, Seal, Start, Undecodable},
-    env::{Dir, Env},
+    env::{Dir, Env, File},
     plant::planted,
-    segment::{Scanner, Segment},
+    segment::{Scanner, Segment, Window},
 };
 
 use super::{
+    Lsn,
     decision::{Action, Behind, Damage, Last, RecoveryMode, Seen, act, decide},
     error::OpenError,
     options::Options,
@@ -49,6 +50,8 @@ pub(super) struct Examined<D: Dir> {
     pub(super) all_links: Vec<Link<D>>,
     /// Records below this LSN are released.
     pub(super) floor_lsn: u64,
+    /// What was read, if it was asked for.
+    pub(super) records: Vec<(Lsn, Bytes)>,
     /// Segments that held the log, for the report.
     pub(super) members: u64,
     pub(super) tail: TailKind,
@@ -118,9 +121,17 @@ struct Walk<D: Dir> {
 }
 
 /// Examines the directory.
-pub(super) async fn examine<E: Env>(env: &E, dir: &E::Dir, options: &Options) -> Result<Examined<E::Dir>, OpenError> {
+///
+/// With `records` the result holds every record that is read on the way, in order; those below the floor don't count.
+pub(super) async fn examine<E: Env>(
+    env: &E,
+    dir: &E::Dir,
+    options: &Options,
+    records: Option<Vec<(Lsn, Bytes)>>,
+) -> Result<Examined<E::Dir>, OpenError> {
     let survey = survey(dir, options).await?;
-    let mut reading = Reading { env, dir, options, evidence: survey.evidence, dropped: Vec::new() };
+    let evidence = survey.evidence;
+    let mut reading = Reading { env, dir, options, evidence, dropped: Vec::new(), window: Window::default(), records };
     let cuts = options.recovery_mode() == RecoveryMode::PointInTime;
     let mut below = u64::MAX;
     loop {
@@ -144,6 +155,9 @@ struct Reading<'a, E: Env> {
     options: &'a Options,
     evidence: Option<Position>,
     dropped: Vec<Dropped>,
+    /// What was read last.
+    window: Window,
+    records: Option<Vec<(Lsn, Bytes)>>,
 }
 
 /// A valid start of a segment.
@@ -308,7 +322,8 @@ impl<E: Env> Reading<'_, E> {
     ) -> Result<(), OpenError> {
         let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(OpenError::io("read", segment.name()))?;
+        let window = std::mem::take(&mut self.window);
+        let mut scanner = Scanner::new(file, segment, window).await.map_err(OpenError::io("read", segment.name()))?;
         // What evidence proves is never carried: forget what a finished segment kept.
         if walk.kept.back().is_some_and(|frame| self.proven(frame.end)) {
             walk.kept.clear();
@@ -356,6 +371,16 @@ impl<E: Env> Reading<'_, E> {
                 FrameKind::Start | FrameKind::Filler => (0, Last::Other),
             };
             let body = if count > 0 { scanner.body_owned(&found) } else { Bytes::new() };
+            if let Some(records) = &mut self.records {
+                match found.header.kind {
+                    FrameKind::Record => records.push((Lsn(walk.next_lsn), body.clone())),
+                    FrameKind::Batch => {
+                        let items = (walk.next_lsn..).zip(Batch::new(&body).flatten());
+                        records.extend(items.map(|(lsn, range)| (Lsn(lsn), body.slice(range))));
+                    }
+                    FrameKind::Start | FrameKind::Seal | FrameKind::Mark | FrameKind::Filler => {}
+                }
+            }
             walk.last = last;
             if count > 0 && link.index.last().is_none_or(|(_, offset)| found.offset >= offset + INDEX_BYTES) {
                 link.index.push((walk.next_lsn, found.offset));
@@ -388,6 +413,7 @@ impl<E: Env> Reading<'_, E> {
                 self.env.yield_now().await;
             }
         }
+        self.window = scanner.into_window();
         walk.links.push(link);
         Ok(())
     }
@@ -461,6 +487,7 @@ impl<E: Env> Reading<'_, E> {
             all_links,
             next_lsn: walk.next_lsn,
             floor_lsn: walk.floor_lsn,
+            records: self.records.unwrap_or_default(),
             members,
             tail,
             unproven_from,
@@ -542,7 +569,8 @@ impl<E: Env> Reading<'_, E> {
     ) -> Result<(bool, u64), OpenError> {
         let io = |error| OpenError::io("read", segment.name())(error);
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(io)?;
+        let window = std::mem::take(&mut self.window);
+        let mut scanner = Scanner::new(file, segment, window).await.map_err(io)?;
         let torn = scanner.frame(offset).await.map_err(io)? == Err(Undecodable::BadBody);
         // What looks like a frame ends here.
         let mut end = if torn { scanner.torn_end(offset) } else { offset };
@@ -564,6 +592,7 @@ impl<E: Env> Reading<'_, E> {
             warn!(file = segment.name(), offset, bytes, frames, records, ?why, "left behind");
             self.dropped.push(Dropped { file: segment.name(), offset, bytes, frames, records, why });
         }
+        self.window = scanner.into_window();
         Ok((torn, frames))
     }
 
@@ -573,23 +602,14 @@ impl<E: Env> Reading<'_, E> {
     }
 
     /// The valid start of a segment, with all frames that it says were carried.
-    async fn start_of(&self, segment: &Arc<Segment<E::Dir>>) -> Result<Option<Started>, OpenError> {
-        let io = |error| OpenError::io("read", segment.name())(error);
+    async fn start_of(&mut self, segment: &Arc<Segment<E::Dir>>) -> Result<Option<Started>, OpenError> {
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
-        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(io)?;
-        let Ok(found) = scanner.frame(FIRST_FRAME_OFFSET).await.map_err(io)? else { return Ok(None) };
-        if found.header.kind != FrameKind::Start {
-            return Ok(None);
-        }
-        let Some(start) = Start::decode(scanner.body(&found)) else { return Ok(None) };
-        let mut crcs = crc32fast::Hasher::new();
-        let mut end = found.end();
-        for _ in 0..start.carried_frames {
-            let Ok(carried) = scanner.frame(end).await.map_err(io)? else { return Ok(None) };
-            crcs.update(&carried.crc.to_le_bytes());
-            end = carried.end();
-        }
-        Ok((crcs.finalize() == start.carried_crc).then_some(Started { start, carried_end: end }))
+        let window = std::mem::take(&mut self.window);
+        let io = |error| OpenError::io("read", segment.name())(error);
+        let mut scanner = Scanner::new(file, segment, window).await.map_err(io)?;
+        let started = started(&mut scanner).await.map_err(io)?;
+        self.window = scanner.into_window();
+        Ok(started)
     }
 
     /// Whether something stated the log to be durable up to `end`.
@@ -601,4 +621,21 @@ impl<E: Env> Reading<'_, E> {
         let half = (self.options.segment_length() - FIRST_FRAME_OFFSET) / 2;
         half.clamp(2 * BLOCK_BYTES, SMALL_BYTES)
     }
+}
+
+/// Reads the start and everything that it says was carried.
+async fn started<F: File>(scanner: &mut Scanner<'_, F>) -> std::io::Result<Option<Started>> {
+    let Ok(found) = scanner.frame(FIRST_FRAME_OFFSET).await? else { return Ok(None) };
+    if found.header.kind != FrameKind::Start {
+        return Ok(None);
+    }
+    let Some(start) = Start::decode(scanner.body(&found)) else { return Ok(None) };
+    let mut crcs = crc32fast::Hasher::new();
+    let mut end = found.end();
+    for _ in 0..start.carried_frames {
+        let Ok(carried) = scanner.frame(end).await? else { return Ok(None) };
+        crcs.update(&carried.crc.to_le_bytes());
+        end = carried.end();
+    }
+    Ok((crcs.finalize() == start.carried_crc).then_some(Started { start, carried_end: end }))
 }

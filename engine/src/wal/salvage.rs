@@ -9,11 +9,11 @@ use bytes::Bytes;
 
 use crate::{
     codec::{Batch, FIRST_FRAME_OFFSET, FrameKind, Start},
-    env::{Dir, Env, interruptible},
-    segment::Scanner,
+    env::{Env, interruptible},
+    segment::{Scanner, Window},
 };
 
-use super::{Lsn, OpenError, Options, Wal, recover::FIRST_LSN, survey::survey};
+use super::{Lsn, OpenError, Options, Wal, open::lock, recover::FIRST_LSN, survey::survey};
 
 /// What a salvage found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,10 +53,7 @@ impl<E: Env> Wal<E> {
     pub async fn salvage(env: E, path: &Path, mut deliver: impl FnMut(Lsn, Bytes)) -> Result<SalvageReport, OpenError> {
         let what = path.display().to_string();
         let dir = interruptible(|| env.dir(path, false)).await.map_err(OpenError::io("open directory", &what))?;
-        let _lock = interruptible(|| dir.lock()).await.map_err(|source| match source.kind() {
-            std::io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
-            _ => OpenError::Io { operation: "lock", what, source },
-        })?;
+        let _lock = lock(&dir, path).await?;
         let survey = survey(&dir, &Options::new()).await?;
         let mut report = SalvageReport { unplaced: survey.unreadable.clone(), ..SalvageReport::default() };
         // Each segment with the LSN of its first record; those of later ones take its place from there on.
@@ -64,7 +61,7 @@ impl<E: Env> Wal<E> {
         for segment in survey.segments.values() {
             let io = |error| OpenError::io("read", segment.name())(error);
             let file = segment.open(&dir).await.map_err(OpenError::io("open", segment.name()))?;
-            let mut scanner = Scanner::new(file, segment.seed()).await.map_err(io)?;
+            let mut scanner = Scanner::new(file, segment, Window::default()).await.map_err(io)?;
             let start = match scanner.frame(FIRST_FRAME_OFFSET).await.map_err(io)? {
                 Ok(found) if found.header.kind == FrameKind::Start => Start::decode(scanner.body(&found)),
                 _ => None,
@@ -83,7 +80,7 @@ impl<E: Env> Wal<E> {
             let until = placed[index + 1..].iter().map(|(base, _)| *base).min().unwrap_or(u64::MAX);
             let io = |error| OpenError::io("read", segment.name())(error);
             let file = segment.open(&dir).await.map_err(OpenError::io("open", segment.name()))?;
-            let mut scanner = Scanner::new(file, segment.seed()).await.map_err(io)?;
+            let mut scanner = Scanner::new(file, segment, Window::default()).await.map_err(io)?;
             let mut at = FIRST_FRAME_OFFSET;
             while let Some(found) = scanner.survivor(at).await.map_err(io)? {
                 at = found.end();

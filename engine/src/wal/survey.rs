@@ -148,6 +148,7 @@ impl<D: Dir> Survey<D> {
             max_generation: self.max_generation,
             max_slot: self.max_slot,
             floor_lsn: FIRST_LSN,
+            records: Vec::new(),
             removable: self.temporaries,
             set_aside: Vec::new(),
             foreign: self.foreign,

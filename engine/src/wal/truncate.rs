@@ -12,7 +12,7 @@ use crate::{
     },
     env::{Dir, Env, File, interruptible, write_all_at},
     plant::{Plants, planted},
-    segment::{Scanner, Segment, restate},
+    segment::{Scanner, Segment, Window, restate},
 };
 
 use super::{
@@ -194,7 +194,7 @@ impl<E: Env> Log<E> {
         };
         let io = |source| ReadError::Io { file: segment.name(), source };
         let file = segment.open(&self.dir).await.map_err(io)?;
-        let mut scanner = Scanner::new(file, segment.seed()).await.map_err(io)?;
+        let mut scanner = Scanner::new(file, &segment, Window::default()).await.map_err(io)?;
         let (mut at, mut end_crc) = (FIRST_FRAME_OFFSET, 0);
         loop {
             let corrupt = || ReadError::Corrupt { file: segment.name(), offset: at };
