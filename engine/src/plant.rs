@@ -89,7 +89,6 @@ mod switches {
         WalPublishPresent "wal-publish-present" "let a sync publish what is written when it ends instead of when it began";
         WalOverlappingSyncs "wal-overlapping-syncs" "let the sync of a rotation overlap the sync of a commit on the same file";
         WalMarkBeforeFiller "wal-mark-before-filler" "at open write the filler together with the mark that states it to be durable";
-        WalSecondReadTrusted "wal-second-read-trusted" "at open take a start that was valid a moment ago for granted";
         WalRecycledStale "wal-recycled-stale" "leave the segment's identity out of the checksums of its frames";
         WalAbsoluteTolerates "wal-absolute-tolerates" "in the absolute mode open a log that was not closed";
         WalSparesOutOfOrder "wal-spares-out-of-order" "rotate into a later spare while the first one is still being prepared";

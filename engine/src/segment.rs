@@ -157,6 +157,16 @@ pub(crate) async fn sync_new<F: File>(file: &F, plants: &Plants) -> io::Result<(
     file.sync_all().await
 }
 
+/// Makes what was written to a file durable.
+pub(crate) async fn sync_written<F: File>(file: &F, plants: &Plants) -> io::Result<()> {
+    #[cfg(feature = "plants")]
+    if planted!(plants, EnvLenNotSynced) {
+        return file.sync_pages().await;
+    }
+    let _: &Plants = plants;
+    file.sync_data().await
+}
+
 /// Fills `from..to` with zeros, in pieces that leave the disk to others in between.
 pub(crate) async fn write_zeros<F: File>(file: &F, from: u64, to: u64) -> io::Result<()> {
     static ZEROS: [u8; ZERO_BYTES as usize] = [0; ZERO_BYTES as usize];

@@ -1,8 +1,8 @@
 //! Crash-and-recover cycles per second of one core: `cargo bench -p sim`.
 //!
 //! A cycle is a life: appends of 100 bytes (ten with one client), two of them acknowledged as durable, a power cut with a
-//! drawn survival, and a recovery that all default oracles judge. Runs of 20 lives keep the log within some 30 KiB, as in a
-//! campaign; each run has a thread and a runtime of its own.
+//! drawn survival, and a recovery that all default oracles judge. Runs of 5 lives keep the log within some 8 KiB; in a
+//! campaign it is about as long. Each run has a thread and a runtime of its own.
 #![expect(
     clippy::disallowed_methods,
     clippy::float_arithmetic,
@@ -20,7 +20,7 @@ use sim::{
     workload::{Class, Op},
 };
 
-const LIVES: u64 = 20;
+const LIVES: u64 = 5;
 const HELP: &str = "\
 Crash-and-recover cycles per second of one core.
 
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Twenty lives, each with ten appends or two per client, and two that wait for durability.
+/// Five lives, each with ten appends or two per client, and two that wait for durability.
 fn plan(seed: u64, clients: usize) -> Plan {
     let append = |class| Op::Append { bytes: 100, class };
     let buffered = |count| vec![append(Class::Buffered); count];

@@ -276,7 +276,8 @@ impl History {
             }
         }
         // What was accepted without an answer was removed, or never there.
-        for append in self.appends.values_mut().filter(|append| append.progress == Progress::Open) {
+        let honest = !self.lying;
+        for append in self.appends.values_mut().filter(|append| honest && append.progress == Progress::Open) {
             append.removed_from = append.removed_from.min(lsn);
         }
     }

@@ -332,7 +332,7 @@ impl<E: Env> Log<E> {
         }
         let segment = state.segment_of(upto.position.generation)?;
         state.stats.syncs += 1;
-        state.sync.begin(Job::Sync(SyncJob { segment, upto }))
+        state.sync.begin(Job::Sync(SyncJob { segment, upto, plants: self.options.plants.clone() }))
     }
 
     /// Begins the preparation that is needed most; `None` if there is none.

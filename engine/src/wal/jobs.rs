@@ -10,7 +10,7 @@ use crate::{
     env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
     plant::{Plants, planted},
     ring::Filled,
-    segment::{Segment, replace_identity, sync_new, write_zeros},
+    segment::{Segment, replace_identity, sync_new, sync_written, write_zeros},
 };
 
 use super::{
@@ -86,7 +86,7 @@ impl<E: Env> WriteJob<E> {
                 if !planted!(self.plants, WalRotateOldUnsynced)
                     && let Some(file) = self.current.file()
                 {
-                    let synced = interruptible(|| file.sync_data()).await;
+                    let synced = interruptible(|| sync_written(file, &self.plants)).await;
                     synced.map_err(|error| Failure::new("sync", self.current.name(), &error))?;
                     written.syncs += 1;
                 }
@@ -124,12 +124,13 @@ impl<E: Env> WriteJob<E> {
 pub(super) struct SyncJob<E: Env> {
     pub(super) segment: Arc<Segment<E::Dir>>,
     pub(super) upto: Watermark,
+    pub(super) plants: Plants,
 }
 
 impl<E: Env> SyncJob<E> {
     async fn run(&self) -> Result<(), Failure> {
         let result = match self.segment.file() {
-            Some(file) => interruptible(|| file.sync_data()).await,
+            Some(file) => interruptible(|| sync_written(file, &self.plants)).await,
             None => Err(io::Error::other("its file isn't open")),
         };
         trace!(slot = self.segment.slot, lsn = self.upto.lsn, ok = result.is_ok(), "sync");

@@ -19,7 +19,7 @@ use crate::{
     },
     env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
     plant::planted,
-    segment::Segment,
+    segment::{Segment, sync_written},
 };
 
 use super::{
@@ -160,7 +160,8 @@ async fn establish<E: Env>(
         write_all_at(open, &file[marked_from..], marked_from as u64)
             .await
             .map_err(OpenError::io("write", segment.name()))?;
-        interruptible(|| open.sync_data()).await.map_err(OpenError::io("sync", segment.name()))?;
+        let synced = interruptible(|| sync_written(open, &options.plants)).await;
+        synced.map_err(OpenError::io("sync", segment.name()))?;
     }
     let end = file.len() as u64;
     let durable = Watermark { lsn: examined.next_lsn, sequence: 0, position: segment.position(end) };

@@ -289,7 +289,6 @@ impl<E: Env> Reading<'_, E> {
             if walk.links.last().is_none_or(|link| link.end < expected)
                 && !self.cuts()
                 && !planted!(self.options.plants, WalErrorIsEnd)
-                && !planted!(self.options.plants, WalSecondReadTrusted)
             {
                 let changed = std::io::Error::other("it reads differently than a moment ago");
                 return Err(OpenError::io("read", segment.name())(changed));
@@ -607,7 +606,10 @@ impl<E: Env> Reading<'_, E> {
         let window = std::mem::take(&mut self.window);
         let io = |error| OpenError::io("read", segment.name())(error);
         let mut scanner = Scanner::new(file, segment, window).await.map_err(io)?;
-        let started = started(&mut scanner).await.map_err(io)?;
+        let started = match started(&mut scanner).await {
+            Err(_) if planted!(self.options.plants, WalErrorIsEnd) => None,
+            started => started.map_err(io)?,
+        };
         self.window = scanner.into_window();
         Ok(started)
     }
