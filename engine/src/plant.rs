@@ -90,6 +90,9 @@ mod switches {
         WalOverlappingSyncs "wal-overlapping-syncs" "let the sync of a rotation overlap the sync of a commit on the same file";
         WalMarkBeforeFiller "wal-mark-before-filler" "at open write the filler together with the mark that states it to be durable";
         WalRecycledStale "wal-recycled-stale" "leave the segment's identity out of the checksums of its frames";
+        WalMidlogTreatedAsTail "wal-midlog-treated-as-tail" "treat anything undecodable as the end of the log, whatever was stated to be durable";
+        WalContinuePastBadSegment "wal-continue-past-bad-segment" "on a bad record leave that segment and go on with the next";
+        WalIdleUnmarked "wal-idle-unmarked" "sync an idle log, but write no mark that says so";
         WalAbsoluteTolerates "wal-absolute-tolerates" "in the absolute mode open a log that was not closed";
         WalSparesOutOfOrder "wal-spares-out-of-order" "rotate into a later spare while the first one is still being prepared";
         WalDsyncRange "wal-dsync-range" "take a synced write of the last page for a sync of all that was written before it";

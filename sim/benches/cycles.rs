@@ -92,7 +92,8 @@ fn plan(seed: u64, clients: usize) -> Plan {
             .collect(),
     };
     let crash = Crash { kind: CrashKind::PowerCut, at: At::Done, keep: Keep::Draw };
-    let life = Life { clients: ops, opening: Vec::new(), faults: Vec::new(), end: End::Crash(crash) };
+    let life =
+        Life { clients: ops, opening: Vec::new(), faults: Vec::new(), end: End::Crash(crash), damage: Vec::new() };
     Plan {
         seed,
         subject: "wal".into(),
@@ -100,6 +101,7 @@ fn plan(seed: u64, clients: usize) -> Plan {
         machine: MachinePlan::default(),
         lives: vec![life; LIVES as usize],
         image_checks: 1,
+        damage_checks: 0,
         no_faults: false,
     }
 }

@@ -28,7 +28,8 @@ invariants! {
     "I1a" "after a process kill the prefix also holds all that was acknowledged Written";
     "I2" "recovered LSNs are consecutive, from the first one on";
     "I3" "every delivered record was issued, with this LSN and this content";
-    "I4" "a closed log is proven to its end: damage to its last segment is refused, never taken for the end";
+    "I4" "damage to what an intact statement calls durable is refused, or everything is delivered all the same";
+    "I4a" "damage that touches nothing that is stated to be durable doesn't keep the log from opening";
     "I5" "an interrupted recovery, or a second one, delivers the same";
     "I6" "what recovery delivered survives every later crash";
     "I7" "what was acknowledged after a recovery survives together with what that recovery delivered";
@@ -52,6 +53,7 @@ pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
         .map(|invariant| invariant.id)
         .filter(|id| match *id {
             "I1a" => kills,
+            "I4a" => plan.damage_checks > 0 && !plan.machine.rates.contains_key(&Fault::LyingSync),
             "I4" | "I5" | "I6" | "I7" | "I8" | "I22" | "I25" | "I9" => !plan.no_faults,
             "I23" => plan.machine.rates.contains_key(&Fault::WallJump),
             "I24" => [Fault::Eintr, Fault::EioRead, Fault::ShortRead]

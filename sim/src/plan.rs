@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{disk::Keep, fault::Fault, workload::Op};
+use crate::{damage::Damage, disk::Keep, fault::Fault, workload::Op};
 
 /// A plan. What it leaves open (scheduling, latency, drawn survivals) follows from its seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Plan {
     pub lives: Vec<Life>,
     /// The state after a power cut at worst is recovered at one in this many acknowledgements; 0 never.
     pub image_checks: u32,
+    /// Damages that are tried, on copies, at the end of each life.
+    pub damage_checks: u32,
     /// Nothing goes wrong: no fault, no crash, no look at what a crash would leave.
     pub no_faults: bool,
 }
@@ -80,6 +82,8 @@ pub struct Life {
     pub faults: Vec<FaultAt>,
     /// How it ends.
     pub end: End,
+    /// What happens to the disk then, for good.
+    pub damage: Vec<Damage>,
 }
 
 /// A fault at the first call from number `io` on that it applies to.

@@ -26,8 +26,10 @@ use madsim::{
 
 use self::client::Client;
 use crate::{
-    disk::Disk,
+    damage::{self, Damage, Judged},
+    disk::{Disk, Keep},
     env::{Machine, MachineOptions, SimEnv, run_still},
+    evidence::Files,
     fault::{Fault, FaultRates},
     image, invariant,
     oracle::{Before, History, ensure, same},
@@ -116,6 +118,9 @@ struct Run<'a, S> {
     shared: SharedRef,
     crash_draws: Prng,
     check_draws: Prng,
+    damage_draws: Prng,
+    /// The plan has damaged what was synced.
+    damaged: bool,
     life: usize,
     cycles: u64,
     lives: u64,
@@ -167,6 +172,8 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             shared: Arc::new(Mutex::new(shared)),
             crash_draws: prng.fork("crashes"),
             check_draws: prng.fork("checks"),
+            damage_draws: prng.fork("damages"),
+            damaged: false,
             life: 0,
             cycles: 0,
             lives: 0,
@@ -180,13 +187,20 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
 
     async fn lives(&mut self) -> Result<(), Stop> {
         let mut before = Before::Nothing;
-        let last_open = Life { clients: Vec::new(), opening: Vec::new(), faults: Vec::new(), end: End::Close };
+        let last_open =
+            Life { clients: Vec::new(), opening: Vec::new(), faults: Vec::new(), end: End::Close, damage: Vec::new() };
         // One open more than there are lives: the last end is judged too.
         for (number, life) in self.plan.lives.iter().chain(std::iter::once(&last_open)).enumerate() {
             self.life = number;
             let result = self.life(life, before).await;
             before = match result {
-                Ok(Some(before)) => before,
+                Ok(Some(before)) => match self.damages(life) {
+                    Ok(()) => before,
+                    Err(mut violation) => {
+                        violation.life = number;
+                        return Err(Stop::Violation(violation));
+                    }
+                },
                 Ok(None) => return Ok(()),
                 Err(Stop::Violation(mut violation)) => {
                     violation.life = number;
@@ -199,6 +213,49 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 Err(harness) => return Err(harness),
             };
         }
+        Ok(())
+    }
+
+    /// Tries damages on copies of the disk that the life has left, then does those that the plan has for it.
+    fn damages(&mut self, life: &Life) -> Result<(), Violation> {
+        let lying = lock(&self.shared).history.lying();
+        if self.plan.damage_checks > 0 && !lying {
+            // As the next open would find it, with nothing pending.
+            let mut sound = self.machine.fork();
+            sound.power_cut(&Keep::All, &mut self.damage_draws);
+            let files = damage::segments(&sound);
+            if let Ok(undamaged) = self.recover_image(&sound) {
+                for _ in 0..self.plan.damage_checks {
+                    let Some(drawn) = Damage::draw(&files, &mut self.damage_draws) else { break };
+                    self.damage(&sound, &files, &undamaged, &drawn)?;
+                }
+            }
+        }
+        for damage in &life.damage {
+            self.damaged |= self.machine.with_disk(|disk| {
+                disk.power_cut(&Keep::All, &mut Prng::new(0));
+                damage.apply(disk)
+            });
+        }
+        Ok(())
+    }
+
+    fn damage(&mut self, sound: &Disk, files: &Files, undamaged: &Recovered, damage: &Damage) -> Result<(), Violation> {
+        let mut damaged = sound.fork();
+        if !damage.apply(&mut damaged) {
+            return Ok(());
+        }
+        let left = damage::segments(&damaged);
+        let result = recover_still::<S>(SimEnv::still(damaged), &self.plan.engine, &self.plants);
+        let judged = damage::judge(files, undamaged, damage, &left, &result)?;
+        *self.crashes.entry(damage.event()).or_default() += 1;
+        let (event, invariant) = match judged {
+            Judged::Noticed => ("damage-noticed", "I4"),
+            Judged::Harmless => ("damage-harmless", "I4a"),
+            Judged::Undecidable => ("damage-undecidable", "I4"),
+        };
+        *self.crashes.entry(event).or_default() += 1;
+        lock(&self.shared).history.count(invariant);
         Ok(())
     }
 
@@ -267,7 +324,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                     image::closed_end_is_proven(&pessimal, recover)?;
                 }
                 // A log that failed can't be closed cleanly; it ends like a killed process.
-                let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: crate::disk::Keep::Draw };
+                let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: Keep::Draw };
                 let before = self.stop_node(&node, &crash).await;
                 if ok { Before::Close } else { before }
             }
@@ -322,7 +379,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                     return Ok(Some((node, subject)));
                 }
                 (Ended::Finished(Some(Err(refusal))), _) => {
-                    let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: crate::disk::Keep::Draw };
+                    let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: Keep::Draw };
                     self.stop_node(&node, &crash).await;
                     if !self.may_fail(&image, &refusal, faulty)? {
                         return Ok(None);
@@ -357,6 +414,10 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             shared.history.count("I25");
             let unchanged = self.machine.with_disk(|disk| image::same_directory(disk, image));
             ensure(unchanged, "I25", "a refused open changes no byte", &refusal.message)?;
+            if self.damaged {
+                shared.history.count("I4");
+                return Ok(false);
+            }
         }
         shared.history.refused(&refusal.message)?;
         Ok(false)

@@ -165,6 +165,8 @@ struct FileText {
     #[serde(default = "one")]
     image_checks: u32,
     #[serde(default)]
+    damage_checks: u32,
+    #[serde(default)]
     engine: EngineText,
     #[serde(default)]
     machine: MachineText,
@@ -200,6 +202,10 @@ struct EngineText {
     buffer_bytes: Option<Spanned<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_record_bytes: Option<Spanned<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_us: Option<Spanned<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    synced_writes: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -225,6 +231,8 @@ struct LifeText {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     faults: Vec<Spanned<String>>,
     end: Spanned<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    damage: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -281,21 +289,25 @@ impl FileText {
         self.engine.change(&mut plan.engine)?;
         self.machine.change(&mut plan.machine)?;
         plan.image_checks = self.image_checks;
+        plan.damage_checks = self.damage_checks;
         Ok(Scenario { claim: self.claim.into_inner(), plan, expect: self.expect.get_ref().expect(&self.expect)? })
     }
 
     fn from_scenario(scenario: &Scenario) -> FileText {
-        let Plan { seed, subject, engine, machine, lives, image_checks, .. } = &scenario.plan;
+        let Plan { seed, subject, engine, machine, lives, image_checks, damage_checks, .. } = &scenario.plan;
         FileText {
             version: VERSION,
             claim: placeless(scenario.claim.clone()),
             subject: placeless(subject.clone()),
             seed: *seed,
             image_checks: *image_checks,
+            damage_checks: *damage_checks,
             engine: EngineText {
                 segment_bytes: Some(placeless(engine.segment_bytes)),
                 buffer_bytes: Some(placeless(engine.buffer_bytes)),
                 max_record_bytes: Some(placeless(engine.max_record_bytes)),
+                idle_us: Some(placeless(engine.idle_us)),
+                synced_writes: Some(engine.synced_writes),
             },
             machine: MachineText {
                 sector_bytes: Some(placeless(machine.sector_bytes)),
@@ -321,6 +333,7 @@ impl EngineText {
             ("segment_bytes", &self.segment_bytes, &mut engine.segment_bytes),
             ("buffer_bytes", &self.buffer_bytes, &mut engine.buffer_bytes),
             ("max_record_bytes", &self.max_record_bytes, &mut engine.max_record_bytes),
+            ("idle_us", &self.idle_us, &mut engine.idle_us),
         ];
         let mut given = BTreeMap::new();
         for (name, value, option) in values {
@@ -333,10 +346,16 @@ impl EngineText {
         let options = engine::wal::Options::new()
             .segment_bytes(engine.segment_bytes)
             .buffer_bytes(engine.buffer_bytes)
-            .max_record_bytes(engine.max_record_bytes);
-        options.validate().map_err(|error| match given.get(error.option) {
-            Some(value) => Wrong::new(value, error.to_string()),
-            None => Wrong::new(&placeless(()), error.to_string()),
+            .max_record_bytes(engine.max_record_bytes)
+            .idle(std::time::Duration::from_micros(engine.idle_us));
+        if let Some(synced_writes) = self.synced_writes {
+            engine.synced_writes = synced_writes;
+        }
+        options.validate().map_err(|error| {
+            match given.get(if error.option == "idle" { "idle_us" } else { error.option }) {
+                Some(value) => Wrong::new(value, error.to_string()),
+                None => Wrong::new(&placeless(()), error.to_string()),
+            }
         })
     }
 }
@@ -392,7 +411,9 @@ impl Total {
         self.operations += 1;
         let bytes = match op {
             Op::Append { bytes, .. } | Op::Abandon { bytes, .. } => *bytes,
-            Op::Batch { count, bytes, .. } => count.saturating_mul(bytes.saturating_add(8)),
+            Op::Batch { count, bytes, .. } | Op::Write { count, bytes } => {
+                count.saturating_mul(bytes.saturating_add(8))
+            }
             _ => 0,
         };
         self.bytes = self.bytes.saturating_add(bytes);
@@ -415,6 +436,7 @@ impl LifeText {
             ("clients", &self.clients, MAX_CLIENTS),
             ("opening", &self.opening, MAX_EVENTS),
             ("faults", &self.faults, MAX_EVENTS),
+            ("damage", &self.damage, MAX_EVENTS),
         ] {
             if let Some(first_beyond) = list.get(most) {
                 return Err(Wrong::new(first_beyond, format!("{} {name}, at most {most}", list.len())));
@@ -430,12 +452,23 @@ impl LifeText {
         };
         let crash =
             |text: &Spanned<String>| text.get_ref().parse().map_err(|message: String| Wrong::new(text, message));
-        Ok(Life {
+        let damage =
+            |text: &Spanned<String>| text.get_ref().parse().map_err(|message: String| Wrong::new(text, message));
+        let life = Life {
             clients: self.clients.iter().map(&mut client).collect::<Result<_, _>>()?,
             opening: self.opening.iter().map(crash).collect::<Result<_, _>>()?,
             faults: self.faults.iter().map(fault_at).collect::<Result<_, _>>()?,
             end: if self.end.get_ref() == "close" { End::Close } else { End::Crash(crash(&self.end)?) },
-        })
+            damage: self.damage.iter().map(damage).collect::<Result<_, _>>()?,
+        };
+        let cuts = |ops: &Vec<Op>| ops.iter().any(|op| matches!(op, Op::TruncateBack { .. }));
+        if let Some(at) = life.clients.iter().position(cuts)
+            && life.clients.len() > 1
+        {
+            let message = "truncate-back is for lives with one client: which record an LSN names must be clear";
+            return Err(Wrong::new(&self.clients[at], message));
+        }
+        Ok(life)
     }
 
     fn from_life(life: &Life) -> LifeText {
@@ -448,6 +481,7 @@ impl LifeText {
                 End::Close => "close".into(),
                 End::Crash(crash) => crash.to_string(),
             }),
+            damage: life.damage.iter().map(ToString::to_string).map(placeless).collect(),
         }
     }
 }

@@ -261,6 +261,7 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         machine: MachinePlan { sector_bytes, capacity_bytes, latency_us, rates },
         lives,
         image_checks,
+        damage_checks: *prng.fork("damage").pick(&[0, 0, 1, 4]),
         no_faults,
     };
     if no_faults {
@@ -275,9 +276,11 @@ pub fn calm(plan: &mut Plan) {
     plan.machine.rates.clear();
     plan.machine.capacity_bytes = 0;
     plan.image_checks = 0;
+    plan.damage_checks = 0;
     for life in &mut plan.lives {
         life.opening.clear();
         life.faults.clear();
+        life.damage.clear();
         life.end = End::Close;
     }
 }
@@ -379,7 +382,7 @@ fn draw_life(prng: &Prng, weights: &Weights, segment_bytes: u64) -> Life {
         0 => End::Close,
         _ => End::Crash(draw_crash(&mut crashes, 12 + 4 * ops)),
     };
-    Life { clients, opening, faults: Vec::new(), end }
+    Life { clients, opening, faults: Vec::new(), end, damage: Vec::new() }
 }
 
 fn draw_crash(prng: &mut Prng, calls: u64) -> Crash {
@@ -441,6 +444,7 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
         pair("clients", clients.join(",")),
         pair("planned_operations", operations.to_string()),
         pair("image_checks", if plan.image_checks == 0 { "off".into() } else { format!("1/{}", plan.image_checks) }),
+        pair("damage_checks", plan.damage_checks.to_string()),
         pair("faults", if rates.is_empty() { "none".into() } else { rates.join(", ") }),
     ]
 }

@@ -25,7 +25,7 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
 ];
 
 /// Too rare for a bounded search: a stored regression shows each of them instead.
-const BY_SCENARIO: &[Plant] = &[Plant::WalOverlappingSyncs, Plant::WalSecondReadTrusted];
+const BY_SCENARIO: &[Plant] = &[Plant::WalOverlappingSyncs];
 
 #[test]
 fn each_planted_bug_is_found_within_its_seeds_and_named() {

@@ -5,7 +5,7 @@ use std::{future::Future, io, pin::pin, sync::Arc, task::Poll};
 
 use tracing::{debug, warn};
 
-use crate::{codec::Mark, env::Env, sync::Mutex};
+use crate::{codec::Mark, env::Env, plant::planted, sync::Mutex};
 
 use super::{
     commit::Want,
@@ -128,6 +128,10 @@ impl<E: Env> Log<E> {
         let Some(filled) = self.accept_mark(after, Part::Filler).await? else { return Ok(false) };
         let indeterminate = |failure| AppendError::Poisoned(failure);
         self.wait(Want::Durable(filled)).await.map_err(indeterminate)?;
+        if planted!(self.options.plants, WalIdleUnmarked) {
+            self.lock().marked_sequence = filled;
+            return Ok(true);
+        }
         let Some(marked) = self.accept_mark(Some(filled), Part::Mark(mark)).await? else { return Ok(false) };
         self.wait(Want::Durable(marked)).await.map_err(indeterminate)?;
         self.lock().marked_sequence = marked;

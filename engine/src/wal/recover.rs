@@ -178,7 +178,7 @@ impl<E: Env> Reading<'_, E> {
         let mut skipped: Vec<&Arc<Segment<E::Dir>>> = Vec::new();
         let mut newest = None;
         for (_, segment) in survey.segments.range(..below).rev() {
-            if let Some(started) = self.start_of(segment).await? {
+            if let Some(started) = self.start_of(segment, true).await? {
                 newest = Some((segment.clone(), started));
                 break;
             }
@@ -190,7 +190,9 @@ impl<E: Env> Reading<'_, E> {
         }
         for segment in skipped {
             let holds_something = self.dropped.iter().any(|dropped| dropped.file == segment.name());
-            if (self.evidence > Some(segment.position(FIRST_FRAME_OFFSET)) && !self.cuts())
+            if (self.evidence > Some(segment.position(FIRST_FRAME_OFFSET))
+                && !self.cuts()
+                && !planted!(self.options.plants, WalMidlogTreatedAsTail))
                 || (holds_something && planted!(self.options.plants, WalOrphanIsCorrupt))
             {
                 let what = "its start is unreadable, but was stated to be durable";
@@ -240,7 +242,8 @@ impl<E: Env> Reading<'_, E> {
                 }
                 break;
             };
-            let Some(started) = self.start_of(older).await? else {
+            // What counts of it is read and checked up to where its successor says it ends.
+            let Some(started) = self.start_of(older, false).await? else {
                 return Err(OpenError::Corrupt {
                     file: older.name(),
                     offset: FIRST_FRAME_OFFSET,
@@ -288,6 +291,7 @@ impl<E: Env> Reading<'_, E> {
             let expected = successor.map_or(u64::MAX, |start| start.predecessor.offset).min(started.carried_end);
             if walk.links.last().is_none_or(|link| link.end < expected)
                 && !self.cuts()
+                && !planted!(self.options.plants, WalContinuePastBadSegment)
                 && !planted!(self.options.plants, WalErrorIsEnd)
             {
                 let changed = std::io::Error::other("it reads differently than a moment ago");
@@ -297,6 +301,10 @@ impl<E: Env> Reading<'_, E> {
             if let Some(start) = successor
                 && ended != Some((start.predecessor.offset, start.predecessor_crc))
             {
+                if planted!(self.options.plants, WalContinuePastBadSegment) {
+                    walk.next_lsn = start.base_lsn;
+                    continue;
+                }
                 // A successor is started only after this much of its predecessor was durable.
                 if self.cuts() {
                     walk.broken = true;
@@ -428,7 +436,7 @@ impl<E: Env> Reading<'_, E> {
         let seen = Seen {
             behind,
             last: walk.last,
-            proven_beyond: self.evidence > Some(position),
+            proven_beyond: self.evidence > Some(position) && !planted!(self.options.plants, WalMidlogTreatedAsTail),
             beginning_missing: walk.first_lsn > walk.floor_lsn,
         };
         let decision = decide(seen);
@@ -600,13 +608,13 @@ impl<E: Env> Reading<'_, E> {
         self.options.recovery_mode() == RecoveryMode::PointInTime
     }
 
-    /// The valid start of a segment, with all frames that it says were carried.
-    async fn start_of(&mut self, segment: &Arc<Segment<E::Dir>>) -> Result<Option<Started>, OpenError> {
+    /// The valid start of a segment; if `whole`, with all frames that it says were carried.
+    async fn start_of(&mut self, segment: &Arc<Segment<E::Dir>>, whole: bool) -> Result<Option<Started>, OpenError> {
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
         let window = std::mem::take(&mut self.window);
         let io = |error| OpenError::io("read", segment.name())(error);
         let mut scanner = Scanner::new(file, segment, window).await.map_err(io)?;
-        let started = match started(&mut scanner).await {
+        let started = match started(&mut scanner, whole).await {
             Err(_) if planted!(self.options.plants, WalErrorIsEnd) => None,
             started => started.map_err(io)?,
         };
@@ -626,14 +634,17 @@ impl<E: Env> Reading<'_, E> {
 }
 
 /// Reads the start and everything that it says was carried.
-async fn started<F: File>(scanner: &mut Scanner<'_, F>) -> std::io::Result<Option<Started>> {
+async fn started<F: File>(scanner: &mut Scanner<'_, F>, whole: bool) -> std::io::Result<Option<Started>> {
     let Ok(found) = scanner.frame(FIRST_FRAME_OFFSET).await? else { return Ok(None) };
     if found.header.kind != FrameKind::Start {
         return Ok(None);
     }
     let Some(start) = Start::decode(scanner.body(&found)) else { return Ok(None) };
-    let mut crcs = crc32fast::Hasher::new();
     let mut end = found.end();
+    if !whole {
+        return Ok(Some(Started { start, carried_end: end }));
+    }
+    let mut crcs = crc32fast::Hasher::new();
     for _ in 0..start.carried_frames {
         let Ok(carried) = scanner.frame(end).await? else { return Ok(None) };
         crcs.update(&carried.crc.to_le_bytes());

@@ -78,6 +78,15 @@ impl Disk {
         Some(replaced)
     }
 
+    /// The file is gone, name and all, as if it had never been. False if there is no such file.
+    pub fn lose(&mut self, dir: DirId, name: impl AsRef<OsStr>) -> bool {
+        let directory = Arc::make_mut(&mut self.dirs[dir.0 as usize]);
+        let there = directory.live.remove(name.as_ref()).is_some();
+        directory.disk.remove(name.as_ref());
+        self.collect();
+        there
+    }
+
     /// Flips the bits of `mask` in the byte at `offset`: bit rot. False if there is no such byte.
     pub fn flip(&mut self, dir: DirId, name: impl AsRef<OsStr>, offset: u64, mask: u8) -> bool {
         let name = name.as_ref();
