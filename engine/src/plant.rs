@@ -98,7 +98,7 @@ mod switches {
         WalDsyncRange "wal-dsync-range" "take a synced write of the last page for a sync of all that was written before it";
         WalCutInPlace "wal-cut-in-place" "cut a torn tail in place and go on in the same segment";
         WalCreateBeforeSeal "wal-create-before-seal" "at open start a segment behind the torn one before the torn one is cut";
-        WalFloorBeforeSync "wal-floor-before-sync" "state a floor before the records that it keeps are durable";
+        WalFloorBeforeSync "wal-floor-before-sync" "state a floor before the records that it keeps are durable, and believe one that a survivor states";
         WalRecycleBeforeFloor "wal-recycle-before-floor" "recycle released segments before the floor mark is durable";
         WalTruncateUnsynced "wal-truncate-unsynced" "cut the back of the log before the part that is kept is durable";
         WalTruncateWithoutWitness "wal-truncate-without-witness" "acknowledge a cut that only the new segment itself states";

@@ -285,6 +285,9 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                     plan_checks: self.plan.image_checks,
                     options: self.plan.engine.clone(),
                     reading: self.plants.for_reading(),
+                    alone: life.clients.len() == 1 && !self.plan.no_faults,
+                    // Twice the idle time, and the calls of a preparation and of a mark.
+                    quiet_us: 2 * self.plan.engine.idle_us + 40 * self.plan.machine.latency_us.1,
                     draws: Prng::new(self.plan.seed)
                         .fork("client")
                         .fork_nth("life", self.life as u64)

@@ -410,6 +410,7 @@ fn draw_op(prng: &mut Prng, weights: &Weights, segment_bytes: u64) -> Op {
         Kind::Wait => Op::Wait,
         Kind::Read => Op::Read(*prng.pick(&[Which::First, Which::Last, Which::Random])),
         Kind::Scan => Op::Scan,
+        Kind::Pause if prng.chance(1, 4) => Op::Pause { us: 30_000 },
         Kind::Pause => Op::Pause { us: 1 + prng.below(2000) },
         Kind::Write => Op::Write { count: 1 + prng.below(20), bytes: bytes.clamp(8, 1500) },
         Kind::Follow => Op::Follow,

@@ -131,7 +131,16 @@ pub(super) async fn examine<E: Env>(
 ) -> Result<Examined<E::Dir>, OpenError> {
     let survey = survey(dir, options).await?;
     let evidence = survey.evidence;
-    let mut reading = Reading { env, dir, options, evidence, dropped: Vec::new(), window: Window::default(), records };
+    let mut reading = Reading {
+        env,
+        dir,
+        options,
+        evidence,
+        dropped: Vec::new(),
+        window: Window::default(),
+        records,
+        stray_floor_lsn: 0,
+    };
     let cuts = options.recovery_mode() == RecoveryMode::PointInTime;
     let mut below = u64::MAX;
     loop {
@@ -158,6 +167,8 @@ struct Reading<'a, E: Env> {
     /// What was read last.
     window: Window,
     records: Option<Vec<(Lsn, Bytes)>>,
+    /// A floor that only a survivor states; it counts for a planted bug alone.
+    stray_floor_lsn: u64,
 }
 
 /// A valid start of a segment.
@@ -433,6 +444,7 @@ impl<E: Env> Reading<'_, E> {
         let corrupt = |offset, what| OpenError::Corrupt { file: newest.name(), offset, what };
         let position = newest.position(end);
         let behind = self.behind(&newest, end, walk.wrong_ordinal).await?;
+        walk.floor_lsn = walk.floor_lsn.max(self.stray_floor_lsn);
         let seen = Seen {
             behind,
             last: walk.last,
@@ -584,6 +596,12 @@ impl<E: Env> Reading<'_, E> {
         let (mut at, mut frames, mut records) = (offset, 0, 0);
         while let Some(found) = scanner.survivor(at).await.map_err(io)? {
             self.evidence = self.evidence.max(found.header.claim(segment.generation(), found.offset));
+            if found.header.kind == FrameKind::Mark
+                && planted!(self.options.plants, WalFloorBeforeSync)
+                && let Some(Mark::Floor { lsn }) = Mark::decode(scanner.body(&found))
+            {
+                self.stray_floor_lsn = lsn;
+            }
             frames += 1;
             records += match found.header.kind {
                 FrameKind::Record => 1,

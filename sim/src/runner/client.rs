@@ -5,7 +5,9 @@ use std::{future::Future, pin::Pin, task::Poll, time::Duration};
 use engine::wal::Durability;
 
 use crate::{
+    damage,
     env::{Machine, SimEnv},
+    evidence::{self, Chain},
     fault::Fault,
     oracle::ensure,
     prng::Prng,
@@ -27,6 +29,10 @@ pub(super) struct Client<S> {
     /// What oracles read with.
     pub(super) reading: engine::plant::Plants,
     pub(super) draws: Prng,
+    /// No other client shares this life.
+    pub(super) alone: bool,
+    /// A pause of this length lets the keeper mark the log.
+    pub(super) quiet_us: u64,
     /// LSNs that this client was given.
     pub(super) mine: Vec<u64>,
 }
@@ -145,7 +151,7 @@ impl<S: Subject<SimEnv>> Client<S> {
             }
             Op::Pause { us } => {
                 madsim::time::sleep(Duration::from_millis(*us)).await;
-                Ok(())
+                self.check_quiet(*us)
             }
         }
     }
@@ -209,6 +215,21 @@ impl<S: Subject<SimEnv>> Client<S> {
         let image = self.machine.with_disk(|disk| disk.pessimal());
         let recovered = recover_still::<S>(SimEnv::still(image), &self.options, &self.reading);
         lock(&self.shared).history.pessimal(&recovered, log_errors, after)
+    }
+
+    /// Nobody else uses the log, and it was quiet for long: it is proven to its end, even by the worst image.
+    fn check_quiet(&self, us: u64) -> Result<(), Violation> {
+        let fired = self.machine.fired();
+        let calm = Fault::ALL.iter().all(|fault| *fault == Fault::WallJump || fired.count(*fault) == 0);
+        if !self.alone || !calm || us < self.quiet_us {
+            return Ok(());
+        }
+        let files = damage::segments(&self.machine.with_disk(|disk| disk.pessimal()));
+        let proven = Chain::read(&files).proven_next(evidence::floor(&files));
+        lock(&self.shared).history.count("I4");
+        let next = self.subject.next();
+        let expected = format!("a log that was quiet for {us} us is proven to LSN {next}");
+        ensure(proven >= next || next == lock(&self.shared).history.floor(), "I4", expected, format!("to LSN {proven}"))
     }
 
     fn read_error(&self, lsn: u64, error: &NotRead) -> Result<(), Violation> {
