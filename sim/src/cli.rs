@@ -21,6 +21,7 @@ use crate::{
     report::{Outcome, Verdict},
     runner,
     scenario::{Expect, Scenario},
+    shrink,
     workload::{self, suggest},
 };
 
@@ -59,6 +60,9 @@ struct Arguments {
     /// Print one JSON object per run
     #[arg(long)]
     json: bool,
+    /// If it fails, make it smaller and write it as a scenario file, as `sim shrink` does (with --seed or --scenario)
+    #[arg(long, conflicts_with = "seeds")]
+    shrink: bool,
     /// Write the plan of --seed as a scenario file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "scenario", "list"])]
     save: Option<PathBuf>,
@@ -76,6 +80,7 @@ const EXAMPLES: &str = "Examples:
   sim --seed 42                                   one run, one screen
   sim --seeds 1..2001                             a campaign
   sim --seeds 1..501 --plant wal-seg-no-dirsync   must fail: the simulator finds the planted bug
+  sim shrink --seed 7 --plant wal-dsync-range     a small scenario that fails for the same reason
   sim scenarios                                   every stored scenario, with and without its planted bug
   sim --backend os --dir /tmp/storm --seeds 1..21 the real file system, killed at random moments
 
@@ -97,6 +102,26 @@ enum Command {
         #[arg(default_value = "scenarios")]
         path: PathBuf,
         /// Print one JSON object per run
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a failing seed or scenario smaller, as a scenario file that fails for the same reason
+    Shrink {
+        /// The seed
+        #[arg(long, value_name = "N", conflicts_with = "path", required_unless_present = "path")]
+        seed: Option<u64>,
+        /// The scenario file
+        path: Option<PathBuf>,
+        /// The planted bug under which it fails; a scenario file names its own
+        #[arg(long, value_name = "ID", value_parser = plant)]
+        plant: Option<Plant>,
+        /// The file to write; it must not exist
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Stop after so many seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        time: u64,
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -174,6 +199,9 @@ fn usage(message: &str) -> io::Result<u8> {
 fn dispatch(arguments: &Arguments) -> io::Result<u8> {
     match &arguments.command {
         Some(Command::Scenarios { path, json }) => return scenarios(path, *json),
+        Some(Command::Shrink { seed, path, plant, out, time, json }) => {
+            return shrink_command(*seed, path.as_deref(), *plant, out.as_deref(), *time, *json);
+        }
         Some(Command::Child { seed, life, next, dir }) => return crate::osrun::child(*seed, *life, *next, dir),
         None => {}
     }
@@ -264,7 +292,77 @@ fn one(arguments: &Arguments, plan: &Plan, what: &str) -> io::Result<u8> {
     } else {
         print(&outcome.text(per_second(outcome.cycles, clock), &replay))?;
     }
+    if arguments.shrink && matches!(outcome.verdict, Verdict::Violation(_)) {
+        shrink_to(plan, arguments.plant, None, SHRINK_SECONDS, arguments.json)?;
+    }
     Ok(code(&outcome.verdict))
+}
+
+/// How long --shrink takes at most.
+const SHRINK_SECONDS: u64 = 60;
+
+fn shrink_command(
+    seed: Option<u64>,
+    path: Option<&Path>,
+    plant: Option<Plant>,
+    out: Option<&Path>,
+    time: u64,
+    json: bool,
+) -> io::Result<u8> {
+    let (plan, plant) = match (seed, path) {
+        (Some(seed), _) => (workload::draw(seed, "wal", false), plant),
+        (None, Some(path)) => match Scenario::read(path) {
+            Ok(scenario) => (scenario.plan, plant.or(scenario.expect.fails_under)),
+            Err(error) => return usage(&error.to_string()),
+        },
+        (None, None) => return usage("nothing to shrink: use --seed N or a scenario file"),
+    };
+    shrink_to(&plan, plant, out, time, json)
+}
+
+/// Shrinks and writes the result, to a file that did not exist.
+fn shrink_to(plan: &Plan, plant: Option<Plant>, out: Option<&Path>, seconds: u64, json: bool) -> io::Result<u8> {
+    let name = match plant {
+        Some(plant) => format!("shrunk-{}-{}.toml", plan.seed, plant.name()),
+        None => format!("shrunk-{}.toml", plan.seed),
+    };
+    let path = out.map_or_else(|| PathBuf::from(name), Path::to_owned);
+    if path.exists() {
+        return usage(&format!("{} exists; choose another with --out", path.display()));
+    }
+    let clock = stopwatch();
+    let shrunk = match shrink::shrink(plan, plant, || clock.elapsed().as_secs() < seconds) {
+        Ok(shrunk) => shrunk,
+        Err(error) => return usage(&error.to_string()),
+    };
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| named(&path, &error))?;
+    file.write_all(shrunk.scenario.to_toml().as_bytes()).map_err(|error| named(&path, &error))?;
+    let (before, after) = shrunk.operations;
+    let plant = plant.map_or_else(String::new, |plant| format!(" --plant {}", plant.name()));
+    let replay = format!("cargo run -p sim -- --scenario {}{plant}", path.display());
+    if json {
+        let line = serde_json::json!({
+            "file": path.display().to_string(),
+            "invariant": shrunk.violation.invariant,
+            "operations_before": before,
+            "operations_after": after,
+            "tried": shrunk.tried,
+            "complete": shrunk.complete,
+            "replay": replay,
+        });
+        print(&format!("{line}\n"))?;
+    } else {
+        let end = if shrunk.complete { "nothing smaller was found" } else { "the time was over; --time gives more" };
+        print(&format!(
+            "shrunk: {before} to {after} operations in {} runs; {end}\nexpected: {}\nfound:    {}\nwritten: {}\nreplay: {replay}\n",
+            shrunk.tried,
+            shrunk.violation.expected,
+            shrunk.violation.found,
+            path.display(),
+        ))?;
+    }
+    Ok(PASS)
 }
 
 /// For cycles/s, which only people read.

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod campaign;
 pub mod osrun;
 pub mod scenario;
+pub mod shrink;
 
 pub mod report;
 pub mod runner;

@@ -7,7 +7,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{invariant, plan::Plan, workload};
+use crate::{
+    invariant,
+    plan::{FaultAt, Plan},
+    workload,
+};
 
 /// The result of one run.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Outcome {
     pub records_dropped: u64,
     /// Bytes that opens left behind.
     pub bytes_dropped: u64,
+    /// The faults that struck, by life, at calls counted from its open on.
+    pub struck: Vec<Vec<FaultAt>>,
 }
 
 /// What the oracles said.
@@ -96,6 +102,7 @@ impl Outcome {
             records_recovered: 0,
             records_dropped: 0,
             bytes_dropped: 0,
+            struck: Vec::new(),
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
     fault::{Fault, FaultRates},
     image, invariant,
     oracle::{Before, History, ensure, same},
-    plan::{At, Crash, CrashKind, End, Life, Plan},
+    plan::{At, Crash, CrashKind, End, FaultAt, Life, Plan},
     prng::Prng,
     report::{Outcome, Verdict, Violation},
     subject::{Recovered, Refusal, Subject},
@@ -121,6 +121,7 @@ struct Run<'a, S> {
     damage_draws: Prng,
     /// The plan has damaged what was synced.
     damaged: bool,
+    struck: Vec<Vec<FaultAt>>,
     life: usize,
     cycles: u64,
     lives: u64,
@@ -174,6 +175,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             check_draws: prng.fork("checks"),
             damage_draws: prng.fork("damages"),
             damaged: false,
+            struck: Vec::new(),
             life: 0,
             cycles: 0,
             lives: 0,
@@ -203,6 +205,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 },
                 Ok(None) => return Ok(()),
                 Err(Stop::Violation(mut violation)) => {
+                    self.note_strikes();
                     violation.life = number;
                     violation.last = self.machine.last_calls();
                     let shared = lock(&self.shared);
@@ -214,6 +217,13 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             };
         }
         Ok(())
+    }
+
+    /// Remembers which faults struck in this life since its open.
+    fn note_strikes(&mut self) {
+        let strikes = self.machine.strikes().into_iter().map(|(fault, io)| FaultAt { io, fault });
+        self.struck.push(strikes.collect());
+        self.machine.set_faults_at(Vec::new());
     }
 
     /// Tries damages on copies of the disk that the life has left, then does those that the plan has for it.
@@ -332,7 +342,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 if ok { Before::Close } else { before }
             }
         };
-        self.machine.set_faults_at(Vec::new());
+        self.note_strikes();
         Ok(Some(before))
     }
 
@@ -578,6 +588,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             records_recovered: self.records_recovered,
             records_dropped: self.records_dropped,
             bytes_dropped: self.bytes_dropped,
+            struck: self.struck.clone(),
         }
     }
 }

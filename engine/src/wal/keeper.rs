@@ -130,7 +130,7 @@ impl<E: Env> Log<E> {
         self.wait(Want::Durable(filled)).await.map_err(indeterminate)?;
         if planted!(self.options.plants, WalIdleUnmarked) {
             self.lock().marked_sequence = filled;
-            return Ok(true);
+            return Ok(false);
         }
         let Some(marked) = self.accept_mark(Some(filled), Part::Mark(mark)).await? else { return Ok(false) };
         self.wait(Want::Durable(marked)).await.map_err(indeterminate)?;

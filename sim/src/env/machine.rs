@@ -150,7 +150,15 @@ impl Machine {
     pub fn set_faults_at(&self, at: Vec<(Fault, u64)>) {
         let state = &mut *self.lock();
         let from = state.io;
+        state.strikes_from = from;
+        state.strikes.clear();
         state.plan.set_at(at.into_iter().map(|(fault, io)| (fault, from + io)).collect());
+    }
+
+    /// The faults that struck since [`Machine::set_faults_at`], counted as it counts.
+    #[must_use]
+    pub fn strikes(&self) -> Vec<(Fault, u64)> {
+        self.lock().strikes.clone()
     }
 
     /// Switches all faults off for good, and gives the disk space.
@@ -278,6 +286,8 @@ pub(super) struct State {
     plan: FaultPlan,
     marks_errors: fn(&Disk, &Op) -> bool,
     marked_errors: u64,
+    strikes: Vec<(Fault, u64)>,
+    strikes_from: u64,
     latency_us: (u64, u64),
     latency: Prng,
     crash_point: Prng,
@@ -302,6 +312,8 @@ impl State {
             plan: FaultPlan::new(options.rates, options.at, prng),
             marks_errors: options.marks_errors,
             marked_errors: 0,
+            strikes: Vec::new(),
+            strikes_from: 0,
             latency_us: (shortest.max(1), longest.max(shortest).max(1)),
             latency: prng.fork("latency"),
             crash_point: prng.fork("crash point"),
@@ -542,6 +554,7 @@ impl State {
 
     fn struck(&mut self, fault: Fault) {
         self.plan.struck(fault);
+        self.strikes.push((fault, self.io - self.strikes_from));
         self.trace.event(Kind::Fault, &[self.io, fault as u64]);
     }
 
