@@ -23,6 +23,8 @@ mod error;
 mod jobs;
 mod keeper;
 mod log;
+#[cfg(all(test, feature = "loom"))]
+mod model;
 mod open;
 mod options;
 mod producer;

@@ -183,12 +183,12 @@ impl FromStr for Damage {
     }
 }
 
-/// The segments on a disk.
+/// The files of the log on a disk.
 #[must_use]
 pub fn segments(disk: &Disk) -> Files {
     let Some(dir) = disk.dir_at(Path::new(LOG_DIR)) else { return Files::new() };
     let names = disk.files(dir).map(|(name, _)| name.to_string_lossy().into_owned());
-    let names: Vec<String> = names.filter(|name| name.ends_with(".seg")).collect();
+    let names: Vec<String> = names.filter(|name| name.ends_with(".seg") || name.ends_with(".tmp")).collect();
     names.into_iter().filter_map(|name| Some((name.clone(), disk.read_file(dir, OsStr::new(&name))?))).collect()
 }
 

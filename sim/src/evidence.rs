@@ -67,7 +67,7 @@ impl Chain {
     #[must_use]
     pub fn read(files: &Files) -> Chain {
         let mut started: BTreeMap<u64, (&String, &[u8], Identity, Start)> = BTreeMap::new();
-        for (name, bytes) in files {
+        for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".seg")) {
             if let Some(identity) = identity(bytes)
                 && let Some(start) = start(bytes, &identity)
             {
@@ -137,12 +137,13 @@ impl Chain {
 #[must_use]
 pub fn floor(files: &Files) -> Position {
     let mut floor = Position::default();
-    for bytes in files.values() {
+    for (name, bytes) in files {
         let copies = IDENTITY_OFFSETS.into_iter().filter_map(|at| Identity::decode(bytes.get(at as usize..)?).ok());
         for copy in copies {
             floor = floor.max(copy.durable);
         }
-        let Some(identity) = identity(bytes) else { continue };
+        // A temporary file is no part of the log, but what its identity states was true.
+        let Some(identity) = identity(bytes).filter(|_| name.ends_with(".seg")) else { continue };
         let mut at = FIRST_FRAME_OFFSET;
         while at + 16 <= bytes.len() as u64 {
             let Some(found) = frame(bytes, &identity, at) else {

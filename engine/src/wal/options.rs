@@ -27,6 +27,8 @@ pub struct Options {
     idle: Duration,
     synced_writes: bool,
     recovery: RecoveryMode,
+    #[cfg(all(test, feature = "loom"))]
+    model_page_bytes: Option<u64>,
     pub(crate) plants: Plants,
 }
 
@@ -52,6 +54,8 @@ impl Default for Options {
             idle: Duration::from_secs(1),
             synced_writes: false,
             recovery: RecoveryMode::default(),
+            #[cfg(all(test, feature = "loom"))]
+            model_page_bytes: None,
             plants: Plants::default(),
         }
     }
@@ -163,8 +167,20 @@ impl Options {
         (self.segment_bytes / BLOCK_BYTES) as u32
     }
 
+    /// A ring of this shape, however small, for the model check.
+    #[cfg(all(test, feature = "loom"))]
+    pub(super) fn model(mut self, pages: u64, page_bytes: u64) -> Options {
+        self.buffer_bytes = pages * page_bytes;
+        self.model_page_bytes = Some(page_bytes);
+        self
+    }
+
     /// Pages of the ring, and bytes of each.
     pub(crate) fn ring(&self) -> (usize, usize) {
+        #[cfg(all(test, feature = "loom"))]
+        if let Some(page_bytes) = self.model_page_bytes {
+            return ((self.buffer_bytes / page_bytes) as usize, page_bytes as usize);
+        }
         const PAGE_BYTES: u64 = 64 * 1024;
         const LEAST_PAGES: u64 = 4;
         let page_bytes = PAGE_BYTES.min(self.buffer_bytes / LEAST_PAGES);
