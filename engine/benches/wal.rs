@@ -22,7 +22,8 @@ use std::{
 };
 
 /// Payload of every record in every case.
-pub(crate) static RECORD: [u8; 100] = [0x5e; 100];
+pub(crate) static RECORD: &[u8] = &[0x5e; RECORD_BYTES];
+pub(crate) const RECORD_BYTES: usize = 100;
 /// Bytes of a frame with such a payload.
 pub(crate) const FRAME_BYTES: usize = 116;
 

@@ -291,6 +291,7 @@ mod tests {
             records_recovered: 12,
             records_dropped: 1,
             bytes_dropped: 100,
+            struck: Vec::new(),
         }
     }
 

@@ -25,7 +25,7 @@ fn holds(dir: &Path, wal: Wal, records: u64) {
 fn warm_up(wal: &Wal) -> u64 {
     let mut records = 0;
     while wal.stats().rotations == 0 {
-        wal.append(&RECORD, Durability::Buffered).expect("append");
+        wal.append(RECORD, Durability::Buffered).expect("append");
         records += 1;
     }
     wal.sync().expect("sync");
@@ -40,7 +40,7 @@ pub(crate) fn buffered_writer(dir: &Path, sizes: Sizes) -> f64 {
     let mut writer = wal.writer().expect("writer");
     let began = Instant::now();
     for _ in 0..sizes.buffered {
-        writer.append(&RECORD).expect("append");
+        writer.append(RECORD).expect("append");
     }
     let rate = sizes.buffered as f64 / began.elapsed().as_secs_f64();
     drop(writer);
@@ -53,7 +53,7 @@ pub(crate) fn buffered_shared(dir: &Path, sizes: Sizes) -> f64 {
     let before = warm_up(&wal);
     let began = Instant::now();
     for _ in 0..sizes.buffered {
-        wal.append(&RECORD, Durability::Buffered).expect("append");
+        wal.append(RECORD, Durability::Buffered).expect("append");
     }
     let rate = sizes.buffered as f64 / began.elapsed().as_secs_f64();
     holds(dir, wal, before + sizes.buffered);
@@ -66,7 +66,7 @@ fn one_thread(dir: &Path, sizes: Sizes, options: Options) -> f64 {
     let syncs = wal.stats().syncs;
     let began = Instant::now();
     for _ in 0..sizes.synced {
-        wal.append(&RECORD, Durability::Sync).expect("append");
+        wal.append(RECORD, Durability::Sync).expect("append");
     }
     let rate = sizes.synced as f64 / began.elapsed().as_secs_f64();
     assert!(wal.stats().syncs - syncs >= sizes.synced, "each append is durable by a sync of its own");
@@ -93,7 +93,7 @@ pub(crate) fn grouped(dir: &Path, sizes: Sizes) -> f64 {
             let wal = wal.clone();
             scope.spawn(move || {
                 for _ in 0..each {
-                    wal.append(&RECORD, Durability::Sync).expect("append");
+                    wal.append(RECORD, Durability::Sync).expect("append");
                 }
             });
         }
@@ -108,7 +108,7 @@ fn filled(dir: &Path, records: u64) {
     let wal = create(dir, options());
     let mut writer = wal.writer().expect("writer");
     for _ in 0..records {
-        writer.append(&RECORD).expect("append");
+        writer.append(RECORD).expect("append");
     }
     drop(writer);
     wal.close().expect("close");

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{FRAME_BYTES, RECORD, Sizes};
+use super::{FRAME_BYTES, RECORD, RECORD_BYTES, Sizes};
 
 const BUFFER_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 256 * 1024;
@@ -26,14 +26,14 @@ fn zeroed(path: &Path, bytes: u64) -> File {
 
 /// Header and payload, with one checksum over both.
 fn frame(out: &mut Vec<u8>, number: u64) {
-    let mut header = [0; FRAME_BYTES - RECORD.len()];
+    let mut header = [0; FRAME_BYTES - RECORD_BYTES];
     header[4..12].copy_from_slice(&number.to_le_bytes());
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&header[4..]);
-    hasher.update(&RECORD);
+    hasher.update(RECORD);
     header[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
     out.extend_from_slice(&header);
-    out.extend_from_slice(&RECORD);
+    out.extend_from_slice(RECORD);
 }
 
 /// One thread fills a buffer of 64 KiB and writes it; no sync. Overwrites a file of 64 MiB again and again.
