@@ -13,31 +13,36 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # --- What each step promises, in the order of a full run
 
-steps=(setup fmt lints test determinism scenarios plants campaign os fuzz)
+steps=(setup fmt lints test model determinism scenarios plants campaign os benches fuzz)
 
 declare -A promise=(
   [setup]="the tools that the other steps need are there; installs what is missing"
   [fmt]="all code is formatted"
   [lints]="no lint fires, in code or in docs"
   [test]="the README's test command passes"
+  [model]="every interleaving of two threads on the ring and the group commit is right"
   [determinism]="a seed gives one trace hash: in two processes, and in debug and release builds"
   [scenarios]="every stored scenario does what it claims"
   [plants]="the simulator finds a sample of planted bugs"
   [campaign]="without a planted bug, no seed fails"
   [os]="on the real file system a process that is killed loses nothing that it acknowledged"
+  [benches]="the benchmarks run; their figures are not judged"
   [fuzz]="the fuzz targets hold on their corpora and on some thousand new inputs each"
 )
 
 # --- Sizes, in one place
 
 determinism_seeds=(1 2 3 42 1000 18446744073709551615)
-campaign_seeds=1..5001
+campaign_seeds=1..10001
 # Planted bug and the seeds within which it must be found.
 plant_samples=(
   "wal-seg-no-dirsync 1..501"
   "wal-fsync-retry-ok 1..2001"
   "wal-reuse-torn-tail 1..2001"
   "wal-expose-unsynced 1..2001"
+  "wal-dsync-range 1..501"
+  "wal-recycled-stale 1..501"
+  "wal-midlog-treated-as-tail 1..501"
 )
 fuzz_runs=20000
 fuzz_max_bytes=4096
@@ -75,6 +80,10 @@ step_lints() {
 
 step_test() {
   cargo test
+}
+
+step_model() {
+  cargo test -p engine --release --features loom --lib model
 }
 
 step_determinism() {
@@ -123,6 +132,12 @@ step_os() {
   local folder
   folder=$(scratch os)
   cargo run --release -p sim -- --backend os --dir "$folder" --seeds 1..21
+}
+
+step_benches() {
+  cargo bench -p engine -- --quick
+  cargo bench -p sim -- --quick
+  cargo run -p engine --example server
 }
 
 step_fuzz() {

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{
     campaign::run_one,
     disk::Keep,
-    plan::{At, Crash, End, EngineOptions, FaultAt, MachinePlan, Plan},
+    plan::{At, Crash, CrashKind, End, EngineOptions, FaultAt, MachinePlan, Plan},
     report::{Outcome, Verdict, Violation},
     scenario::{Expect, Scenario},
     workload::{Class, Op},
@@ -228,7 +228,7 @@ impl<F: Fn() -> bool> Search<F> {
                     Some(place) => plan.lives[life].opening[place] = crash,
                 };
                 let Some(crash) = get(&mut self.best) else { continue };
-                if crash.keep == Keep::Draw {
+                if crash.keep == Keep::Draw && crash.kind == CrashKind::PowerCut {
                     let files = ["dir", "wal-00000001.seg", "wal-00000002.seg", "wal-00000003.seg"];
                     let only = files.iter().map(|file| Keep::Only(vec![(*file).to_owned()]));
                     for keep in [Keep::None, Keep::All].into_iter().chain(only) {
