@@ -44,6 +44,9 @@ const BY_SCENARIO: &[Plant] = &[
 /// In a recovery mode that the simulator doesn't use.
 const BY_MODE: &[Plant] = &[Plant::WalAbsoluteTolerates];
 
+/// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
+const NEEDS_NO_FAULT: &[Plant] = &[Plant::WalRecycledStale, Plant::WalSparesOutOfOrder];
+
 #[test]
 fn each_planted_bug_is_found_within_its_seeds_and_named() {
     for (plant, within, named) in BUGS {
@@ -72,7 +75,7 @@ fn every_planted_bug_is_searched_or_has_a_scenario() {
 
 #[test]
 fn without_faults_no_planted_bug_shows() {
-    for plant in Plant::ALL {
+    for plant in Plant::ALL.iter().filter(|plant| !NEEDS_NO_FAULT.contains(plant)) {
         let calm = campaign::run(1..501, Some(*plant), |seed| draw(seed, "wal", true), |_| {});
         assert_eq!((calm.runs, calm.failed), (500, 0), "{}: {:?}", plant.name(), calm.failures.first());
     }
