@@ -127,7 +127,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Stri
         let mut value = |what: &str| args.next().ok_or_else(|| format!("{arg} needs {what}"));
         match arg.as_str() {
             "--json" => options.json = true,
-            "--quick" => (options.sizes, options.repeats) = (quick, 3),
+            "--quick" => {
+                options.sizes = quick;
+                options.repeats = options.repeats.min(3);
+            }
             "--repeats" => {
                 let number = value("a number")?;
                 options.repeats =

@@ -155,7 +155,12 @@ impl FromStr for Damage {
 
     fn from_str(text: &str) -> Result<Damage, String> {
         const MOST_BYTES: u64 = 1 << 20;
-        let number = |word: &str| word.parse::<u64>().map_err(|_| format!("'{word}' is not a number"));
+        // No file is as long as that, and nothing that is reckoned with it overflows.
+        const MOST_OFFSET: u64 = 1 << 40;
+        let number = |word: &str| {
+            let number = word.parse::<u64>().ok().filter(|number| *number <= MOST_OFFSET);
+            number.ok_or_else(|| format!("'{word}' is not a number up to {MOST_OFFSET}"))
+        };
         let count = |word: &str| {
             number(word).and_then(|count| {
                 if (1..=MOST_BYTES).contains(&count) { Ok(count) } else { Err(format!("1 to {MOST_BYTES} bytes")) }
@@ -221,6 +226,8 @@ pub fn judge(
     let owed = chain.proven_next(floor).min(undamaged.next());
     match result {
         Ok(recovered) => {
+            let consecutive = recovered.records.iter().zip(recovered.first..).all(|((lsn, _), next)| *lsn == next);
+            ensure(consecutive, "I2", format!("after '{damage}' LSNs without a hole"), "a hole")?;
             // Where the floor was damaged, released records may show again.
             let differs = |(lsn, record): &&(u64, Bytes)| {
                 *lsn >= undamaged.first && undamaged.record(*lsn).is_none_or(|(_, sound)| sound != record)
@@ -277,7 +284,16 @@ mod tests {
         for text in ["flip a.seg 8200 4", "zero a.seg 8192 512", "stale a.seg 1 2", "shorten a.seg 9", "lose a.seg"] {
             assert_eq!(text.parse::<Damage>().map(|damage| damage.to_string()), Ok(text.to_owned()));
         }
-        for text in ["flip a 1 0", "flip a 1 256", "zero a 1 0", "zero a 1 99999999", "lose", "break a", ""] {
+        for text in [
+            "flip a 18446744073709551615 1",
+            "flip a 1 0",
+            "flip a 1 256",
+            "zero a 1 0",
+            "zero a 1 99999999",
+            "lose",
+            "break a",
+            "",
+        ] {
             assert!(text.parse::<Damage>().is_err(), "{text}");
         }
     }

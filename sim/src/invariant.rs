@@ -53,7 +53,7 @@ pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
         .map(|invariant| invariant.id)
         .filter(|id| match *id {
             "I1a" => kills,
-            "I4a" => plan.damage_checks > 0 && !plan.machine.rates.contains_key(&Fault::LyingSync),
+            "I4a" => plan.damage_checks > 0 && !plan.lies(),
             "I4" | "I5" | "I6" | "I7" | "I8" | "I22" | "I25" | "I9" => !plan.no_faults,
             "I23" => plan.machine.rates.contains_key(&Fault::WallJump),
             "I24" => [Fault::Eintr, Fault::EioRead, Fault::ShortRead]

@@ -132,3 +132,12 @@ pub enum At {
     /// When the clients have finished.
     Done,
 }
+
+impl Plan {
+    /// Whether a sync may lie somewhere: durability can't be owed then.
+    #[must_use]
+    pub fn lies(&self) -> bool {
+        let given = self.lives.iter().flat_map(|life| &life.faults).any(|at| at.fault == Fault::LyingSync);
+        given || self.machine.rates.contains_key(&Fault::LyingSync)
+    }
+}

@@ -158,7 +158,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             let dir = disk.make_dir(Path::new(LOG_DIR));
             disk.write_foreign(dir, FOREIGN.0, FOREIGN.1);
         });
-        let history = History::new(plan.machine.rates.contains_key(&Fault::LyingSync));
+        let history = History::new(plan.lies());
         let shared = Shared {
             history,
             violation: None,

@@ -99,6 +99,9 @@ pub(crate) fn grouped(dir: &Path, sizes: Sizes) -> f64 {
         }
     });
     let rate = (each * WRITERS) as f64 / began.elapsed().as_secs_f64();
+    let (stats, frames) = (wal.stats(), each * WRITERS);
+    assert!(stats.syncs * WRITERS >= frames, "no sync covers more than one append of each writer");
+    assert_eq!(wal.durable(), wal.next(), "what was acknowledged is durable");
     holds(dir, wal, before + each * WRITERS);
     rate
 }

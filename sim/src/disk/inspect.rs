@@ -73,7 +73,9 @@ impl Disk {
         let mut replaced = 0;
         for view in [&mut inode.disk, &mut inode.live] {
             replaced = bytes.len().min(view.len.saturating_sub(offset) as usize);
-            view.write(offset, &bytes[..replaced]);
+            if replaced > 0 {
+                view.write(offset, &bytes[..replaced]);
+            }
         }
         Some(replaced)
     }
