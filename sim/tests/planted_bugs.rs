@@ -24,7 +24,7 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
     (Plant::WalMarkBeforeFiller, 320, &["I1", "I6", "I9", "I25"]),
     (Plant::WalRecycledStale, 60, &["I1", "I2", "I6", "I9", "I26"]),
     (Plant::WalMidlogTreatedAsTail, 60, &["I1", "I4", "I6", "I9"]),
-    (Plant::WalContinuePastBadSegment, 60, &["I1", "I4", "I6", "I9"]),
+    (Plant::WalContinuePastBadSegment, 60, &["I1", "I2", "I4", "I6", "I9"]),
     (Plant::WalIdleUnmarked, 213, &["I1", "I4", "I6", "I9"]),
     (Plant::WalDsyncRange, 60, &["I1", "I6", "I9"]),
     (Plant::WalCutInPlace, 60, &["I1", "I6", "I9", "I22"]),
