@@ -1,19 +1,21 @@
 //! One file of the log: its name, its identity, its creation, and reading frames out of it.
 
-use std::{io, sync::OnceLock};
+use std::{fmt::Write as _, io, sync::OnceLock};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::{
     codec::{
-        BadIdentity, FIRST_FRAME_OFFSET, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, Header, IDENTITY_BYTES,
-        IDENTITY_OFFSETS, Identity, Position, Undecodable,
+        BadIdentity, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, Header, IDENTITY_BYTES, IDENTITY_OFFSETS,
+        Identity, Position, Undecodable,
     },
     env::{Dir, File, OpenMode, interruptible, read_at_most, write_all_at},
     plant::{Plants, planted},
 };
 
-/// Bytes that a scan reads at once.
+/// Bytes that a scan reads at once: few at first, since often only the start is looked at, then four times as many each
+/// time.
+const FIRST_WINDOW_BYTES: u64 = 8 * 1024;
 const WINDOW_BYTES: u64 = 256 * 1024;
 /// Bytes of zeros that a preparation writes at once: larger pieces stall the appends of others (64 MiB: 20 ms).
 const ZERO_BYTES: u64 = 256 * 1024;
@@ -48,6 +50,14 @@ impl Name {
         }
     }
 
+    /// The name as text.
+    pub(crate) fn text(self) -> String {
+        let mut text = String::with_capacity("wal-00000000.seg".len());
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{self}");
+        text
+    }
+
     pub(crate) fn slot(self) -> u64 {
         match self {
             Name::Segment(slot) | Name::Temporary(slot) => slot,
@@ -80,8 +90,8 @@ impl<D: Dir> Segment<D> {
         Segment { slot, identity, seed, file: OnceLock::new() }
     }
 
-    pub(crate) fn name(&self) -> String {
-        Name::Segment(self.slot).to_string()
+    pub(crate) fn name(&self) -> Name {
+        Name::Segment(self.slot)
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -107,7 +117,7 @@ impl<D: Dir> Segment<D> {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let name = self.name();
+        let name = self.name().text();
         let file = interruptible(|| dir.open(&name, OpenMode::Read)).await?;
         Ok(self.file.get_or_init(|| file))
     }
@@ -122,7 +132,7 @@ impl<D: Dir> Segment<D> {
     /// directory. A crash leaves nothing, a temporary file, or all of `head`, which begins with the identity; never a part
     /// under the final name.
     pub(crate) async fn create(&self, dir: &D, head: &[u8], length: u64, plants: &Plants) -> io::Result<()> {
-        let (temporary, name) = (Name::Temporary(self.slot).to_string(), self.name());
+        let (temporary, name) = (Name::Temporary(self.slot).text(), self.name().text());
         let file = interruptible(|| dir.open(&temporary, OpenMode::CreateNew)).await?;
         write_all_at(&file, head, 0).await?;
         write_zeros(&file, head.len() as u64, length).await?;
@@ -141,7 +151,7 @@ impl<D: Dir> Segment<D> {
     /// Removes what a failed preparation has left, as far as the machine lets it; else the next open does.
     pub(crate) async fn discard(&self, dir: &D) {
         for name in [Name::Temporary(self.slot), Name::Segment(self.slot)] {
-            let name = name.to_string();
+            let name = name.text();
             drop(interruptible(|| dir.remove(&name)).await);
         }
     }
@@ -196,12 +206,25 @@ pub(crate) async fn replace_identity<F: File>(file: &F, identity: &Identity) -> 
 
 /// The generation that each copy states; `None` if it is unreadable.
 async fn read_generations<F: File>(file: &F) -> io::Result<[Option<u64>; 2]> {
-    let mut head = vec![0; FIRST_FRAME_OFFSET as usize];
-    let length = read_at_most(file, &mut head, 0).await?;
-    Ok(IDENTITY_OFFSETS.map(|offset| {
-        let copy = head[..length].get(offset as usize..)?;
-        Identity::decode(&copy[..copy.len().min(IDENTITY_BYTES)]).ok().map(|identity| identity.generation)
-    }))
+    let mut head = Head::default();
+    let copies = head.read(file).await?;
+    Ok(copies.map(|copy| copy.ok().map(|identity| identity.generation)))
+}
+
+/// The bytes before the first frame, of one file after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    bytes: Vec<u8>,
+}
+
+impl Head {
+    /// Reads both copies of a file's identity.
+    async fn read<F: File>(&mut self, file: &F) -> io::Result<[Result<Identity, BadIdentity>; 2]> {
+        self.bytes.resize(IDENTITY_OFFSETS[1] as usize + IDENTITY_BYTES, 0);
+        let length = read_at_most(file, &mut self.bytes, 0).await?;
+        Ok(IDENTITY_OFFSETS
+            .map(|offset| Identity::decode(self.bytes[..length].get(offset as usize..).unwrap_or_default())))
+    }
 }
 
 /// States in the second copy of a prepared segment's identity that the log is durable up to `durable`. The first copy is
@@ -222,14 +245,10 @@ pub(crate) enum IdentityFound {
 }
 
 /// Reads both copies. Of two readable ones the higher generation counts, then the further evidence.
-pub(crate) async fn read_identity<F: File>(file: &F) -> io::Result<IdentityFound> {
-    let mut head = vec![0; FIRST_FRAME_OFFSET as usize];
-    let length = read_at_most(file, &mut head, 0).await?;
-    head.truncate(length);
+pub(crate) async fn read_identity<F: File>(file: &F, head: &mut Head) -> io::Result<IdentityFound> {
     let mut found = IdentityFound::Unreadable;
-    for offset in IDENTITY_OFFSETS {
-        let copy = head.get(offset as usize..).unwrap_or_default();
-        match Identity::decode(&copy[..copy.len().min(IDENTITY_BYTES)]) {
+    for copy in head.read(file).await? {
+        match copy {
             Ok(identity) => {
                 let better = match &found {
                     IdentityFound::Readable(other) => {
@@ -272,7 +291,9 @@ pub(crate) struct Window {
     /// Generation of the segment; 0 is none.
     generation: u64,
     length: u64,
-    bytes: Vec<u8>,
+    /// Memory, which records may share; the first `held` bytes of it were read.
+    bytes: Bytes,
+    held: usize,
     offset: u64,
 }
 
@@ -293,8 +314,8 @@ impl<'a, F: File> Scanner<'a, F> {
     ) -> io::Result<Scanner<'a, F>> {
         if window.generation != segment.generation() {
             let length = interruptible(|| file.len()).await?;
-            window.bytes.clear();
-            window = Window { generation: segment.generation(), length, bytes: window.bytes, offset: 0 };
+            window.held = 0;
+            window = Window { generation: segment.generation(), length, offset: 0, ..window };
         }
         Ok(Scanner { file, seed: segment.seed(), window })
     }
@@ -339,9 +360,12 @@ impl<'a, F: File> Scanner<'a, F> {
         bytes.get(..found.header.body_bytes as usize).unwrap_or_default()
     }
 
-    /// All bytes of the frame that was found last, without padding, as an owned string.
-    pub(crate) fn body_owned(&self, found: &Found) -> Bytes {
-        Bytes::copy_from_slice(self.body(found))
+    /// The same, sharing the memory of the window.
+    pub(crate) fn body_shared(&self, found: &Found) -> Bytes {
+        match self.body(found) {
+            [] => Bytes::new(),
+            body => self.window.bytes.slice_ref(body),
+        }
     }
 
     /// The next intact frame at or after `offset`, wherever it stands. Used behind the end of a log, to count what a crash
@@ -369,23 +393,30 @@ impl<'a, F: File> Scanner<'a, F> {
     /// The part of the window from `offset` on.
     fn bytes(&self, offset: u64) -> &[u8] {
         let at = offset.checked_sub(self.window.offset).and_then(|at| usize::try_from(at).ok());
-        at.and_then(|at| self.window.bytes.get(at..)).unwrap_or_default()
+        at.and_then(|at| self.window.bytes.get(at..self.window.held)).unwrap_or_default()
     }
 
     /// Makes the window hold `count` bytes from `offset` on, as far as the file has them.
     async fn fill(&mut self, offset: u64, count: u64) -> io::Result<()> {
         let end = (offset + count).min(self.window.length);
         let window = &mut self.window;
-        if offset >= window.offset && end <= window.offset + window.bytes.len() as u64 {
+        if offset >= window.offset && end <= window.offset + window.held as u64 {
             return Ok(());
         }
-        let wanted = count.max(WINDOW_BYTES).min(window.length.saturating_sub(offset));
-        window.bytes.resize(wanted as usize, 0);
-        let read = read_at_most(self.file, &mut window.bytes, offset).await;
+        let onward = window.held > 0 && offset > window.offset;
+        let usual = if onward { (4 * window.held as u64).min(WINDOW_BYTES) } else { FIRST_WINDOW_BYTES };
+        let wanted = count.max(usual).min(window.length.saturating_sub(offset)) as usize;
         // After an error the window holds nothing, so that a second try reads again.
-        window.bytes.truncate(*read.as_ref().unwrap_or(&0));
+        window.held = 0;
         window.offset = offset;
-        read.map(drop)
+        // The memory is used again if nobody holds a record in it.
+        let mut memory = std::mem::take(&mut window.bytes).try_into_mut().unwrap_or_default();
+        if memory.len() < wanted {
+            memory = BytesMut::zeroed(wanted);
+        }
+        window.held = read_at_most(self.file, &mut memory[..wanted], offset).await?;
+        window.bytes = memory.freeze();
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Crash-and-recover cycles per second of one core: `cargo bench -p sim`.
 //!
 //! A cycle is a life: appends of 100 bytes (ten with one client), two of them acknowledged as durable, a power cut with a
-//! drawn survival, and a recovery that all default oracles judge. Runs of 5 lives keep the log within some 8 KiB; in a
-//! campaign it is about as long. Each run has a thread and a runtime of its own.
+//! drawn survival, and a recovery that all default oracles judge. Runs of 3 lives keep the log within some 5 KiB; in a
+//! campaign it is about as long. Each run has a runtime of its own.
 #![expect(
     clippy::disallowed_methods,
     clippy::float_arithmetic,
@@ -12,15 +12,18 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use sim::{
-    campaign::run_one,
+    campaign::run_here,
     disk::Keep,
     plan::{At, Crash, CrashKind, End, EngineOptions, Life, MachinePlan, Plan},
     report::Verdict,
     workload::{Class, Op},
 };
 
-const LIVES: u64 = 5;
+const LIVES: u64 = 3;
 const HELP: &str = "\
 Crash-and-recover cycles per second of one core.
 
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
             let began = Instant::now();
             let mut cycles = 0;
             for run in 0..runs {
-                let outcome = run_one(&plan(repeat * runs + run, clients), None);
+                let outcome = run_here(&plan(repeat * runs + run, clients), None);
                 assert_eq!(outcome.verdict, Verdict::Pass, "seed {}", outcome.seed);
                 cycles += outcome.cycles;
             }

@@ -1,9 +1,10 @@
-//! Many runs: on all cores, one fresh thread each, merged in the order of their seeds.
+//! Many runs: on all cores, merged in the order of their seeds.
 
 use std::{
     collections::BTreeMap,
     io::IsTerminal as _,
     ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         atomic::{AtomicU64, Ordering},
         mpsc,
@@ -41,15 +42,23 @@ const KEPT: usize = 10;
 /// Runs one plan on a thread of its own, so that nothing of an earlier run is left in it.
 #[must_use]
 pub fn run_one(plan: &Plan, plant: Option<Plant>) -> Outcome {
-    let owned = plan.clone();
-    match thread::spawn(move || runner::run(&owned, plant)).join() {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            let words = panic.downcast_ref::<String>().cloned();
-            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Outcome::harness(plan, format!("panicked: {}", words.unwrap_or_default()))
-        }
-    }
+    thread::scope(|scope| {
+        let run = scope.spawn(|| run_here(plan, plant)).join();
+        run.unwrap_or_else(|_| Outcome::harness(plan, "its thread ended without an outcome".into()))
+    })
+}
+
+/// Runs one plan on this thread, which may have run others: half of the time of a short run is its thread. The keys of the
+/// standard hash maps are the thread's, and differ from run to run then; `tests/determinism.rs` holds that nothing depends
+/// on their order.
+#[must_use]
+pub fn run_here(plan: &Plan, plant: Option<Plant>) -> Outcome {
+    // What a panic leaves half done is dropped with the run.
+    catch_unwind(AssertUnwindSafe(|| runner::run(plan, plant))).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().cloned();
+        let words = words.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Outcome::harness(plan, format!("panicked: {}", words.unwrap_or_default()))
+    })
 }
 
 /// Runs the plans of `seeds`; `each` sees every outcome in the order of the seeds.
@@ -76,7 +85,7 @@ pub fn run(
             scope.spawn(move || {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || sender.send((seed, run_one(&plan(seed), plant))).is_err() {
+                    if seed >= end || sender.send((seed, run_here(&plan(seed), plant))).is_err() {
                         return;
                     }
                 }

@@ -21,9 +21,9 @@ mod draw;
 mod file;
 mod inspect;
 mod op;
+mod table;
 
 use std::{
-    collections::BTreeMap,
     ffi::OsStr,
     io,
     path::{Component, Path},
@@ -43,6 +43,7 @@ use self::{
     dir::Directory,
     draw::Draw,
     file::{Cover, Inode},
+    table::Table,
 };
 use crate::prng::Prng;
 
@@ -76,9 +77,9 @@ pub struct Disk {
     settled_seq: u64,
     dirs: Vec<Arc<Directory>>,
     inodes: Vec<Option<Arc<Inode>>>,
-    files: BTreeMap<u64, Handle>,
+    files: Table<Handle>,
     locks: Vec<DirId>,
-    ops: BTreeMap<u64, Flight>,
+    ops: Table<Flight>,
     next_id: u64,
     used_pages: u64,
 }
@@ -127,9 +128,9 @@ impl Disk {
             settled_seq: 0,
             dirs: vec![Arc::new(Directory::default())],
             inodes: Vec::new(),
-            files: BTreeMap::new(),
+            files: Table::default(),
             locks: Vec::new(),
-            ops: BTreeMap::new(),
+            ops: Table::default(),
             next_id: 0,
             used_pages: 0,
         }
@@ -153,6 +154,12 @@ impl Disk {
         self.options.capacity = capacity;
     }
 
+    /// Whether it could ever be full.
+    #[must_use]
+    pub const fn bounded(&self) -> bool {
+        self.options.capacity < u64::MAX / 2
+    }
+
     /// A number that grows with every operation, in this disk and in what is forked from it later.
     #[must_use]
     pub const fn age(&self) -> u64 {
@@ -173,10 +180,10 @@ impl Disk {
     /// # Errors
     /// What the operation returns; `NotFound` if it is no longer in flight.
     pub fn complete(&mut self, id: OpId, buf: &mut [u8]) -> io::Result<Done> {
-        let Some(flight) = self.ops.remove(&id.0) else {
+        let Some(flight) = self.ops.remove(id.0) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let closing = flight.op.file().filter(|file| self.files.get(&file.0).is_some_and(|handle| handle.closing));
+        let closing = flight.op.file().filter(|file| self.files.get(file.0).is_some_and(|handle| handle.closing));
         let result = self.take_effect(flight, buf);
         if let Some(file) = closing {
             self.close(file);
@@ -220,11 +227,14 @@ impl Disk {
     /// Closes a file, once no operation on it is in flight; unknown ids are ignored.
     pub fn close(&mut self, file: FileId) {
         if self.ops.values().any(|flight| flight.op.file() == Some(file)) {
-            if let Some(handle) = self.files.get_mut(&file.0) {
+            if let Some(handle) = self.files.get_mut(file.0) {
                 handle.closing = true;
             }
-        } else if self.files.remove(&file.0).is_some() {
-            self.collect();
+        } else if let Some(handle) = self.files.remove(file.0) {
+            // Mostly the file has a name still, and there is nothing to look for.
+            if !self.dirs.iter().any(|dir| dir.names().any(|inode| inode == handle.inode)) {
+                self.collect();
+            }
         }
     }
 
@@ -235,7 +245,7 @@ impl Disk {
 
     /// The cache forgets the clean pages of a file; true if a reader can tell.
     pub fn evict(&mut self, file: FileId) -> bool {
-        match self.files.get(&file.0) {
+        match self.files.get(file.0) {
             // Look before copying a shared file.
             Some(handle) if self.inode(handle.inode).diverged() => {
                 let inode = handle.inode;
@@ -248,13 +258,13 @@ impl Disk {
     /// Whether the cache of a file may hold something that the disk doesn't, and that nobody will write.
     #[must_use]
     pub fn evictable(&self, file: FileId) -> bool {
-        self.files.get(&file.0).is_some_and(|handle| self.inode(handle.inode).diverged())
+        self.files.get(file.0).is_some_and(|handle| self.inode(handle.inode).diverged())
     }
 
     /// The name under which the process sees an open file; `None` if it was removed.
     #[must_use]
     pub fn name_of(&self, file: FileId) -> Option<Name> {
-        let inode = self.files.get(&file.0)?.inode;
+        let inode = self.files.get(file.0)?.inode;
         let names = self.dirs.iter().flat_map(|dir| &dir.live);
         names.into_iter().find(|(_, named)| **named == inode).map(|(name, _)| name.clone())
     }
@@ -415,11 +425,11 @@ impl Disk {
 
     fn sync(&mut self, file: FileId, upto: u64, cover: Cover, failure: Option<(io::Error, u64)>) -> io::Result<Done> {
         let sector_bytes = self.options.sector_bytes as usize;
-        let handle = self.files.get_mut(&file.0).ok_or_else(bad_handle)?;
+        let handle = self.files.get_mut(file.0).ok_or_else(bad_handle)?;
         let (inode, reported) = (handle.inode, std::mem::take(&mut handle.error));
         if let Some((error, seed)) = failure {
             self.inode_mut(inode).fail_sync(upto, sector_bytes, &mut Prng::new(seed));
-            for (&id, other) in &mut self.files {
+            for (id, other) in self.files.iter_mut() {
                 other.error |= other.inode == inode && id != file.0;
             }
             return Err(error);
@@ -480,7 +490,7 @@ impl Disk {
     }
 
     fn handle(&self, file: FileId) -> io::Result<&Handle> {
-        self.files.get(&file.0).ok_or_else(bad_handle)
+        self.files.get(file.0).ok_or_else(bad_handle)
     }
 
     fn writable(&self, file: FileId) -> io::Result<u32> {

@@ -188,12 +188,12 @@ impl File for SimFile {
     }
 
     async fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        let op = Op::Write { file: self.id, offset, data: Bytes::copy_from_slice(buf) };
+        let op = Op::Write { file: self.id, offset, data: owned(buf) };
         self.core.call(op, &mut []).await.and_then(count).map(|count| count as usize)
     }
 
     async fn write_synced(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let op = Op::WriteSynced { file: self.id, offset, data: Bytes::copy_from_slice(buf) };
+        let op = Op::WriteSynced { file: self.id, offset, data: owned(buf) };
         self.core.call(op, &mut []).await.map(drop)
     }
 
@@ -228,6 +228,15 @@ impl Drop for SimLock {
 
 fn shared(name: &str) -> crate::disk::Name {
     std::ffi::OsStr::new(name).into()
+}
+
+/// What a call owns of the caller's buffer. Zeros, which prepare files by the page, are there already.
+fn owned(buf: &[u8]) -> Bytes {
+    static ZEROS: [u8; 1 << 15] = [0; 1 << 15];
+    match ZEROS.get(..buf.len()) {
+        Some(zeros) if buf.len() >= 1024 && zeros == buf => Bytes::from_static(zeros),
+        _ => Bytes::copy_from_slice(buf),
+    }
 }
 
 fn count(done: Done) -> io::Result<u64> {

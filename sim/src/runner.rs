@@ -51,8 +51,7 @@ const STUCK: Duration = Duration::from_secs(60 * 60 * 24);
 /// Operations that a violation shows.
 const LAST_OPERATIONS: usize = 12;
 
-/// Runs `plan`, with `plant` planted, to its verdict. Call it on a fresh thread: only the first runtime of a thread has a
-/// reproducible order of everything.
+/// Runs `plan`, with `plant` planted, to its verdict.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "madsim's clock is virtual; the lint sees the type it stands for")]
 pub fn run(plan: &Plan, plant: Option<Plant>) -> Outcome {
@@ -353,8 +352,9 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
         let mut expected: Option<Recovered> = None;
         loop {
             let image = self.machine.fork();
-            let baseline = self.recover_image(&image);
-            if let (Some(expected), Ok(baseline)) = (&expected, &baseline) {
+            if let Some(expected) = &expected
+                && let Ok(baseline) = self.recover_image(&image)
+            {
                 lock(&self.shared).history.count("I5");
                 same("I5", "a recovery that was interrupted", &expected.records, &baseline.records)?;
             }
@@ -375,7 +375,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             let faulty = Fault::ALL.iter().any(|fault| fired.count(*fault) > fired_before.count(*fault));
             // What a failed sync left in the cache is gone now: the image from before this open is not what it read.
             let evicted = fired.count(Fault::Evict) > fired_before.count(Fault::Evict);
-            let baseline = if evicted { Err("evicted meanwhile".into()) } else { baseline };
+            let trusted = (!evicted).then_some(&image);
             match (ended, crash) {
                 (Ended::Crashed, Some(crash)) => {
                     *self.crashes.entry("crash-in-recovery").or_default() += 1;
@@ -385,10 +385,12 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                         (Before::Kill, earlier) => earlier,
                         (now, _) => now,
                     };
-                    expected = if settled || crash.kind == CrashKind::Kill { baseline.ok() } else { None };
+                    let comparable = settled || crash.kind == CrashKind::Kill;
+                    expected = trusted.filter(|_| comparable).and_then(|image| self.recover_image(image).ok());
                 }
                 (Ended::Finished(Some(Ok((subject, recovered)))), _) => {
-                    self.judge(&image, &baseline, &recovered, before, faulty, self.machine.io_count() - calls_before)?;
+                    let calls = self.machine.io_count() - calls_before;
+                    self.judge(&image, evicted, &recovered, before, faulty, calls)?;
                     return Ok(Some((node, subject)));
                 }
                 (Ended::Finished(Some(Err(refusal))), _) => {
@@ -440,7 +442,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     fn judge(
         &mut self,
         image: &Disk,
-        baseline: &Result<Recovered, String>,
+        evicted: bool,
         recovered: &Recovered,
         before: Before,
         faulty: bool,
@@ -461,13 +463,16 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 shared.history.count("I23");
             }
         }
-        if let Ok(baseline) = baseline {
-            lock(&self.shared).history.count(if faulty { "I24" } else { "I5" });
+        // A calm open is repeated below, on what it has left.
+        let repeated = !faulty && !lying && !self.plan.no_faults;
+        if !evicted
+            && (!repeated || !recovered.dropped.is_empty())
+            && let Ok(baseline) = self.recover_image(image)
+        {
             let (invariant, what) =
-                if faulty { ("I24", "an open through I/O faults") } else { ("I5", "a second recovery") };
+                if faulty { ("I24", "an open through I/O faults") } else { ("I5", "a recovery of the same image") };
+            lock(&self.shared).history.count(invariant);
             same(invariant, what, &baseline.records, &recovered.records)?;
-        }
-        if baseline.is_ok() {
             image::report_is_true(image, recovered)?;
         }
         if !faulty && !lying {
@@ -481,6 +486,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             // What was delivered survives a power cut right now.
             let pessimal = self.recover_image(&self.machine.with_disk(|disk| disk.pessimal()));
             lock(&self.shared).history.count("I6");
+            lock(&self.shared).history.count("I5");
             match pessimal {
                 Ok(pessimal) => same("I6", "a power cut right after recovery", &recovered.records, &pessimal.records)?,
                 Err(refused) => {

@@ -1,9 +1,13 @@
-//! One seed, one trace hash: twice in one process, in two processes, and whatever bug is planted the draw is the same.
+//! One seed, one trace hash: twice in one process, in two processes, on a thread that ran others before, and whatever bug
+//! is planted the draw is the same.
 
 use std::process::Command;
 
 use engine::plant::Plant;
-use sim::{campaign::run_one, workload::draw};
+use sim::{
+    campaign::{run_here, run_one},
+    workload::draw,
+};
 
 const SEEDS: [u64; 6] = [1, 7, 42, 410, 979, u64::MAX];
 
@@ -25,6 +29,17 @@ fn the_same_seed_gives_the_same_hash_in_another_process() {
         let text = String::from_utf8(output.stdout).expect("text");
         let here = format!("\"trace_hash\":\"{:016x}\"", run_one(&draw(seed, "wal", false), None).trace_hash);
         assert!(text.contains(&here), "seed {seed}: {text} has not {here}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_outcome_on_a_thread_that_ran_others() {
+    for seed in 1..200 {
+        let plan = draw(seed, "wal", false);
+        for plant in [None, Some(Plant::WalSegNoDirsync)] {
+            let (here, fresh) = (run_here(&plan, plant), run_one(&plan, plant));
+            assert_eq!((here.trace_hash, &here.verdict), (fresh.trace_hash, &fresh.verdict), "seed {seed}");
+        }
     }
 }
 

@@ -444,7 +444,7 @@ impl<E: Env> Log<E> {
             *state.slot(operation) = Slot::Orphan(worker);
             if std::thread::panicking() {
                 let failure = std::io::Error::other("it panicked");
-                state.fail(Failure::new("update", "the log".into(), &failure));
+                state.fail(Failure::new("update", "the log", &failure));
             }
         }
         debug!(?operation, "handed over");
@@ -469,7 +469,7 @@ impl<E: Env> Log<E> {
         };
         let Some(spare) = spare else { return };
         if let Err(error) = restate(&spare, durable).await {
-            warn!(file = spare.name(), %error, "could not state the end of the log");
+            warn!(file = %spare.name(), %error, "could not state the end of the log");
         }
     }
 

@@ -1,6 +1,6 @@
 //! One error enum per operation; each says who is to blame and what to do next.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{fmt::Display, io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
@@ -21,8 +21,8 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(operation: &'static str, file: String, error: &io::Error) -> Failure {
-        Failure { operation, file, kind: error.kind(), message: error.to_string() }
+    pub(crate) fn new(operation: &'static str, file: impl Display, error: &io::Error) -> Failure {
+        Failure { operation, file: file.to_string(), kind: error.kind(), message: error.to_string() }
     }
 }
 
@@ -88,9 +88,9 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(crate) fn io(operation: &'static str, what: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
-        let what = what.into();
-        move |source| OpenError::Io { operation, what, source }
+    /// `what` becomes text only when there is an error: this stands beside every call of an open.
+    pub(crate) fn io(operation: &'static str, what: impl Display) -> impl FnOnce(io::Error) -> OpenError {
+        move |source| OpenError::Io { operation, what: what.to_string(), source }
     }
 }
 

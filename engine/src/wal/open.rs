@@ -19,7 +19,7 @@ use crate::{
     },
     env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
     plant::planted,
-    segment::{Segment, sync_written},
+    segment::{Name, Segment, sync_written},
 };
 
 use super::{
@@ -119,7 +119,7 @@ async fn establish<E: Env>(
     if planted!(options.plants, WalTrustOldSync)
         && let Some(link) = examined.chain.last()
     {
-        let name = link.segment.name();
+        let name = link.segment.name().to_string();
         let old = interruptible(|| dir.open(&name, OpenMode::Write)).await.map_err(OpenError::io("open", &name))?;
         interruptible(|| old.sync_data()).await.map_err(OpenError::io("sync", &name))?;
     }
@@ -228,7 +228,7 @@ async fn resume<E: Env>(
     let newest = newest.map_err(|kind| OpenError::io("open", "a segment")(kind.into()))?;
     let base_lsn = newest.base_lsn;
     let segment = Arc::new(Segment::new(newest.segment.slot, newest.segment.identity.clone(), &options.plants));
-    let name = segment.name();
+    let name = segment.name().to_string();
     let file = interruptible(|| dir.open(&name, OpenMode::Write)).await.map_err(OpenError::io("open", &name))?;
     let length = interruptible(|| file.len()).await.map_err(OpenError::io("read", &name))?.max(offset);
     segment.attach(file);
@@ -385,10 +385,10 @@ pub(super) fn filler_bytes(offset: u64) -> u64 {
 }
 
 /// Gives segments behind the cut of a damaged log a name that isn't the log's, and makes that durable.
-async fn set_aside<D: Dir>(dir: &D, names: &[String]) -> Result<(), OpenError> {
+async fn set_aside<D: Dir>(dir: &D, names: &[Name]) -> Result<(), OpenError> {
     for name in names {
-        let aside = format!("{name}.cut");
-        interruptible(|| dir.rename(name, &aside)).await.map_err(OpenError::io("rename", name))?;
+        let (name, aside) = (name.text(), format!("{name}.cut"));
+        interruptible(|| dir.rename(&name, &aside)).await.map_err(OpenError::io("rename", name))?;
     }
     if !names.is_empty() {
         interruptible(|| dir.sync()).await.map_err(OpenError::io("sync", "the directory"))?;
@@ -397,9 +397,10 @@ async fn set_aside<D: Dir>(dir: &D, names: &[String]) -> Result<(), OpenError> {
 }
 
 /// Hygiene: what fails here is tried again at the next open, and never counts.
-async fn remove<D: Dir>(dir: &D, names: &[String]) {
+async fn remove<D: Dir>(dir: &D, names: &[Name]) {
     for name in names {
-        if let Err(error) = interruptible(|| dir.remove(name)).await {
+        let name = name.text();
+        if let Err(error) = interruptible(|| dir.remove(&name)).await {
             warn!(file = name, %error, "could not remove what the log no longer needs");
         }
     }

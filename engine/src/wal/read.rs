@@ -156,7 +156,7 @@ impl<E: Env> Records<E> {
 
     fn corrupt(&mut self) -> ReadError {
         match self.leave() {
-            Some(place) => ReadError::Corrupt { file: place.segment.name(), offset: place.offset },
+            Some(place) => ReadError::Corrupt { file: place.segment.name().to_string(), offset: place.offset },
             None => self.log.lock().not_found(Lsn(self.next)),
         }
     }
@@ -176,7 +176,7 @@ impl<E: Env> Records<E> {
         }
         let place = self.log.lock().place(self.next, BytesMut::new())?;
         if place.offset >= place.end || place.reach() == self.left {
-            return Err(ReadError::Corrupt { file: place.segment.name(), offset: place.offset });
+            return Err(ReadError::Corrupt { file: place.segment.name().to_string(), offset: place.offset });
         }
         self.place = Some(place);
         Ok(())
@@ -189,7 +189,7 @@ impl<E: Env> Records<E> {
         // The buffer is used again if nobody holds a record of it any more.
         let mut window = place.window.try_into_mut().unwrap_or_default();
         window.resize(wanted.max(window.len()), 0);
-        let io = |source| ReadError::Io { file: place.segment.name(), source };
+        let io = |source| ReadError::Io { file: place.segment.name().to_string(), source };
         let file = place.segment.open(&self.log.dir).await.map_err(io)?;
         place.held = read_at_most(file, &mut window[..wanted], place.offset).await.map_err(io)?;
         place.window_offset = place.offset;

@@ -13,7 +13,7 @@ use crate::{
     codec::{BLOCK_BYTES, Batch, FIRST_FRAME_OFFSET, FrameKind, Mark, Position, Seal, Start, Undecodable},
     env::{Dir, Env, File},
     plant::planted,
-    segment::{Scanner, Segment, Window},
+    segment::{Name, Scanner, Segment, Window},
 };
 
 use super::{
@@ -65,9 +65,9 @@ pub(super) struct Examined<D: Dir> {
     pub(super) max_generation: u64,
     pub(super) max_slot: u64,
     /// Files of this log that don't count any more once the new segment is durable.
-    pub(super) removable: Vec<String>,
+    pub(super) removable: Vec<Name>,
     /// Files of this log behind the place where a damaged one is cut: they get another name then.
-    pub(super) set_aside: Vec<String>,
+    pub(super) set_aside: Vec<Name>,
     pub(super) foreign: u64,
     pub(super) unreadable: u64,
 }
@@ -200,16 +200,16 @@ impl<E: Env> Reading<'_, E> {
             self.evidence = self.evidence.max(Some(started.start.durable));
         }
         for segment in skipped {
-            let holds_something = self.dropped.iter().any(|dropped| dropped.file == segment.name());
+            let holds_something = self.dropped.iter().any(|dropped| dropped.file == segment.name().to_string());
             if (self.evidence > Some(segment.position(FIRST_FRAME_OFFSET))
                 && !self.cuts()
                 && !planted!(self.options.plants, WalMidlogTreatedAsTail))
                 || (holds_something && planted!(self.options.plants, WalOrphanIsCorrupt))
             {
                 let what = "its start is unreadable, but was stated to be durable";
-                return Err(OpenError::Corrupt { file: segment.name(), offset: FIRST_FRAME_OFFSET, what });
+                return Err(OpenError::Corrupt { file: segment.name().to_string(), offset: FIRST_FRAME_OFFSET, what });
             }
-            debug!(file = segment.name(), "never started, ignored");
+            debug!(file = %segment.name(), "never started, ignored");
         }
         if newest.is_none() {
             // The first segment is complete before it gets its name, so a segment without a log behind it is a remainder.
@@ -218,9 +218,10 @@ impl<E: Env> Reading<'_, E> {
                 .values()
                 .next()
                 .map(|segment| segment.name())
-                .or_else(|| survey.unreadable.first().cloned());
+                .or_else(|| survey.unreadable.first().copied());
             if let Some(file) = remainder {
-                return Err(OpenError::Corrupt { file, offset: 0, what: "no segment of the log has a readable start" });
+                let what = "no segment of the log has a readable start";
+                return Err(OpenError::Corrupt { file: file.to_string(), offset: 0, what });
             }
         }
         Ok(newest)
@@ -242,7 +243,8 @@ impl<E: Env> Reading<'_, E> {
             if predecessor == 0 || started.start.base_lsn <= floor_lsn && started.start.base_lsn > FIRST_LSN {
                 break;
             }
-            let missing = |what| OpenError::Corrupt { file: segment.name(), offset: FIRST_FRAME_OFFSET, what };
+            let missing =
+                |what| OpenError::Corrupt { file: segment.name().to_string(), offset: FIRST_FRAME_OFFSET, what };
             if predecessor >= segment.generation() {
                 return Err(missing("its predecessor is not older than itself"));
             }
@@ -256,7 +258,7 @@ impl<E: Env> Reading<'_, E> {
             // What counts of it is read and checked up to where its successor says it ends.
             let Some(started) = self.start_of(older, false).await? else {
                 return Err(OpenError::Corrupt {
-                    file: older.name(),
+                    file: older.name().to_string(),
                     offset: FIRST_FRAME_OFFSET,
                     what: "its start is unreadable, but a successor was started",
                 });
@@ -287,7 +289,7 @@ impl<E: Env> Reading<'_, E> {
         };
         let mut successors = chain.iter().skip(1).map(|(_, started)| &started.start);
         for (segment, started) in &chain {
-            let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
+            let corrupt = |offset, what| OpenError::Corrupt { file: segment.name().to_string(), offset, what };
             if started.start.base_lsn != walk.next_lsn {
                 if self.cuts() {
                     walk.broken = true;
@@ -338,7 +340,7 @@ impl<E: Env> Reading<'_, E> {
         segment: &Arc<Segment<E::Dir>>,
         expected_end: Option<u64>,
     ) -> Result<(), OpenError> {
-        let corrupt = |offset, what| OpenError::Corrupt { file: segment.name(), offset, what };
+        let corrupt = |offset, what| OpenError::Corrupt { file: segment.name().to_string(), offset, what };
         let file = segment.open(self.dir).await.map_err(OpenError::io("open", segment.name()))?;
         let window = std::mem::take(&mut self.window);
         let mut scanner = Scanner::new(file, segment, window).await.map_err(OpenError::io("read", segment.name()))?;
@@ -388,7 +390,7 @@ impl<E: Env> Reading<'_, E> {
                 },
                 FrameKind::Start | FrameKind::Filler => (0, Last::Other),
             };
-            let body = if count > 0 { scanner.body_owned(&found) } else { Bytes::new() };
+            let body = if count > 0 { scanner.body_shared(&found) } else { Bytes::new() };
             if let Some(records) = &mut self.records {
                 match found.header.kind {
                     FrameKind::Record => records.push((Lsn(walk.next_lsn), body.clone())),
@@ -441,7 +443,7 @@ impl<E: Env> Reading<'_, E> {
         let Some((newest, end)) = walk.links.last().map(|link| (link.segment.clone(), link.end)) else {
             return Ok(survey.into_new(self.dropped));
         };
-        let corrupt = |offset, what| OpenError::Corrupt { file: newest.name(), offset, what };
+        let corrupt = |offset, what| OpenError::Corrupt { file: newest.name().to_string(), offset, what };
         let position = newest.position(end);
         let behind = self.behind(&newest, end, walk.wrong_ordinal).await?;
         walk.floor_lsn = walk.floor_lsn.max(self.stray_floor_lsn);
@@ -452,12 +454,12 @@ impl<E: Env> Reading<'_, E> {
             beginning_missing: walk.first_lsn > walk.floor_lsn,
         };
         let decision = decide(seen);
-        debug!(file = newest.name(), offset = end, ?seen, ?decision, "recovery decided");
+        debug!(file = %newest.name(), offset = end, ?seen, ?decision, "recovery decided");
         let tail = match act(self.options.recovery_mode(), decision) {
             Action::Open(_) if walk.broken => TailKind::Damaged,
             Action::Open(tail) => tail,
             Action::RefuseUnclean if planted!(self.options.plants, WalAbsoluteTolerates) => TailKind::Torn,
-            Action::RefuseUnclean => return Err(OpenError::Unclean { file: newest.name(), offset: end }),
+            Action::RefuseUnclean => return Err(OpenError::Unclean { file: newest.name().to_string(), offset: end }),
             Action::Refuse(damage) => {
                 return Err(corrupt(
                     end,
@@ -614,8 +616,8 @@ impl<E: Env> Reading<'_, E> {
         }
         if end > offset {
             let bytes = end.min(scanner.length()) - offset;
-            warn!(file = segment.name(), offset, bytes, frames, records, ?why, "left behind");
-            self.dropped.push(Dropped { file: segment.name(), offset, bytes, frames, records, why });
+            warn!(file = %segment.name(), offset, bytes, frames, records, ?why, "left behind");
+            self.dropped.push(Dropped { file: segment.name().to_string(), offset, bytes, frames, records, why });
         }
         self.window = scanner.into_window();
         Ok((torn, frames))

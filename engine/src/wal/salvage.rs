@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     codec::{Batch, FIRST_FRAME_OFFSET, FrameKind, Start},
     env::{Env, interruptible},
-    segment::{Scanner, Window},
+    segment::{Name, Scanner, Window},
 };
 
 use super::{Lsn, OpenError, Options, Wal, open::lock, recover::FIRST_LSN, survey::survey};
@@ -55,7 +55,10 @@ impl<E: Env> Wal<E> {
         let dir = interruptible(|| env.dir(path, false)).await.map_err(OpenError::io("open directory", &what))?;
         let _lock = lock(&dir, path).await?;
         let survey = survey(&dir, &Options::new()).await?;
-        let mut report = SalvageReport { unplaced: survey.unreadable.clone(), ..SalvageReport::default() };
+        let mut report = SalvageReport {
+            unplaced: survey.unreadable.iter().map(Name::to_string).collect(),
+            ..SalvageReport::default()
+        };
         // Each segment with the LSN of its first record; those of later ones take its place from there on.
         let mut placed = Vec::new();
         for segment in survey.segments.values() {
@@ -70,7 +73,7 @@ impl<E: Env> Wal<E> {
                 Some(start) => placed.push((start.base_lsn, segment.clone())),
                 // A spare that was never started holds nothing; one that was lost its start.
                 None if scanner.survivor(FIRST_FRAME_OFFSET).await.map_err(io)?.is_some() => {
-                    report.unplaced.push(segment.name());
+                    report.unplaced.push(segment.name().to_string());
                 }
                 None => {}
             }
@@ -85,7 +88,7 @@ impl<E: Env> Wal<E> {
             while let Some(found) = scanner.survivor(at).await.map_err(io)? {
                 at = found.end();
                 let body = match found.header.kind {
-                    FrameKind::Record | FrameKind::Batch => scanner.body_owned(&found),
+                    FrameKind::Record | FrameKind::Batch => scanner.body_shared(&found),
                     _ => continue,
                 };
                 let items: Vec<Bytes> = match found.header.kind {

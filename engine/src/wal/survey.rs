@@ -6,7 +6,7 @@ use crate::{
     codec::Position,
     env::{Dir, EntryKind, OpenMode, interruptible},
     plant::planted,
-    segment::{IdentityFound, Name, Segment, read_identity},
+    segment::{Head, IdentityFound, Name, Segment, read_identity},
 };
 
 use super::{
@@ -23,12 +23,12 @@ const OPEN_FILES: usize = 64;
 pub(super) struct Survey<D: Dir> {
     pub(super) segments: BTreeMap<u64, Arc<Segment<D>>>,
     /// Temporary files of this log, or of nobody.
-    pub(super) temporaries: Vec<String>,
+    pub(super) temporaries: Vec<Name>,
     pub(super) uuid: Option<[u8; 16]>,
     pub(super) evidence: Option<Position>,
     pub(super) max_generation: u64,
     pub(super) max_slot: u64,
-    pub(super) unreadable: Vec<String>,
+    pub(super) unreadable: Vec<Name>,
     pub(super) foreign: u64,
 }
 
@@ -45,6 +45,7 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
         foreign: 0,
     };
     let mut temporaries = Vec::new();
+    let mut head = Head::default();
     let entries = interruptible(|| dir.list()).await.map_err(OpenError::io("list", "the directory"))?;
     for entry in entries {
         let Some(name) = entry.name.to_str().and_then(Name::parse) else {
@@ -56,16 +57,16 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
             survey.foreign += 1;
             continue;
         }
-        let text = name.to_string();
+        let text = name.text();
         let file = interruptible(|| dir.open(&text, OpenMode::Read)).await.map_err(OpenError::io("open", &text))?;
-        let found = read_identity(&file).await.map_err(OpenError::io("read", &text))?;
+        let found = read_identity(&file, &mut head).await.map_err(OpenError::io("read", &text))?;
         match (name, found) {
             (_, IdentityFound::Newer(major, minor)) => {
                 return Err(OpenError::NewerVersion { file: text, major, minor });
             }
-            (Name::Temporary(_), IdentityFound::Readable(identity)) => temporaries.push((text, Some(identity))),
-            (Name::Temporary(_), IdentityFound::Unreadable) => temporaries.push((text, None)),
-            (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(text),
+            (Name::Temporary(_), IdentityFound::Readable(identity)) => temporaries.push((name, Some(identity))),
+            (Name::Temporary(_), IdentityFound::Unreadable) => temporaries.push((name, None)),
+            (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(name),
             (Name::Segment(slot), IdentityFound::Readable(identity)) => {
                 let (generation, uuid) = (identity.generation, identity.uuid);
                 let segment = Segment::new(slot, identity, &options.plants);
@@ -74,7 +75,7 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
                 }
                 if let Some(other) = survey.segments.insert(generation, Arc::new(segment)) {
                     if other.identity.uuid != uuid {
-                        return Err(OpenError::OtherLog { file: text, other: other.name() });
+                        return Err(OpenError::OtherLog { file: text, other: other.name().to_string() });
                     }
                     return Err(OpenError::Corrupt {
                         file: text,
@@ -96,8 +97,9 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
     }
     for segment in survey.segments.values() {
         if Some(segment.identity.uuid) != survey.uuid {
-            let other = survey.segments.last_key_value().map_or_else(String::new, |(_, newest)| newest.name());
-            return Err(OpenError::OtherLog { file: segment.name(), other });
+            let other =
+                survey.segments.last_key_value().map_or_else(String::new, |(_, newest)| newest.name().to_string());
+            return Err(OpenError::OtherLog { file: segment.name().to_string(), other });
         }
         survey.max_generation = survey.max_generation.max(segment.generation());
         survey.evidence = survey.evidence.max(Some(segment.identity.durable));

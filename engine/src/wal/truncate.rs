@@ -192,12 +192,12 @@ impl<E: Env> Log<E> {
             let member = &state.members[below.saturating_sub(1)];
             (member.segment.clone(), member.base_lsn)
         };
-        let io = |source| ReadError::Io { file: segment.name(), source };
+        let io = |source| ReadError::Io { file: segment.name().to_string(), source };
         let file = segment.open(&self.dir).await.map_err(io)?;
         let mut scanner = Scanner::new(file, &segment, Window::default()).await.map_err(io)?;
         let (mut at, mut end_crc) = (FIRST_FRAME_OFFSET, 0);
         loop {
-            let corrupt = || ReadError::Corrupt { file: segment.name(), offset: at };
+            let corrupt = || ReadError::Corrupt { file: segment.name().to_string(), offset: at };
             let cut = |carried, base_lsn| Cut { generation: segment.generation(), end: at, end_crc, carried, base_lsn };
             if next == lsn.0 && at > FIRST_FRAME_OFFSET {
                 return Ok(cut(None, next));
@@ -209,7 +209,7 @@ impl<E: Env> Log<E> {
                 FrameKind::Start | FrameKind::Seal | FrameKind::Mark | FrameKind::Filler => 0,
             };
             if next + count > lsn.0 {
-                let body = scanner.body_owned(&found);
+                let body = scanner.body_shared(&found);
                 let kept = Batch::new(&body).take((lsn.0 - next) as usize);
                 let kept = kept.map(|range| Some(&body[range?])).collect::<Option<Vec<_>>>().ok_or_else(corrupt)?;
                 let mut carried = Vec::new();
@@ -336,7 +336,7 @@ impl<E: Env> TruncateJob<E> {
         };
         truncated.result = written.await.map_err(|error| Failure::new("truncate", segment.name(), &error));
         if truncated.result.is_ok() {
-            debug!(file = segment.name(), next_lsn, cut_generation = cut.generation, cut_end = cut.end, "truncated");
+            debug!(file = %segment.name(), next_lsn, cut_generation = cut.generation, cut_end = cut.end, "truncated");
             let durable = segment.position(truncated.end);
             match witness.state(&dir, durable, &plants).await {
                 Ok(spare) => truncated.witness = Some(spare),

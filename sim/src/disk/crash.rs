@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Disk, Op, draw::Draw, file::PAGE_BYTES};
+use super::{Disk, Op, draw::Draw, file::PAGE_BYTES, table::Table};
 use crate::prng::Prng;
 
 /// What a power cut keeps of the pending effects.
@@ -90,8 +90,14 @@ impl Disk {
     /// The image that keeps only what completed syncs promise.
     #[must_use]
     pub fn pessimal(&self) -> Disk {
-        let mut image = self.fork();
-        image.drop_process();
+        let mut image = Disk {
+            dirs: self.dirs.clone(),
+            inodes: self.inodes.clone(),
+            files: Table::default(),
+            locks: Vec::new(),
+            ops: Table::default(),
+            ..*self
+        };
         image.reset();
         image
     }

@@ -110,6 +110,14 @@ impl View {
         Arc::make_mut(self.pages[index].get_or_insert_with(|| Arc::new(ZEROS)))
     }
 
+    /// Writes into one page; a whole one takes the place of what was there.
+    fn put(&mut self, index: usize, start: usize, data: &[u8]) {
+        match <&[u8; PAGE_BYTES]>::try_from(data) {
+            Ok(data) => self.set(index, Some(if *data == ZEROS { zeros() } else { Arc::new(*data) })),
+            Err(_) => self.page_mut(index)[start..start + data.len()].copy_from_slice(data),
+        }
+    }
+
     /// Copies the sectors of `mask` out of `from`.
     fn land(&mut self, index: usize, mask: u8, from: &Page, sector_bytes: usize) {
         if mask == full(sector_bytes) {
@@ -133,7 +141,7 @@ impl View {
 
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         for (index, start, range) in pieces(offset, data.len()) {
-            self.page_mut(index)[start..start + range.len()].copy_from_slice(&data[range]);
+            self.put(index, start, &data[range]);
         }
         self.len = self.len.max(offset + data.len() as u64);
     }
@@ -196,7 +204,7 @@ impl Inode {
     pub(super) fn write(&mut self, seq: u64, offset: u64, data: &[u8], sector_bytes: usize) {
         for (index, start, range) in pieces(offset, data.len()) {
             let end = start + range.len();
-            self.live.page_mut(index)[start..end].copy_from_slice(&data[range]);
+            self.live.put(index, start, &data[range]);
             let sectors = covering(start, end, sector_bytes);
             self.push(seq, index, sectors, false);
         }
@@ -460,6 +468,14 @@ impl Inode {
             self.disk.page_mut(page as usize)[range.clone()].copy_from_slice(&mix[range]);
         }
     }
+}
+
+/// An allocated page of zeros: what prepares a file shares one.
+fn zeros() -> Arc<[u8; PAGE_BYTES]> {
+    thread_local! {
+        static PAGE: Arc<[u8; PAGE_BYTES]> = Arc::new(ZEROS);
+    }
+    PAGE.with(Arc::clone)
 }
 
 fn bytes(page: &Page) -> &[u8; PAGE_BYTES] {

@@ -8,8 +8,11 @@ impl Disk {
     /// The directory at `path`, if it exists.
     #[must_use]
     pub fn dir_at(&self, path: &Path) -> Option<DirId> {
-        let path = super::normalize(path);
-        self.dirs.iter().position(|dir| *dir.path == *path).map(|index| DirId(index as u32))
+        let written = path.to_str().and_then(|path| path.strip_prefix('/'));
+        let find = |path: &str| self.dirs.iter().position(|dir| *dir.path == *path);
+        // Mostly it is written as it is kept.
+        let index = written.and_then(find).or_else(|| find(&super::normalize(path)));
+        index.map(|index| DirId(index as u32))
     }
 
     /// Creates the directory at `path`, durable at once, or finds it.
@@ -34,7 +37,7 @@ impl Disk {
     /// Reads the live content of an open file from `offset` on; returns how many bytes there were.
     #[must_use]
     pub fn read_open(&self, file: super::FileId, offset: u64, buf: &mut [u8]) -> usize {
-        self.files.get(&file.0).map_or(0, |handle| self.inode(handle.inode).live.read(offset, buf))
+        self.files.get(file.0).map_or(0, |handle| self.inode(handle.inode).live.read(offset, buf))
     }
 
     /// Whether both directories have the same names with the same live content.

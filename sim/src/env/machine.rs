@@ -263,8 +263,8 @@ pub(super) struct Ticket {
     number: u64,
     /// The lock that it takes: if nobody waits for the answer, nobody holds it.
     lock: Option<DirId>,
-    /// Its failure counts, should the disk be full.
-    marked: bool,
+    /// What is asked again should the disk be full: whether the failure counts.
+    write: Option<Op>,
 }
 
 pub(super) enum Accepted {
@@ -342,16 +342,15 @@ impl State {
         let number = self.io;
         let lock = if let Op::Lock { dir } = op { Some(dir) } else { None };
         if self.still {
-            let ticket = Ticket { op: self.disk.begin(op, Inject::Nothing), number, lock, marked: false };
+            let ticket = Ticket { op: self.disk.begin(op, Inject::Nothing), number, lock, write: None };
             return if self.crash_point(Some(ticket.op)) { Accepted::Halted } else { Accepted::Now(ticket) };
         }
         let (op, inject) = self.strike(op);
         self.trace_begin(&op);
         let fails = matches!(inject, Inject::Fails { .. });
-        let writes = matches!(op, Op::Write { .. } | Op::WriteSynced { .. });
-        let marked = (fails || writes) && (self.marks_errors)(&self.disk, &op);
-        self.marked_errors += u64::from(fails && marked);
-        let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, marked: marked && !fails };
+        self.marked_errors += u64::from(fails && (self.marks_errors)(&self.disk, &op));
+        let write = (!fails && self.disk.bounded() && matches!(op, Op::Write { .. } | Op::WriteSynced { .. })).then(|| op.clone());
+        let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, write };
         if self.crash_point(Some(ticket.op)) {
             return Accepted::Halted;
         }
@@ -378,7 +377,8 @@ impl State {
         let result = self.disk.complete(ticket.op, buf);
         // Nothing was injected: the disk is really full.
         let full = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
-        self.marked_errors += u64::from(full && ticket.marked);
+        let marked = |write| (self.marks_errors)(&self.disk, write);
+        self.marked_errors += u64::from(full && ticket.write.as_ref().is_some_and(marked));
         if full && self.plan.rates().one_in(Fault::Enospc) == 0 {
             self.struck(Fault::Enospc);
         }
