@@ -101,6 +101,7 @@ mod switches {
         WalFloorBeforeSync "wal-floor-before-sync" "state a floor before the records that it keeps are durable, and believe one that a survivor states";
         WalRecycleBeforeFloor "wal-recycle-before-floor" "recycle released segments before the floor mark is durable";
         WalTruncateUnsynced "wal-truncate-unsynced" "cut the back of the log before the part that is kept is durable";
+        WalLenNotChecksummed "wal-len-not-checksummed" "let checksums cover the bodies of frames alone, not their headers";
         WalTruncateWithoutWitness "wal-truncate-without-witness" "acknowledge a cut that only the new segment itself states";
     }
 

@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     codec::{
-        BadIdentity, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, Header, IDENTITY_BYTES, IDENTITY_OFFSETS,
-        Identity, Position, Undecodable,
+        BadIdentity, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, Header, IDENTITY_BYTES, IDENTITY_OFFSETS, Identity,
+        Position, Undecodable,
     },
     env::{Dir, File, OpenMode, interruptible, read_at_most, write_all_at},
     plant::{Plants, planted},
@@ -81,13 +81,22 @@ pub(crate) struct Segment<D: Dir> {
     pub(crate) identity: Identity,
     seed: u32,
     file: OnceLock<D::File>,
+    #[cfg(feature = "plants")]
+    plants: Plants,
 }
 
 impl<D: Dir> Segment<D> {
     /// A segment whose file isn't open, or doesn't exist yet.
     pub(crate) fn new(slot: u64, identity: Identity, plants: &Plants) -> Segment<D> {
         let seed = if planted!(plants, WalRecycledStale) { 0 } else { identity.seed() };
-        Segment { slot, identity, seed, file: OnceLock::new() }
+        Segment {
+            slot,
+            identity,
+            seed,
+            file: OnceLock::new(),
+            #[cfg(feature = "plants")]
+            plants: plants.clone(),
+        }
     }
 
     pub(crate) fn name(&self) -> Name {
@@ -302,6 +311,8 @@ pub(crate) struct Scanner<'a, F> {
     file: &'a F,
     seed: u32,
     window: Window,
+    #[cfg(feature = "plants")]
+    plants: Plants,
 }
 
 impl<'a, F: File> Scanner<'a, F> {
@@ -317,7 +328,13 @@ impl<'a, F: File> Scanner<'a, F> {
             window.held = 0;
             window = Window { generation: segment.generation(), length, offset: 0, ..window };
         }
-        Ok(Scanner { file, seed: segment.seed(), window })
+        Ok(Scanner {
+            file,
+            seed: segment.seed(),
+            window,
+            #[cfg(feature = "plants")]
+            plants: segment.plants.clone(),
+        })
     }
 
     /// What was read, for a later scan.
@@ -334,6 +351,12 @@ impl<'a, F: File> Scanner<'a, F> {
     pub(crate) async fn frame(&mut self, offset: u64) -> io::Result<Result<Found, Undecodable>> {
         self.fill(offset, FRAME_HEADER_BYTES).await?;
         let Some(header) = Header::peek(self.bytes(offset), self.seed, offset) else {
+            #[cfg(feature = "plants")]
+            if planted!(self.plants, WalLenNotChecksummed)
+                && let Some(frame) = Frame::decode_body_alone(self.bytes(offset), self.seed, offset)
+            {
+                return Ok(Ok(Found { header: frame.header, crc: frame.crc, offset }));
+            }
             return Ok(Err(Undecodable::NoHeader));
         };
         // The length is only plausible: it may ask for no more memory than the file has bytes.

@@ -7,16 +7,16 @@
 use std::{ffi::OsStr, fmt, path::Path, str::FromStr};
 
 use bytes::Bytes;
-use engine::codec::FIRST_FRAME_OFFSET;
+use engine::codec::{FIRST_FRAME_OFFSET, FRAME_HEADER_BYTES};
 
 use crate::{
     disk::Disk,
-    evidence::{Chain, Files, floor},
+    evidence::{Chain, Files, floor, frame_offsets},
     oracle::ensure,
     prng::Prng,
     report::Violation,
     runner::LOG_DIR,
-    subject::Recovered,
+    subject::{Recovered, Refusal},
 };
 
 /// One damage. [`fmt::Display`] and [`FromStr`] are each other's inverse.
@@ -126,8 +126,14 @@ impl Damage {
             0 => draws.below(FIRST_FRAME_OFFSET.min(length).max(1)),
             _ => FIRST_FRAME_OFFSET.min(used) + draws.below(used.saturating_sub(FIRST_FRAME_OFFSET).max(1)),
         };
+        // The few bytes of a header decide most.
+        let header = |draws: &mut Prng| match frame_offsets(&files[&file]) {
+            offsets if offsets.is_empty() => place(draws),
+            offsets => draws.pick(&offsets) + draws.below(FRAME_HEADER_BYTES),
+        };
         let what = match draws.below(10) {
-            0..=4 => What::Flip { offset: place(draws), mask: 1 << draws.below(8) },
+            0..=2 => What::Flip { offset: place(draws), mask: 1 << draws.below(8) },
+            3 | 4 => What::Flip { offset: header(draws), mask: 1 << draws.below(8) },
             5 | 6 => What::Zero { offset: place(draws) / 512 * 512, bytes: 512 },
             7 => What::Stale { offset: place(draws) / 512 * 512, bytes: 512 },
             8 => What::Shorten { length: place(draws) },
@@ -217,7 +223,7 @@ pub fn judge(
     undamaged: &Recovered,
     damage: &Damage,
     damaged: &Files,
-    result: &Result<Recovered, String>,
+    result: &Result<Recovered, Refusal>,
 ) -> Result<Judged, Violation> {
     let chain = Chain::read(sound);
     let floor = floor(damaged);
@@ -255,8 +261,12 @@ pub fn judge(
                 Judged::Harmless
             })
         }
+        Err(Refusal { io: true, message }) => {
+            ensure(false, "I4", format!("'{damage}' is named as damage: trying again is no remedy"), message)?;
+            Ok(Judged::Noticed)
+        }
         Err(_) if matters => Ok(Judged::Noticed),
-        Err(message) => {
+        Err(Refusal { message, .. }) => {
             let generation = sound.get(&damage.file).and_then(|bytes| crate::evidence::identity(bytes));
             let generation = generation.map_or(0, |identity| identity.generation);
             // A seal that nothing proves names a successor: the table refuses its loss without proof. And without any

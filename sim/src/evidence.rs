@@ -49,6 +49,19 @@ fn frame<'a>(bytes: &'a [u8], identity: &Identity, at: u64) -> Option<Frame<'a>>
     Frame::decode(bytes.get(at as usize..)?, identity.seed(), at).ok()
 }
 
+/// Where the frames of a file stand, from the first one on, whatever they say.
+#[must_use]
+pub fn frame_offsets(bytes: &[u8]) -> Vec<u64> {
+    let Some(identity) = identity(bytes) else { return Vec::new() };
+    let mut offsets = Vec::new();
+    let mut at = FIRST_FRAME_OFFSET;
+    while let Some(found) = frame(bytes, &identity, at) {
+        offsets.push(at);
+        at += found.header.frame_bytes();
+    }
+    offsets
+}
+
 /// The start of a file, if it and all frames that it says were carried are intact.
 fn start(bytes: &[u8], identity: &Identity) -> Option<Start> {
     let first = frame(bytes, identity, FIRST_FRAME_OFFSET).filter(|first| first.header.kind == FrameKind::Start)?;

@@ -3,7 +3,7 @@
 //! The truth is kept from outside the engine: what each client issued and was answered. A check returns a [`Violation`]
 //! with what was expected and what was found; each check that really ran is counted.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use engine::wal::Durability;
@@ -51,6 +51,9 @@ enum Progress {
 /// An append that was issued.
 #[derive(Clone, Debug)]
 struct Append {
+    /// As it was issued.
+    issued: Arc<[Bytes]>,
+    /// What of it the back of the log has not lost.
     records: Vec<Bytes>,
     progress: Progress,
     /// While it was unanswered, the back of the log was removed from here on.
@@ -148,8 +151,15 @@ impl History {
         self.next_append += 1;
         let records: Vec<Bytes> =
             sizes.iter().enumerate().map(|(at, size)| payload(append, at as u64, *size)).collect();
-        self.appends
-            .insert(append, Append { records: records.clone(), progress: Progress::Open, removed_from: u64::MAX });
+        self.appends.insert(
+            append,
+            Append {
+                issued: records.as_slice().into(),
+                records: records.clone(),
+                progress: Progress::Open,
+                removed_from: u64::MAX,
+            },
+        );
         (append, records)
     }
 
@@ -533,6 +543,26 @@ impl History {
                 (None, None) => {
                     return violation("I3", format!("LSN {lsn} holds what a client appended"), summary(payload));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// A recovery of a damaged copy: every record that differs from what the undamaged one delivers, or goes beyond it, was
+    /// appended by a client.
+    pub fn delivers_only_issued(&mut self, damaged: &Recovered, undamaged: &Recovered) -> Check {
+        self.count("I3");
+        let differs = |(lsn, record): &&(u64, Bytes)| undamaged.record(*lsn).is_none_or(|(_, sound)| sound != record);
+        for (lsn, record) in damaged.records.iter().filter(differs) {
+            // By its number, or, if it is too short for one, by what it is.
+            let number = record.first_chunk().map(|head| u64::from_le_bytes(*head) >> 16);
+            let issued = match number.and_then(|number| self.appends.get(&number)) {
+                Some(append) => append.issued.iter().any(|payload| payload == record),
+                None => self.appends.values().any(|append| append.issued.iter().any(|payload| payload == record)),
+            };
+            if !issued {
+                let expected = format!("on a damaged copy LSN {lsn} holds what a client appended");
+                return violation("I3", expected, summary(record));
             }
         }
         Ok(())

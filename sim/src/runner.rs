@@ -257,6 +257,10 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
         let left = damage::segments(&damaged);
         let result = recover_still::<S>(SimEnv::still(damaged), &self.plan.engine, &self.plants);
         let judged = damage::judge(files, undamaged, damage, &left, &result)?;
+        if let Ok(recovered) = &result {
+            // What no longer stands as before was appended once, at least: a truncation may be lost, nothing is made up.
+            lock(&self.shared).history.delivers_only_issued(recovered, undamaged)?;
+        }
         *self.crashes.entry(damage.event()).or_default() += 1;
         let (event, invariant) = match judged {
             Judged::Noticed => ("damage-noticed", "I4"),
@@ -332,7 +336,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                     lock(&self.shared).history.count("I4");
                     let pessimal = self.machine.with_disk(|disk| disk.pessimal());
                     let reading = self.plants.for_reading();
-                    let recover = |env| recover_still::<S>(env, &self.plan.engine, &reading);
+                    let recover = |env| recover_still::<S>(env, &self.plan.engine, &reading).map_err(String::from);
                     image::closed_end_is_proven(&pessimal, recover)?;
                 }
                 // A log that failed can't be closed cleanly; it ends like a killed process.
@@ -496,7 +500,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             if self.check_draws.chance(1, 4) {
                 let engine = &self.plan.engine;
                 let reading = self.plants.for_reading();
-                let recover = |env| open_still::<S>(env, engine, &reading);
+                let recover = |env| open_still::<S>(env, engine, &reading).map_err(String::from);
                 let checked = image::refusals_change_nothing(image, &mut self.check_draws, recover)?;
                 if checked {
                     lock(&self.shared).history.count("I25");
@@ -508,7 +512,8 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
 
     /// Runs an uninterrupted recovery on a copy.
     fn recover_image(&self, image: &Disk) -> Result<Recovered, String> {
-        recover_still::<S>(SimEnv::still(image.fork()), &self.plan.engine, &self.plants.for_reading())
+        let reading = self.plants.for_reading();
+        recover_still::<S>(SimEnv::still(image.fork()), &self.plan.engine, &reading).map_err(String::from)
     }
 
     /// Waits for `work` or for the armed crash, whichever comes first.
@@ -610,7 +615,7 @@ fn recover_still<S: Subject<SimEnv>>(
     env: SimEnv,
     options: &crate::plan::EngineOptions,
     plants: &Plants,
-) -> Result<Recovered, String> {
+) -> Result<Recovered, Refusal> {
     untold(|| run_still(S::peek(env, Path::new(LOG_DIR), options, plants.clone())))
 }
 
@@ -619,7 +624,7 @@ fn open_still<S: Subject<SimEnv>>(
     env: SimEnv,
     options: &crate::plan::EngineOptions,
     plants: &Plants,
-) -> Result<Recovered, String> {
+) -> Result<Recovered, Refusal> {
     // The question is what the disk holds, not whether there is room to go on.
     env.machine().behave();
     untold(|| {
@@ -629,14 +634,12 @@ fn open_still<S: Subject<SimEnv>>(
 }
 
 /// What an oracle does to a copy is not part of the run, so it isn't logged.
-fn untold(recover: impl FnOnce() -> Option<Result<Recovered, Refusal>>) -> Result<Recovered, String> {
+fn untold(recover: impl FnOnce() -> Option<Result<Recovered, Refusal>>) -> Result<Recovered, Refusal> {
     let recovered = if tracing::level_filters::LevelFilter::current() == tracing::level_filters::LevelFilter::OFF {
         recover()
     } else {
         tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::new(), recover)
     };
-    match recovered {
-        Some(recovered) => recovered.map_err(|refusal| refusal.message),
-        None => Err("it waits for something on a machine where nothing happens".into()),
-    }
+    let waits = || Refusal { io: false, message: "it waits for something on a machine where nothing happens".into() };
+    recovered.unwrap_or_else(|| Err(waits()))
 }

@@ -58,6 +58,12 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl From<Refusal> for String {
+    fn from(refusal: Refusal) -> String {
+        refusal.message
+    }
+}
+
 /// Why an append was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAppended {

@@ -29,6 +29,7 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
     (Plant::WalDsyncRange, 60, &["I1", "I6", "I9"]),
     (Plant::WalCutInPlace, 60, &["I1", "I6", "I9", "I22"]),
     (Plant::WalCreateBeforeSeal, 654, &["I1", "I6", "I9", "I20", "I25"]),
+    (Plant::WalLenNotChecksummed, 60, &["I3", "I4", "I4a"]),
     (Plant::WalRecycleBeforeFloor, 87, &["I1", "I2", "I6", "I9"]),
     (Plant::WalTruncateUnsynced, 60, &["I1", "I6", "I8", "I9"]),
 ];

@@ -139,6 +139,25 @@ impl<'a> Frame<'a> {
         Ok(Frame { header, crc, body })
     }
 
+    /// The planted bug, planted through both checksums of a header: a frame of which one bit behind the length and before
+    /// the body has changed passes, and says what it says now. (A changed length reads another body, which fails anyhow.)
+    #[cfg(feature = "plants")]
+    pub(crate) fn decode_body_alone(bytes: &'a [u8], seed: u32, offset: u64) -> Option<Frame<'a>> {
+        const FIRST_BIT: u32 = 8 * at::LENGTH_KIND as u32 + 28;
+        let stored: [u8; at::BODY] = bytes.get(..at::BODY)?.try_into().ok()?;
+        let word = get_u32(&stored, at::LENGTH_KIND);
+        let body_bytes = u64::from(word & MAX_BODY_BYTES as u32);
+        let body = bytes.get(at::BODY..at::BODY + body_bytes as usize)?;
+        let intact = (FIRST_BIT..8 * at::BODY as u32).any(|bit| {
+            let before = (u128::from_le_bytes(stored) ^ 1 << bit).to_le_bytes();
+            Header::peek(&before, seed, offset).is_some()
+                && get_u32(&before, at::CRC) == checksum(seed, offset, &before[at::LENGTH_KIND..], body)
+        });
+        let (ordinal, undurable) = (get_u32(&stored, at::ORDINAL), get_u16(&stored, at::UNDURABLE));
+        let header = Header { kind: FrameKind::from_code(word >> 28)?, body_bytes, ordinal, undurable };
+        intact.then_some(Frame { header, crc: get_u32(&stored, at::CRC), body })
+    }
+
     /// Appends a frame to `out`, to stand at `offset` of a segment with `seed`; `body` writes its bytes. Returns its checksum.
     pub fn encode(
         out: &mut Vec<u8>,

@@ -349,7 +349,8 @@ impl State {
         self.trace_begin(&op);
         let fails = matches!(inject, Inject::Fails { .. });
         self.marked_errors += u64::from(fails && (self.marks_errors)(&self.disk, &op));
-        let write = (!fails && self.disk.bounded() && matches!(op, Op::Write { .. } | Op::WriteSynced { .. })).then(|| op.clone());
+        let write = (!fails && self.disk.bounded() && matches!(op, Op::Write { .. } | Op::WriteSynced { .. }))
+            .then(|| op.clone());
         let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, write };
         if self.crash_point(Some(ticket.op)) {
             return Accepted::Halted;

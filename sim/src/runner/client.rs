@@ -213,7 +213,7 @@ impl<S: Subject<SimEnv>> Client<S> {
             return Ok(());
         }
         let image = self.machine.with_disk(|disk| disk.pessimal());
-        let recovered = recover_still::<S>(SimEnv::still(image), &self.options, &self.reading);
+        let recovered = recover_still::<S>(SimEnv::still(image), &self.options, &self.reading).map_err(String::from);
         lock(&self.shared).history.pessimal(&recovered, log_errors, after)
     }
 
