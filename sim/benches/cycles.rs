@@ -95,8 +95,7 @@ fn plan(seed: u64, clients: usize) -> Plan {
             .collect(),
     };
     let crash = Crash { kind: CrashKind::PowerCut, at: At::Done, keep: Keep::Draw };
-    let life =
-        Life { clients: ops, opening: Vec::new(), faults: Vec::new(), end: End::Crash(crash), damage: Vec::new() };
+    let life = Life { clients: ops, end: End::Crash(crash), ..Life::default() };
     Plan {
         seed,
         subject: "wal".into(),

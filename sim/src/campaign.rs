@@ -42,9 +42,19 @@ const KEPT: usize = 10;
 /// Runs one plan on a thread of its own, so that nothing of an earlier run is left in it.
 #[must_use]
 pub fn run_one(plan: &Plan, plant: Option<Plant>) -> Outcome {
+    apart(plan, || run_here(plan, plant))
+}
+
+/// The same, and what drawn power cuts kept is part of the outcome.
+#[must_use]
+pub fn record_one(plan: &Plan, plant: Option<Plant>) -> Outcome {
+    apart(plan, || caught(plan, || runner::record(plan, plant)))
+}
+
+fn apart(plan: &Plan, run: impl FnOnce() -> Outcome + Send) -> Outcome {
     thread::scope(|scope| {
-        let run = scope.spawn(|| run_here(plan, plant)).join();
-        run.unwrap_or_else(|_| Outcome::harness(plan, "its thread ended without an outcome".into()))
+        let ended = scope.spawn(run).join();
+        ended.unwrap_or_else(|_| Outcome::harness(plan, "its thread ended without an outcome".into()))
     })
 }
 
@@ -53,8 +63,12 @@ pub fn run_one(plan: &Plan, plant: Option<Plant>) -> Outcome {
 /// on their order.
 #[must_use]
 pub fn run_here(plan: &Plan, plant: Option<Plant>) -> Outcome {
+    caught(plan, || runner::run(plan, plant))
+}
+
+fn caught(plan: &Plan, run: impl FnOnce() -> Outcome) -> Outcome {
     // What a panic leaves half done is dropped with the run.
-    catch_unwind(AssertUnwindSafe(|| runner::run(plan, plant))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let words = panic.downcast_ref::<String>().cloned();
         let words = words.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         Outcome::harness(plan, format!("panicked: {}", words.unwrap_or_default()))

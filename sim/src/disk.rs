@@ -20,6 +20,7 @@ mod dir;
 mod draw;
 mod file;
 mod inspect;
+mod keep;
 mod op;
 mod table;
 
@@ -34,9 +35,10 @@ use bytes::Bytes;
 use engine::env::{Entry, EntryKind, OpenMode};
 
 pub use self::{
-    crash::{CutReport, Keep},
+    crash::CutReport,
     dir::Name,
     file::PAGE_BYTES,
+    keep::{Keep, Kept},
     op::{Done, Inject, Op},
 };
 use self::{

@@ -72,13 +72,15 @@ impl Default for MachinePlan {
 }
 
 /// From an open to an end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Life {
     /// The operations of each client, in order; clients run concurrently.
     pub clients: Vec<Vec<Op>>,
     /// Crashes during the recovery that begins this life, one per attempt.
     pub opening: Vec<Crash>,
-    /// Faults at given calls of this life.
+    /// Faults at given calls of that recovery, counted from its first attempt on.
+    pub opening_faults: Vec<FaultAt>,
+    /// Faults at given calls of this life, counted from the end of its recovery on.
     pub faults: Vec<FaultAt>,
     /// How it ends.
     pub end: End,
@@ -86,19 +88,33 @@ pub struct Life {
     pub damage: Vec<Damage>,
 }
 
+/// What the seed decided in one life, as far as a plan can say it instead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// Faults that struck while it opened.
+    pub opening_faults: Vec<FaultAt>,
+    /// Faults that struck afterwards.
+    pub faults: Vec<FaultAt>,
+    /// What drawn power cuts kept: of those while it opened, by their place in [`Life::opening`].
+    pub opening_kept: BTreeMap<usize, Keep>,
+    /// And at its end.
+    pub kept: Option<Keep>,
+}
+
 /// A fault at the first call from number `io` on that it applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultAt {
-    /// Number of the call in this life, from 1.
+    /// Number of the call, from 1.
     pub io: u64,
     /// The fault.
     pub fault: Fault,
 }
 
 /// How a life ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum End {
     /// All clients finish, then the log is closed.
+    #[default]
     Close,
     /// A crash.
     Crash(Crash),
@@ -137,7 +153,11 @@ impl Plan {
     /// Whether a sync may lie somewhere: durability can't be owed then.
     #[must_use]
     pub fn lies(&self) -> bool {
-        let given = self.lives.iter().flat_map(|life| &life.faults).any(|at| at.fault == Fault::LyingSync);
+        let given = self
+            .lives
+            .iter()
+            .flat_map(|life| life.opening_faults.iter().chain(&life.faults))
+            .any(|at| at.fault == Fault::LyingSync);
         given || self.machine.rates.contains_key(&Fault::LyingSync)
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     invariant,
-    plan::{FaultAt, Plan},
+    plan::{Decided, Plan},
     workload,
 };
 
@@ -50,8 +50,8 @@ pub struct Outcome {
     pub records_dropped: u64,
     /// Bytes that opens left behind.
     pub bytes_dropped: u64,
-    /// The faults that struck, by life, at calls counted from its open on.
-    pub struck: Vec<Vec<FaultAt>>,
+    /// What the seed decided, by life.
+    pub decided: Vec<Decided>,
 }
 
 /// What the oracles said.
@@ -102,7 +102,7 @@ impl Outcome {
             records_recovered: 0,
             records_dropped: 0,
             bytes_dropped: 0,
-            struck: Vec::new(),
+            decided: Vec::new(),
         }
     }
 
@@ -291,7 +291,7 @@ mod tests {
             records_recovered: 12,
             records_dropped: 1,
             bytes_dropped: 100,
-            struck: Vec::new(),
+            decided: Vec::new(),
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
     fault::{Fault, FaultRates},
     image, invariant,
     oracle::{Before, History, ensure, same},
-    plan::{At, Crash, CrashKind, End, FaultAt, Life, Plan},
+    plan::{At, Crash, CrashKind, Decided, End, FaultAt, Life, Plan},
     prng::Prng,
     report::{Outcome, Verdict, Violation},
     subject::{Recovered, Refusal, Subject},
@@ -53,13 +53,23 @@ const LAST_OPERATIONS: usize = 12;
 
 /// Runs `plan`, with `plant` planted, to its verdict.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "madsim's clock is virtual; the lint sees the type it stands for")]
 pub fn run(plan: &Plan, plant: Option<Plant>) -> Outcome {
+    judge(plan, plant, false)
+}
+
+/// The same, and what drawn power cuts kept is part of [`Outcome::decided`].
+#[must_use]
+pub fn record(plan: &Plan, plant: Option<Plant>) -> Outcome {
+    judge(plan, plant, true)
+}
+
+#[expect(clippy::disallowed_methods, reason = "madsim's clock is virtual; the lint sees the type it stands for")]
+fn judge(plan: &Plan, plant: Option<Plant>, recording: bool) -> Outcome {
     let runtime = Runtime::with_seed_and_config(plan.seed, madsim::Config::default());
     let plants = plant.map_or_else(Plants::default, Plants::only);
     runtime.block_on(async {
         STARTED.set(Some(Instant::now()));
-        let mut run = Run::<Wal<SimEnv>>::new(plan, plants.clone());
+        let mut run = Run::<Wal<SimEnv>> { recording, ..Run::new(plan, plants.clone()) };
         let verdict = match run.lives().await {
             Ok(()) => Verdict::Pass,
             Err(Stop::Violation(violation)) => Verdict::Violation(violation),
@@ -120,7 +130,9 @@ struct Run<'a, S> {
     damage_draws: Prng,
     /// The plan has damaged what was synced.
     damaged: bool,
-    struck: Vec<Vec<FaultAt>>,
+    decided: Vec<Decided>,
+    /// What drawn power cuts kept is part of that.
+    recording: bool,
     life: usize,
     cycles: u64,
     lives: u64,
@@ -174,7 +186,8 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             check_draws: prng.fork("checks"),
             damage_draws: prng.fork("damages"),
             damaged: false,
-            struck: Vec::new(),
+            decided: Vec::new(),
+            recording: false,
             life: 0,
             cycles: 0,
             lives: 0,
@@ -188,8 +201,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
 
     async fn lives(&mut self) -> Result<(), Stop> {
         let mut before = Before::Nothing;
-        let last_open =
-            Life { clients: Vec::new(), opening: Vec::new(), faults: Vec::new(), end: End::Close, damage: Vec::new() };
+        let last_open = Life::default();
         // One open more than there are lives: the last end is judged too.
         for (number, life) in self.plan.lives.iter().chain(std::iter::once(&last_open)).enumerate() {
             self.life = number;
@@ -218,11 +230,24 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
         Ok(())
     }
 
+    /// The faults that struck since the last time, and new ones that shall.
+    fn set_faults_at(&mut self, faults: &[FaultAt]) -> Vec<FaultAt> {
+        let strikes = self.machine.strikes().into_iter().map(|(fault, io)| FaultAt { io, fault }).collect();
+        self.machine.set_faults_at(faults.iter().map(|at| (at.fault, at.io)).collect());
+        strikes
+    }
+
+    /// What the seed decided in the present life.
+    fn decided(&mut self) -> &mut Decided {
+        if self.decided.len() <= self.life {
+            self.decided.resize_with(self.life + 1, Decided::default);
+        }
+        &mut self.decided[self.life]
+    }
+
     /// Remembers which faults struck in this life since its open.
     fn note_strikes(&mut self) {
-        let strikes = self.machine.strikes().into_iter().map(|(fault, io)| FaultAt { io, fault });
-        self.struck.push(strikes.collect());
-        self.machine.set_faults_at(Vec::new());
+        self.decided().faults = self.set_faults_at(&[]);
     }
 
     /// Tries damages on copies of the disk that the life has left, then does those that the plan has for it.
@@ -275,8 +300,10 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     /// One life. `None` if nothing can follow: a lying drive was found out.
     async fn life(&mut self, life: &Life, before: Before) -> Result<Option<Before>, Stop> {
         self.lives += 1;
-        let Some((node, subject)) = self.open(life, before).await? else { return Ok(None) };
-        self.machine.set_faults_at(life.faults.iter().map(|at| (at.fault, at.io)).collect());
+        self.set_faults_at(&life.opening_faults);
+        let opened = self.open(life, before).await;
+        self.decided().opening_faults = self.set_faults_at(&life.faults);
+        let Some((node, subject)) = opened? else { return Ok(None) };
 
         let crash = match &life.end {
             End::Crash(crash) => Some(crash.clone()),
@@ -323,7 +350,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
         let before = match (ended, crash) {
             (Ended::Crashed, Some(crash)) | (Ended::Finished(()), Some(crash)) => {
                 drop(subject);
-                self.crash(&node, &crash).await
+                self.crash(&node, &crash, None).await
             }
             (_, None) => {
                 let fired_before = self.machine.fired();
@@ -351,7 +378,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
 
     /// Opens the log, through the crashes that the plan has for it and the faults of the machine.
     async fn open(&mut self, life: &Life, mut before: Before) -> Result<Option<(NodeHandle, S)>, Stop> {
-        let mut crashes = life.opening.iter();
+        let mut crashes = life.opening.iter().enumerate();
         let mut failures = 0;
         let mut expected: Option<Recovered> = None;
         loop {
@@ -362,7 +389,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 lock(&self.shared).history.count("I5");
                 same("I5", "a recovery that was interrupted", &expected.records, &baseline.records)?;
             }
-            let crash = crashes.next();
+            let (attempt, crash) = crashes.next().map_or((0, None), |(attempt, crash)| (attempt, Some(crash)));
             let (calls_before, fired_before) = (self.machine.io_count(), self.machine.fired());
             if let Some(crash) = crash {
                 self.machine.arm_crash(match crash.at {
@@ -384,7 +411,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 (Ended::Crashed, Some(crash)) => {
                     *self.crashes.entry("crash-in-recovery").or_default() += 1;
                     let settled = image.settled();
-                    before = match (self.crash(&node, crash).await, before) {
+                    before = match (self.crash(&node, crash, Some(attempt)).await, before) {
                         // What an earlier power cut took stays taken, and a kill after it takes nothing more.
                         (Before::Kill, earlier) => earlier,
                         (now, _) => now,
@@ -534,15 +561,26 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
         }
     }
 
-    /// Ends the process as planned.
-    async fn crash(&mut self, node: &NodeHandle, crash: &Crash) -> Before {
+    /// Ends the process as planned: in an attempt to open, or at the end of the life.
+    async fn crash(&mut self, node: &NodeHandle, crash: &Crash, attempt: Option<usize>) -> Before {
         self.cycles += 1;
         let name = match crash.kind {
             CrashKind::Kill => "kill",
             CrashKind::PowerCut => "power-cut",
         };
         *self.crashes.entry(name).or_default() += 1;
-        self.stop_node(node, crash).await
+        let recording = self.recording && crash.kind == CrashKind::PowerCut && crash.keep == Keep::Draw;
+        let pending = recording.then(|| self.machine.fork());
+        let before = self.stop_node(node, crash).await;
+        if let Some(pending) = pending {
+            let kept = self.machine.with_disk(|disk| pending.kept(disk));
+            let decided = self.decided();
+            match attempt {
+                Some(attempt) => drop(decided.opening_kept.insert(attempt, kept)),
+                None => decided.kept = Some(kept),
+            }
+        }
+        before
     }
 
     async fn stop_node(&mut self, node: &NodeHandle, crash: &Crash) -> Before {
@@ -599,7 +637,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             records_recovered: self.records_recovered,
             records_dropped: self.records_dropped,
             bytes_dropped: self.bytes_dropped,
-            struck: self.struck.clone(),
+            decided: self.decided.clone(),
         }
     }
 }

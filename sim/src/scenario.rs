@@ -229,6 +229,8 @@ struct LifeText {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     opening: Vec<Spanned<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    opening_faults: Vec<Spanned<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     faults: Vec<Spanned<String>>,
     end: Spanned<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -435,6 +437,7 @@ impl LifeText {
         for (name, list, most) in [
             ("clients", &self.clients, MAX_CLIENTS),
             ("opening", &self.opening, MAX_EVENTS),
+            ("opening_faults", &self.opening_faults, MAX_EVENTS),
             ("faults", &self.faults, MAX_EVENTS),
             ("damage", &self.damage, MAX_EVENTS),
         ] {
@@ -457,6 +460,7 @@ impl LifeText {
         let life = Life {
             clients: self.clients.iter().map(&mut client).collect::<Result<_, _>>()?,
             opening: self.opening.iter().map(crash).collect::<Result<_, _>>()?,
+            opening_faults: self.opening_faults.iter().map(fault_at).collect::<Result<_, _>>()?,
             faults: self.faults.iter().map(fault_at).collect::<Result<_, _>>()?,
             end: if self.end.get_ref() == "close" { End::Close } else { End::Crash(crash(&self.end)?) },
             damage: self.damage.iter().map(damage).collect::<Result<_, _>>()?,
@@ -473,10 +477,12 @@ impl LifeText {
 
     fn from_life(life: &Life) -> LifeText {
         let client = |ops: &Vec<Op>| ops.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let fault = |at: &FaultAt| format!("{} at io {}", at.fault.name(), at.io);
         LifeText {
             clients: life.clients.iter().map(client).map(placeless).collect(),
             opening: life.opening.iter().map(ToString::to_string).map(placeless).collect(),
-            faults: (life.faults.iter()).map(|at| placeless(format!("{} at io {}", at.fault.name(), at.io))).collect(),
+            opening_faults: life.opening_faults.iter().map(fault).map(placeless).collect(),
+            faults: life.faults.iter().map(fault).map(placeless).collect(),
             end: placeless(match &life.end {
                 End::Close => "close".into(),
                 End::Crash(crash) => crash.to_string(),
@@ -541,10 +547,7 @@ impl fmt::Display for Crash {
         }
         match &self.keep {
             _ if self.kind == CrashKind::Kill => Ok(()),
-            Keep::Draw => f.write_str(" keep draw"),
-            Keep::All => f.write_str(" keep all"),
-            Keep::None => f.write_str(" keep none"),
-            Keep::Only(names) => write!(f, " keep only {}", names.join(", ")),
+            keep => write!(f, " keep {keep}"),
         }
     }
 }
@@ -565,19 +568,7 @@ impl FromStr for Crash {
             None if at.trim() == "end" => At::Done,
             None => return Err(usage()),
         };
-        let keep = match keep.trim() {
-            "draw" => Keep::Draw,
-            "all" => Keep::All,
-            "none" => Keep::None,
-            other => {
-                let names = other.strip_prefix("only ").into_iter().flat_map(|names| names.split(','));
-                let names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
-                if names.is_empty() || names.iter().any(String::is_empty) {
-                    return Err(format!("'{other}' is not draw, all, none or 'only FILE, …'"));
-                }
-                Keep::Only(names)
-            }
-        };
+        let keep = keep.parse()?;
         if kind == CrashKind::Kill && keep != Keep::Draw {
             return Err(format!("'{text}': a kill keeps everything; only a power cut has a choice"));
         }

@@ -5,15 +5,18 @@
 //! fail under one of a few other seeds. Lives, clients, operations, crashes, faults, rates, sizes, latencies and what power
 //! cuts keep are tried in turn until a whole round brings nothing.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use engine::plant::Plant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    campaign::run_one,
-    disk::Keep,
-    plan::{At, Crash, CrashKind, End, EngineOptions, FaultAt, MachinePlan, Plan},
+    campaign::{record_one, run_one},
+    disk::{Keep, Kept},
+    plan::{At, Crash, CrashKind, Decided, End, EngineOptions, Life, MachinePlan, Plan},
     report::{Outcome, Verdict, Violation},
     scenario::{Expect, Scenario},
     workload::{Class, Op},
@@ -55,7 +58,7 @@ pub enum NotShrunk {
 /// # Errors
 /// [`NotShrunk`].
 pub fn shrink(plan: &Plan, plant: Option<Plant>, time_left: impl Fn() -> bool) -> Result<Shrunk, NotShrunk> {
-    let outcome = run_one(plan, plant);
+    let outcome = record_one(plan, plant);
     let violation = match &outcome.verdict {
         Verdict::Pass => return Err(NotShrunk::Passes),
         Verdict::Harness(message) => return Err(NotShrunk::Harness(message.clone())),
@@ -152,18 +155,41 @@ impl<F: Fn() -> bool> Search<F> {
         self.consider(candidate)
     }
 
-    /// Faults at the calls that they struck, instead of rates.
+    /// What the seed decided, said by the plan: faults at the calls that they struck instead of rates, and the sectors that
+    /// power cuts kept instead of a draw. A part of it is better than nothing.
     fn explicit(&mut self, outcome: &Outcome) {
-        if self.best.machine.rates.is_empty() {
+        let faults = |plan: &mut Plan| {
+            plan.machine.rates = BTreeMap::new();
+            for (life, decided) in plan.lives.iter_mut().zip(&outcome.decided) {
+                life.opening_faults.extend(&decided.opening_faults);
+                life.faults.extend(&decided.faults);
+            }
+        };
+        let kept = |life: &mut Life, decided: &Decided| {
+            if let (End::Crash(crash), Some(keep)) = (&mut life.end, &decided.kept) {
+                crash.keep = keep.clone();
+            }
+            for (attempt, keep) in &decided.opening_kept {
+                if let Some(crash) = life.opening.get_mut(*attempt) {
+                    crash.keep = keep.clone();
+                }
+            }
+        };
+        let all_kept = |plan: &mut Plan| {
+            plan.lives.iter_mut().zip(&outcome.decided).for_each(|(life, decided)| kept(life, decided))
+        };
+        if self.change(|plan| {
+            faults(plan);
+            all_kept(plan);
+        }) {
             return;
         }
-        let struck: Vec<Vec<FaultAt>> = outcome.struck.clone();
-        self.change(|plan| {
-            plan.machine.rates = BTreeMap::new();
-            for (life, faults) in plan.lives.iter_mut().zip(struck) {
-                life.faults.extend(faults);
+        self.change(faults);
+        if !self.change(all_kept) {
+            for (index, decided) in outcome.decided.iter().enumerate().take(self.best.lives.len()) {
+                self.change(|plan| kept(&mut plan.lives[index], decided));
             }
-        });
+        }
     }
 
     fn round(&mut self) {
@@ -178,6 +204,7 @@ impl<F: Fn() -> bool> Search<F> {
                 self.list(|plan| &mut plan.lives[life].clients[client]);
             }
             self.list(|plan| &mut plan.lives[life].opening);
+            self.list(|plan| &mut plan.lives[life].opening_faults);
             self.list(|plan| &mut plan.lives[life].faults);
             self.list(|plan| &mut plan.lives[life].damage);
         }
@@ -228,14 +255,21 @@ impl<F: Fn() -> bool> Search<F> {
                     Some(place) => plan.lives[life].opening[place] = crash,
                 };
                 let Some(crash) = get(&mut self.best) else { continue };
-                if crash.keep == Keep::Draw && crash.kind == CrashKind::PowerCut {
-                    let files = ["dir", "wal-00000001.seg", "wal-00000002.seg", "wal-00000003.seg"];
-                    let only = files.iter().map(|file| Keep::Only(vec![(*file).to_owned()]));
+                if crash.kind == CrashKind::PowerCut && !matches!(crash.keep, Keep::None | Keep::All) {
+                    let files = ["wal-00000001.seg", "wal-00000002.seg", "wal-00000003.seg"];
+                    let file = |file: &&str| Kept::File((*file).to_owned());
+                    let only = files.iter().map(file).chain([Kept::Dir]).map(|kept| Keep::Only(vec![kept]));
                     for keep in [Keep::None, Keep::All].into_iter().chain(only) {
                         if self.change(|plan| set(plan, Crash { keep, ..crash.clone() })) {
                             break;
                         }
                     }
+                }
+                while let Some(Crash { keep: Keep::Only(kept), .. }) = get(&mut self.best)
+                    && fewer(&kept)
+                        .into_iter()
+                        .any(|fewer| self.change(|plan| set(plan, Crash { keep: Keep::Only(fewer), ..crash.clone() })))
+                {
                 }
                 let Some(crash) = get(&mut self.best) else { continue };
                 self.change(|plan| set(plan, Crash { at: At::Done, ..crash.clone() }));
@@ -261,6 +295,34 @@ impl<F: Fn() -> bool> Search<F> {
             }
         }
     }
+}
+
+/// Less to keep, or the same in fewer words.
+fn fewer(kept: &[Kept]) -> Vec<Vec<Kept>> {
+    let mut candidates = Vec::new();
+    for (index, one) in kept.iter().enumerate() {
+        let mut with = |changed: Option<Kept>| {
+            let mut candidate = kept.to_vec();
+            candidate.splice(index..=index, changed);
+            candidates.push(candidate);
+        };
+        if kept.len() > 1 {
+            with(None);
+        }
+        if let Kept::Sectors { file, sectors, length } = one {
+            with(Some(Kept::File(file.clone())));
+            let half = sectors.iter().nth(sectors.len() / 2).copied().filter(|_| sectors.len() > 1);
+            let (before, after): (BTreeSet<u64>, _) =
+                sectors.iter().partition(|sector| half.is_none_or(|half| **sector < half));
+            for sectors in [before, after].into_iter().filter(|_| half.is_some()) {
+                with(Some(Kept::Sectors { file: file.clone(), sectors, length: *length }));
+            }
+            if *length {
+                with(Some(Kept::Sectors { file: file.clone(), sectors: sectors.clone(), length: false }));
+            }
+        }
+    }
+    candidates
 }
 
 /// Simpler operations that may do.

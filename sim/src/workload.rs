@@ -382,7 +382,7 @@ fn draw_life(prng: &Prng, weights: &Weights, segment_bytes: u64) -> Life {
         0 => End::Close,
         _ => End::Crash(draw_crash(&mut crashes, 12 + 4 * ops)),
     };
-    Life { clients, opening, faults: Vec::new(), end, damage: Vec::new() }
+    Life { clients, opening, end, ..Life::default() }
 }
 
 fn draw_crash(prng: &mut Prng, calls: u64) -> Crash {

@@ -2,21 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Disk, Op, draw::Draw, file::PAGE_BYTES, table::Table};
+use super::{Disk, Keep, Op, draw::Draw, file::PAGE_BYTES, table::Table};
 use crate::prng::Prng;
-
-/// What a power cut keeps of the pending effects.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// A drawn legal state, with a bias that varies from crash to crash.
-    Draw,
-    /// Everything.
-    All,
-    /// Nothing but what completed syncs promise.
-    None,
-    /// Everything of the named files and nothing else. `dir` stands for the names in directories.
-    Only(Vec<String>),
-}
 
 /// What a power cut did to the pending effects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,15 +60,8 @@ impl Disk {
         match keep {
             Keep::Draw => return self.cut_drawn(prng),
             Keep::None => {}
-            Keep::All => self.land(|_| true, true),
-            Keep::Only(names) => {
-                let inodes: Vec<u32> = (self.dirs.iter())
-                    .flat_map(|dir| dir.live.iter().chain(&dir.disk))
-                    .filter(|(name, _)| names.iter().any(|wanted| name.as_ref() == wanted.as_str()))
-                    .map(|(_, &inode)| inode)
-                    .collect();
-                self.land(|inode| inodes.contains(&inode), names.iter().any(|name| name == "dir"));
-            }
+            Keep::All => self.land_all(),
+            Keep::Only(kept) => self.land_kept(kept),
         }
         self.reset();
         CutReport::default()
@@ -131,20 +111,13 @@ impl Disk {
         self.locks.clear();
     }
 
-    fn land(&mut self, wanted: impl Fn(u32) -> bool, names: bool) {
+    fn land_all(&mut self) {
         let sector_bytes = self.options.sector_bytes as usize;
-        for (index, inode) in self.inodes.iter_mut().enumerate() {
-            if let Some(inode) = inode
-                && !inode.settled()
-                && wanted(index as u32)
-            {
-                Arc::make_mut(inode).land_all(sector_bytes);
-            }
+        for inode in self.inodes.iter_mut().flatten().filter(|inode| !inode.settled()) {
+            Arc::make_mut(inode).land_all(sector_bytes);
         }
-        if names {
-            for dir in &mut self.dirs {
-                Arc::make_mut(dir).sync(u64::MAX);
-            }
+        for dir in self.dirs.iter_mut().filter(|dir| !dir.settled()) {
+            Arc::make_mut(dir).sync(u64::MAX);
         }
     }
 

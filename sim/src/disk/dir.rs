@@ -43,17 +43,19 @@ enum What {
 
 impl What {
     fn touches(&self, name: &Name) -> bool {
-        match self {
-            What::Add { name: own, .. } | What::Remove { name: own } => own == name,
-            What::Rename { from, to, .. } => from == name || to == name,
-        }
+        self.names().any(|own| own == name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &Name> {
+        let (name, other) = match self {
+            What::Add { name, .. } | What::Remove { name } => (name, None),
+            What::Rename { from, to, .. } => (to, Some(from)),
+        };
+        std::iter::once(name).chain(other)
     }
 
     fn shares_a_name(&self, other: &What) -> bool {
-        match self {
-            What::Add { name, .. } | What::Remove { name } => other.touches(name),
-            What::Rename { from, to, .. } => other.touches(from) || other.touches(to),
-        }
+        self.names().any(|name| other.touches(name))
     }
 
     fn apply(&self, names: &mut Names) {
@@ -128,6 +130,24 @@ impl Directory {
         if self.live != self.disk {
             self.live = self.disk.clone();
         }
+    }
+
+    /// What happened to the wanted names lands, with everything before that it builds on.
+    pub(super) fn land_names(&mut self, wanted: impl Fn(&Name) -> bool) {
+        let mut landing: Vec<What> = Vec::new();
+        for Change { what, .. } in self.pending.drain(..).rev() {
+            if what.names().any(&wanted) || landing.iter().any(|later| later.shares_a_name(&what)) {
+                landing.push(what);
+            }
+        }
+        for what in landing.iter().rev() {
+            what.apply(&mut self.disk);
+        }
+    }
+
+    /// The names that something pending touches.
+    pub(super) fn pending_names(&self) -> impl Iterator<Item = &Name> {
+        self.pending.iter().flat_map(|change| change.what.names())
     }
 
     /// Lends the bytes of a removed file to later ones.

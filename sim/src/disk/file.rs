@@ -3,9 +3,9 @@
 //! The live view is always complete; only a crash, a failed sync or an eviction consults the effects. Pages are shared
 //! between views, versions and crash images, and copied when one of them changes.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::draw::Draw;
+use super::{draw::Draw, keep::Part};
 use crate::prng::Prng;
 
 /// Bytes in a page: the unit of the cache, of eviction, and of what a killed write leaves.
@@ -401,6 +401,45 @@ impl Inode {
     pub(super) fn land_all(&mut self, sector_bytes: usize) {
         self.sync(u64::MAX, Cover::All, sector_bytes);
         self.reset();
+    }
+
+    /// What is kept of the pending effects lands, newest content first or not at all. Bytes that a kept shrink cut off stay
+    /// gone.
+    pub(super) fn land_part(&mut self, part: &Part<'_>, sector_bytes: usize) {
+        let mut shrunk = 0;
+        if let Some(resize) = self.resizes.last().filter(|_| part.keeps_length()) {
+            self.disk.len = resize.len;
+            shrunk = resize.seq;
+        }
+        let per_page = (PAGE_BYTES / sector_bytes) as u64;
+        for version in std::mem::take(&mut self.versions) {
+            let first = u64::from(version.page) * per_page;
+            let forced = version.cut && version.seq <= shrunk;
+            let landing = (0..per_page).filter(|sector| forced || part.keeps(first + sector));
+            let mask = version.sectors & landing.fold(0, |mask, sector| mask | 1 << sector);
+            if mask != 0 {
+                self.disk.land(version.page as usize, mask, &version.content, sector_bytes);
+            }
+        }
+        self.reset();
+    }
+
+    /// Which pending sectors have their newest content in `survived`, as numbers from the beginning of the file, and whether
+    /// a pending length is that of `survived`.
+    pub(super) fn kept(&self, survived: &Inode, sector_bytes: usize) -> (BTreeSet<u64>, bool) {
+        let per_page = PAGE_BYTES / sector_bytes;
+        let pending = self.versions.iter().flat_map(|version| {
+            let sectors = (0..per_page).filter(|sector| version.sectors >> sector & 1 == 1);
+            sectors.map(|sector| (version.page as usize, sector))
+        });
+        let landed = pending.filter(|(page, sector)| {
+            // Behind the length that survived nobody can tell.
+            let held = (survived.disk.len as usize).saturating_sub(page * PAGE_BYTES).min((sector + 1) * sector_bytes);
+            let bytes = (sector * sector_bytes).min(held)..held;
+            self.live.page(*page)[bytes.clone()] == survived.disk.page(*page)[bytes]
+        });
+        let sectors = landed.map(|(page, sector)| (page * per_page + sector) as u64).collect();
+        (sectors, !self.resizes.is_empty() && self.live.len == survived.disk.len)
     }
 
     /// For each pending sector draws how far along its versions it got. With `shrunk`, zeros of shrinks up to that

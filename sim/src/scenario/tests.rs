@@ -121,7 +121,7 @@ fn crashes_and_faults_are_checked_where_they_stand() {
     refused(&life("sync", "kil at io 3"), "5: 'kil at io 3' is not like 'kill at io 12'");
     refused(&life("sync", "kill at io 0"), "5: 'kill at io 0' is not like");
     refused(&life("sync", "kill at end keep none"), "5: 'kill at end keep none': a kill keeps everything");
-    refused(&life("sync", "power cut at end keep some"), "5: 'some' is not draw, all, none or 'only FILE, …'");
+    refused(&life("sync", "power cut at end keep some"), "5: 'some' is not draw, all, none or 'only FILE,");
     refused(&life("sync", "power cut at end keep only"), "5: 'only' is not");
     refused(&life("sync", "power cut at end keep only a,,b"), "5: 'only a,,b' is not");
     let with = |line: &str| format!("{}{line}\n", life("sync", "close"));
