@@ -30,6 +30,8 @@ pub(crate) enum Name {
     Segment(u64),
     /// `wal-<slot>.tmp`: being prepared, or left over.
     Temporary(u64),
+    /// `wal-<slot>.seg.cut`: lay behind the place where a damaged log was cut. Nothing reads it again; only its slot is taken.
+    SetAside(u64),
 }
 
 impl Name {
@@ -46,6 +48,7 @@ impl Name {
         match extension {
             "seg" => Some(Name::Segment(slot)),
             "tmp" => Some(Name::Temporary(slot)),
+            "seg.cut" => Some(Name::SetAside(slot)),
             _ => None,
         }
     }
@@ -60,7 +63,7 @@ impl Name {
 
     pub(crate) fn slot(self) -> u64 {
         match self {
-            Name::Segment(slot) | Name::Temporary(slot) => slot,
+            Name::Segment(slot) | Name::Temporary(slot) | Name::SetAside(slot) => slot,
         }
     }
 }
@@ -70,6 +73,7 @@ impl std::fmt::Display for Name {
         match self {
             Name::Segment(slot) => write!(f, "wal-{slot:08}.seg"),
             Name::Temporary(slot) => write!(f, "wal-{slot:08}.tmp"),
+            Name::SetAside(slot) => write!(f, "wal-{slot:08}.seg.cut"),
         }
     }
 }
@@ -471,7 +475,7 @@ mod tests {
 
     #[test]
     fn names_of_the_log_read_back_and_others_are_foreign() {
-        for name in [Name::Segment(1), Name::Temporary(99_999_999), Name::Segment(123_456_789)] {
+        for name in [Name::Segment(1), Name::Temporary(99_999_999), Name::Segment(123_456_789), Name::SetAside(7)] {
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
         for foreign in [

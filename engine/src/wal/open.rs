@@ -145,6 +145,8 @@ async fn establish<E: Env>(
     if !late_filler {
         encode_filler(&mut file, segment.seed(), ordinal, filled_from, None);
     }
+    // Before the new segment: once that stands, a later open would take them for what it replaced, and remove them.
+    set_aside(dir, &examined.set_aside).await?;
     if planted!(options.plants, WalRemoveBeforeCut) {
         remove(dir, &examined.removable).await;
     }
@@ -171,7 +173,6 @@ async fn establish<E: Env>(
     let spare = create(dir, spare, &options.plants).await.map_err(|Failure { operation, file, kind, message }| {
         OpenError::io(operation, file)(std::io::Error::new(kind, message))
     })?;
-    set_aside(dir, &examined.set_aside).await?;
     remove(dir, &examined.removable).await;
 
     let report = report(&examined, segment.generation());
@@ -387,7 +388,7 @@ pub(super) fn filler_bytes(offset: u64) -> u64 {
 /// Gives segments behind the cut of a damaged log a name that isn't the log's, and makes that durable.
 async fn set_aside<D: Dir>(dir: &D, names: &[Name]) -> Result<(), OpenError> {
     for name in names {
-        let (name, aside) = (name.text(), format!("{name}.cut"));
+        let (name, aside) = (name.text(), Name::SetAside(name.slot()).text());
         interruptible(|| dir.rename(&name, &aside)).await.map_err(OpenError::io("rename", name))?;
     }
     if !names.is_empty() {

@@ -498,6 +498,8 @@ impl<E: Env> Reading<'_, E> {
             .find(|dropped| dropped.why == DropReason::Tail)
             .map_or(end, |dropped| dropped.offset + dropped.bytes);
         let chain_generation = newest.generation();
+        // What was stated to be durable may have been set aside since; nothing new may seem to be it.
+        let stated_generation = self.evidence.map_or(0, |evidence| evidence.generation);
         let forgetful = planted!(self.options.plants, WalGenerationReuse);
         Ok(Examined {
             uuid: survey.uuid,
@@ -516,7 +518,7 @@ impl<E: Env> Reading<'_, E> {
             dropped: self.dropped,
             #[cfg(feature = "plants")]
             end: Some((position, length)),
-            max_generation: if forgetful { chain_generation } else { survey.max_generation },
+            max_generation: if forgetful { chain_generation } else { survey.max_generation.max(stated_generation) },
             max_slot: survey.max_slot,
             removable,
             set_aside,

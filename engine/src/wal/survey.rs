@@ -53,23 +53,27 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
             continue;
         };
         survey.max_slot = survey.max_slot.max(name.slot());
-        if entry.kind != EntryKind::File {
-            survey.foreign += 1;
-            continue;
-        }
+        let is_segment = match name {
+            Name::Segment(_) if entry.kind == EntryKind::File => true,
+            Name::Temporary(_) if entry.kind == EntryKind::File => false,
+            Name::Segment(_) | Name::Temporary(_) | Name::SetAside(_) => {
+                survey.foreign += 1;
+                continue;
+            }
+        };
         let text = name.text();
         let file = interruptible(|| dir.open(&text, OpenMode::Read)).await.map_err(OpenError::io("open", &text))?;
         let found = read_identity(&file, &mut head).await.map_err(OpenError::io("read", &text))?;
-        match (name, found) {
+        match (is_segment, found) {
             (_, IdentityFound::Newer(major, minor)) => {
                 return Err(OpenError::NewerVersion { file: text, major, minor });
             }
-            (Name::Temporary(_), IdentityFound::Readable(identity)) => temporaries.push((name, Some(identity))),
-            (Name::Temporary(_), IdentityFound::Unreadable) => temporaries.push((name, None)),
-            (Name::Segment(_), IdentityFound::Unreadable) => survey.unreadable.push(name),
-            (Name::Segment(slot), IdentityFound::Readable(identity)) => {
+            (false, IdentityFound::Readable(identity)) => temporaries.push((name, Some(identity))),
+            (false, IdentityFound::Unreadable) => temporaries.push((name, None)),
+            (true, IdentityFound::Unreadable) => survey.unreadable.push(name),
+            (true, IdentityFound::Readable(identity)) => {
                 let (generation, uuid) = (identity.generation, identity.uuid);
-                let segment = Segment::new(slot, identity, &options.plants);
+                let segment = Segment::new(name.slot(), identity, &options.plants);
                 if survey.segments.len() < OPEN_FILES {
                     segment.attach(file);
                 }
