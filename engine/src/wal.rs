@@ -55,7 +55,7 @@ use producer::Producer;
 
 pub use decision::RecoveryMode;
 pub use error::{AppendError, Failure, OpenError, ReadError, SyncError, TruncateError};
-pub use options::{Options, OptionsError};
+pub use options::{Large, Options, OptionsError};
 pub use read::Records;
 pub use report::{DropReason, Dropped, RecoveryReport, TailKind};
 pub use salvage::SalvageReport;

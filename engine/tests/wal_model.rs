@@ -1,7 +1,7 @@
 //! The log against a model: a list of records. Whatever the order of operations, both say the same.
 
 use bytes::Bytes;
-use engine::wal::{Durability, Lsn, Options, blocking::Wal};
+use engine::wal::{Durability, Large, Lsn, Options, blocking::Wal};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -40,10 +40,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_log_is_a_list_of_records(ops in prop::collection::vec(op(), 1..40)) {
+    fn the_log_is_a_list_of_records(ops in prop::collection::vec(op(), 1..40), split: bool) {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("log");
-        let open = || Wal::open(&path, Options::new().segment_bytes(16 << 10).buffer_bytes(8 << 10)).expect("open");
+        let large = if split { Large::Split } else { Large::Appendix };
+        let options = Options::new().segment_bytes(16 << 10).buffer_bytes(8 << 10).large(large);
+        let open = || Wal::open(&path, options.clone()).expect("open");
         let (mut wal, _) = open();
         let mut model: Vec<Bytes> = Vec::new();
         for op in ops {

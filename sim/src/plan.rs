@@ -38,6 +38,8 @@ pub struct EngineOptions {
     pub idle_us: u64,
     /// A commit may be one synced write.
     pub synced_writes: bool,
+    /// Records larger than a page of the buffer are split over pages.
+    pub split_large: bool,
 }
 
 impl Default for EngineOptions {
@@ -48,6 +50,7 @@ impl Default for EngineOptions {
             max_record_bytes: 1 << 20,
             idle_us: 1_000_000,
             synced_writes: false,
+            split_large: false,
         }
     }
 }

@@ -206,6 +206,8 @@ struct EngineText {
     idle_us: Option<Spanned<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     synced_writes: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split_large: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -310,6 +312,7 @@ impl FileText {
                 max_record_bytes: Some(placeless(engine.max_record_bytes)),
                 idle_us: Some(placeless(engine.idle_us)),
                 synced_writes: Some(engine.synced_writes),
+                split_large: Some(engine.split_large),
             },
             machine: MachineText {
                 sector_bytes: Some(placeless(machine.sector_bytes)),
@@ -352,6 +355,9 @@ impl EngineText {
             .idle(std::time::Duration::from_micros(engine.idle_us));
         if let Some(synced_writes) = self.synced_writes {
             engine.synced_writes = synced_writes;
+        }
+        if let Some(split_large) = self.split_large {
+            engine.split_large = split_large;
         }
         options.validate().map_err(|error| {
             match given.get(if error.option == "idle" { "idle_us" } else { error.option }) {

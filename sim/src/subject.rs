@@ -7,8 +7,8 @@ use engine::{
     env::Env,
     plant::Plants,
     wal::{
-        AppendError, Dropped, Durability, Lsn, OpenError, Options, ReadError, RecoveryReport, TailKind, TruncateError,
-        Wal,
+        AppendError, Dropped, Durability, Large, Lsn, OpenError, Options, ReadError, RecoveryReport, TailKind,
+        TruncateError, Wal,
     },
 };
 
@@ -241,6 +241,7 @@ fn engine_options(options: &EngineOptions, plants: Plants) -> Options {
         .max_record_bytes(options.max_record_bytes)
         .idle(Duration::from_micros(options.idle_us))
         .synced_writes(options.synced_writes)
+        .large(if options.split_large { Large::Split } else { Large::Appendix })
         .plants(plants)
 }
 

@@ -225,7 +225,9 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
     let buffer_bytes = *options.pick(&[4 << 10, 16 << 10, 1 << 20]);
     let idle_us = *options.pick(&[1_000, 5_000, 1_000_000]);
     let synced_writes = options.chance(1, 4);
-    let engine = EngineOptions { segment_bytes, buffer_bytes, max_record_bytes: 1 << 20, idle_us, synced_writes };
+    let split_large = prng.fork("large").chance(1, 4);
+    let engine =
+        EngineOptions { segment_bytes, buffer_bytes, max_record_bytes: 1 << 20, idle_us, synced_writes, split_large };
     let sector_bytes = *options.pick(&[512, 512, 512, 4096]);
     let latency_us = *options.pick(&[(1, 1), (1, 50), (1, 50), (20, 400)]);
     let image_checks = *options.pick(&[1, 1, 3, 0]);
@@ -432,6 +434,7 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
         pair("buffer_bytes", plan.engine.buffer_bytes.to_string()),
         pair("idle_us", plan.engine.idle_us.to_string()),
         pair("synced_writes", plan.engine.synced_writes.to_string()),
+        pair("split_large", plan.engine.split_large.to_string()),
         pair("sector_bytes", plan.machine.sector_bytes.to_string()),
         pair(
             "capacity_bytes",

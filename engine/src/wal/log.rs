@@ -145,6 +145,8 @@ pub(super) struct State<E: Env> {
     pub(super) keeper_stops: bool,
     pub(super) next_waiter: u64,
     pub(super) stats: Stats,
+    /// Large frames go into pages.
+    pub(super) split: bool,
     plants: Plants,
     /// Released by close; else with the last handle.
     pub(super) lock: Option<<E::Dir as Dir>::Lock>,
@@ -202,6 +204,7 @@ impl<E: Env> Log<E> {
             keeper_stops: false,
             next_waiter: 0,
             stats,
+            split: options.splits(),
             plants: options.plants.clone(),
             lock: Some(lock),
         };

@@ -26,10 +26,21 @@ pub struct Options {
     create: bool,
     idle: Duration,
     synced_writes: bool,
+    large: Large,
     recovery: RecoveryMode,
     #[cfg(all(test, feature = "loom"))]
     model_page_bytes: Option<u64>,
     pub(crate) plants: Plants,
+}
+
+/// How a record that is larger than a page of the buffer reaches the file. The bytes there are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Large {
+    /// In one write of its own, in a place in the order where a page would be.
+    #[default]
+    Appendix,
+    /// In pages like everything else: more and smaller writes, and whoever appends next may wait for them.
+    Split,
 }
 
 /// An option outside its range.
@@ -53,6 +64,7 @@ impl Default for Options {
             create: true,
             idle: Duration::from_secs(1),
             synced_writes: false,
+            large: Large::default(),
             recovery: RecoveryMode::default(),
             #[cfg(all(test, feature = "loom"))]
             model_page_bytes: None,
@@ -113,6 +125,13 @@ impl Options {
     #[must_use]
     pub fn synced_writes(mut self, synced_writes: bool) -> Options {
         self.synced_writes = synced_writes;
+        self
+    }
+
+    /// How a record larger than a page of the buffer is written. Default [`Large::Appendix`].
+    #[must_use]
+    pub fn large(mut self, large: Large) -> Options {
+        self.large = large;
         self
     }
 
@@ -197,6 +216,10 @@ impl Options {
 
     pub(crate) fn writes_synced(&self) -> bool {
         self.synced_writes
+    }
+
+    pub(crate) fn splits(&self) -> bool {
+        self.large == Large::Split
     }
 
     pub(crate) fn record_limit(&self) -> u64 {

@@ -70,6 +70,17 @@ pub(super) struct Opening {
     pub(super) before: Watermark,
 }
 
+/// A large frame on its way into pages. It was accepted as a whole.
+struct Rest {
+    bytes: Vec<u8>,
+    /// How much of it is in pages.
+    done: usize,
+    /// Offset of its first byte in the segment.
+    offset: u64,
+    /// How far the log reaches without it.
+    before: Watermark,
+}
+
 /// What keeps a frame from being accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lack {
@@ -90,6 +101,8 @@ pub(super) struct Producer<D: Dir> {
     /// LSN and offset at which the page begins.
     page_begins: (u64, u64),
     opening: Option<Opening>,
+    /// What is left of a large frame that goes into pages.
+    rest: Option<Rest>,
     pub(super) accepted: Watermark,
     /// How far the log is known to be durable; true, perhaps not the latest.
     pub(super) durable: Position,
@@ -107,6 +120,7 @@ impl<D: Dir> Producer<D> {
             appendix: false,
             page_begins: (0, 0),
             opening: None,
+            rest: None,
             accepted: durable,
             durable: durable.position,
             records: 0,
@@ -245,6 +259,17 @@ impl<E: Env> State<E> {
 
     /// Puts the producer's page into the ring, if it holds anything, and takes in how far the log reaches with it.
     pub(super) fn hand_over(&mut self, producer: &mut Producer<E::Dir>) -> Result<(), Lack> {
+        if producer.appendix && self.split && producer.holds_frames() {
+            let (lsn, offset) = producer.page_begins;
+            if let Some(member) = self.members.last_mut() {
+                member.note(lsn, offset);
+            }
+            let sequence = producer.accepted.sequence - 1;
+            let before = Watermark { lsn, sequence, position: producer.tail.segment.position(offset) };
+            producer.rest = Some(Rest { bytes: std::mem::take(&mut producer.page), done: 0, offset, before });
+            (producer.appendix, producer.page_bytes) = (false, 0);
+        }
+        self.split(producer)?;
         if producer.holds_frames() {
             if !self.ring.has_room() {
                 return Err(Lack::Pages);
@@ -270,6 +295,28 @@ impl<E: Env> State<E> {
         self.published = producer.accepted;
         (self.stats.appends, self.stats.bytes) = (producer.records, producer.payload_bytes);
         producer.durable = self.durable.position;
+        Ok(())
+    }
+
+    /// Puts a large frame into pages, as many as there are; each one ends before the frame but the last.
+    fn split(&mut self, producer: &mut Producer<E::Dir>) -> Result<(), Lack> {
+        while let Some(rest) = &mut producer.rest {
+            if !self.ring.has_room() {
+                return Err(Lack::Pages);
+            }
+            let mut page = self.ring.empty_page().ok_or(Lack::Pages)?;
+            let piece = &rest.bytes[rest.done..rest.bytes.len().min(rest.done + self.ring.page_bytes())];
+            page.extend_from_slice(piece);
+            let offset = rest.offset + rest.done as u64;
+            rest.done += piece.len();
+            let last = rest.done == rest.bytes.len();
+            let upto = if last { producer.accepted } else { rest.before };
+            let placement = Placement { segment: producer.tail.segment.clone(), offset, upto, opening: None };
+            self.ring.append(placement, page, false);
+            if last {
+                producer.rest = None;
+            }
+        }
         Ok(())
     }
 
