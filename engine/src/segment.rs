@@ -353,6 +353,19 @@ impl<'a, F: File> Scanner<'a, F> {
 
     /// Decodes the frame at `offset`. The outer error is the machine's and says nothing about the log.
     pub(crate) async fn frame(&mut self, offset: u64) -> io::Result<Result<Found, Undecodable>> {
+        match self.frame_now(offset) {
+            Some(found) => Ok(Ok(found)),
+            None => self.frame_filled(offset).await,
+        }
+    }
+
+    /// Decodes the frame at `offset` if it is in the window as a whole.
+    pub(crate) fn frame_now(&self, offset: u64) -> Option<Found> {
+        let frame = Frame::decode(self.bytes(offset), self.seed, offset).ok()?;
+        Some(Found { header: frame.header, crc: frame.crc, offset })
+    }
+
+    async fn frame_filled(&mut self, offset: u64) -> io::Result<Result<Found, Undecodable>> {
         self.fill(offset, FRAME_HEADER_BYTES).await?;
         let Some(header) = Header::peek(self.bytes(offset), self.seed, offset) else {
             #[cfg(feature = "plants")]
@@ -450,7 +463,8 @@ impl<'a, F: File> Scanner<'a, F> {
 /// Where in `bytes`, which stand at `offset`, the first plausible header stands, and how many bytes were looked at: all but
 /// those that are shorter than a header.
 fn plausible(bytes: &[u8], seed: u32, offset: u64) -> (Option<u64>, u64) {
-    /// Zeros are skipped in pieces of this size.
+    /// Zeros are skipped in pieces of these sizes.
+    const PAGE: usize = 4096;
     const PIECE: usize = 256;
     let (step, header) = (FRAME_ALIGN_BYTES as usize, FRAME_HEADER_BYTES as usize);
     let mut at = 0;
@@ -460,6 +474,9 @@ fn plausible(bytes: &[u8], seed: u32, offset: u64) -> (Option<u64>, u64) {
             if Header::peek(&bytes[at..], seed, offset + at as u64).is_some() {
                 return (Some(at as u64), at as u64);
             }
+        } else if bytes.get(at..at + PAGE).is_some_and(|page| *page == [0; PAGE]) {
+            at += PAGE - 8;
+            continue;
         } else if bytes.get(at..at + PIECE).is_some_and(|piece| *piece == [0; PIECE]) {
             at += PIECE - 8;
             continue;

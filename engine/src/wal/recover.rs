@@ -356,11 +356,14 @@ impl<E: Env> Reading<'_, E> {
         while expected_end.is_none_or(|end| link.end < end)
             && !matches!(walk.last, Last::SealWithSuccessor | Last::SealWithoutSuccessor)
         {
-            let found = match scanner.frame(link.end).await {
-                Ok(Ok(found)) => found,
-                Ok(Err(Undecodable::NoHeader | Undecodable::BadBody)) => break,
-                Err(_) if planted!(self.options.plants, WalErrorIsEnd) => break,
-                Err(error) => return Err(OpenError::io("read", segment.name())(error)),
+            let found = match scanner.frame_now(link.end) {
+                Some(found) => found,
+                None => match scanner.frame(link.end).await {
+                    Ok(Ok(found)) => found,
+                    Ok(Err(Undecodable::NoHeader | Undecodable::BadBody)) => break,
+                    Err(_) if planted!(self.options.plants, WalErrorIsEnd) => break,
+                    Err(error) => return Err(OpenError::io("read", segment.name())(error)),
+                },
             };
             if u64::from(found.header.ordinal) != walk.next_lsn - base_lsn {
                 walk.wrong_ordinal = true;
