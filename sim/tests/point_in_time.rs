@@ -40,8 +40,11 @@ fn files(disk: &Disk) -> BTreeMap<String, Vec<u8>> {
     names.into_iter().filter_map(|name| disk.read_file(dir, OsStr::new(&name)).map(|bytes| (name, bytes))).collect()
 }
 
+/// How a log ended, and its records.
+type Opened = (TailKind, Vec<(Lsn, Vec<u8>)>);
+
 /// Opens the log on a copy of `disk`, up to the call with this number. What is left, how the log ended, and its records.
-fn open(disk: &Disk, crash: u64) -> (Disk, Option<(TailKind, Vec<(Lsn, Vec<u8>)>)>) {
+fn open(disk: &Disk, crash: u64) -> (Disk, Option<Opened>) {
     let env = SimEnv::still(disk.fork());
     env.machine().arm_crash(crash);
     let opened = run_still(async {
