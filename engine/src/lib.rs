@@ -15,6 +15,7 @@ mod segment;
 
 mod ring;
 
+pub mod aof;
 pub mod codec;
 
 mod gate;

@@ -12,6 +12,11 @@ use engine::codec::{
     IDENTITY_OFFSETS, Identity, Mark, Position, Seal, Start, encode_batch_body,
 };
 use engine::{
+    aof::{
+        check::{Check, End, check_bytes},
+        manifest::Manifest,
+        resp::{self as commands, Kind, Parser, Reading},
+    },
     env::block_on,
     wal::{Durability, Lsn, OpenError, Options, Wal},
 };
@@ -25,8 +30,56 @@ use sim::{
 pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
-pub const TARGETS: [(&str, Body); 4] =
-    [("frame", frame), ("segment", segment), ("recovery", recovery), ("scenario", scenario)];
+pub const TARGETS: [(&str, Body); 6] = [
+    ("frame", frame),
+    ("segment", segment),
+    ("recovery", recovery),
+    ("scenario", scenario),
+    ("resp", resp),
+    ("manifest", manifest),
+];
+
+/// A command log: hostile bytes, read strictly and leniently.
+///
+/// - What is good ends at a boundary: reading the good part alone finds all of it good.
+/// - A strict reader takes nothing that a lenient one doesn't.
+/// - Behind the good part a command can be appended, and is read: nothing that came before takes it in.
+/// - What was read strictly, written again, is a command of at most the same length.
+pub fn resp(data: &[u8]) {
+    let check = |bytes: &[u8], reading| check_bytes(bytes, Check { reading, until: None });
+    let (strict, lenient) = (check(data, Reading::Strict), check(data, Reading::Lenient));
+    assert!(strict.good <= lenient.good && lenient.good <= data.len() as u64);
+    for (reading, checked) in [(Reading::Strict, strict), (Reading::Lenient, lenient)] {
+        let good = &data[..checked.good as usize];
+        let again = check(good, reading);
+        assert_eq!((again.good, again.end, again.commands), (checked.good, End::File, checked.commands));
+        let mut longer = good.to_vec();
+        commands::encode(&mut longer, &["SET", "k", "v"]);
+        let longer = check(&longer, reading);
+        assert_eq!((longer.end, longer.commands), (End::File, checked.commands + 1));
+    }
+    let (mut at, mut parser) = (0, Parser::new(Reading::Strict));
+    while let Ok(found) = parser.next(&data[at..]) {
+        if found.kind == Kind::Command {
+            let (mut written, bytes) = (Vec::new(), &data[at..at + found.bytes]);
+            commands::encode(&mut written, &parser.command(bytes).collect::<Vec<_>>());
+            // Leading zeros of numbers are the only freedom.
+            assert!(written.len() <= bytes.len());
+            assert_eq!(Parser::new(Reading::Strict).next(&written).map(|found| found.bytes), Ok(written.len()));
+        }
+        at += found.bytes;
+    }
+}
+
+/// A manifest: hostile bytes; what is read can be written, and is read again as the same.
+pub fn manifest(data: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(data)
+        && let Ok(written) = manifest.encode()
+        && !written.is_empty()
+    {
+        assert_eq!(Manifest::parse(&written), Ok(manifest));
+    }
+}
 
 /// One frame: read from hostile bytes, and written with a hostile body.
 ///

@@ -1,0 +1,10 @@
+//! The command log: an append-only file of commands, in the directory format of Redis 7.
+//!
+//! This is the reading half so far: the commands ([`resp`]), the list of files ([`manifest`]), and what a file's bytes are
+//! worth ([`check`]). Bytes in, verdicts out; nothing here writes.
+//!
+//! The formats are those of Redis 7.0's documentation and of directories that its server wrote.
+
+pub mod check;
+pub mod manifest;
+pub mod resp;

@@ -1,0 +1,257 @@
+//! What the bytes of a command log are worth: how far they are whole, what ends them, and where a point in time lies.
+//!
+//! What stands between `MULTI` and `EXEC` counts as one unit: a file that ends within it is good up to before the `MULTI`.
+//! (Redis 7.0 cuts behind the last whole command there, and leaves the block open.)
+
+use std::{fmt, io};
+
+use crate::env::{File, read_at_most};
+
+use super::resp::{Kind, Malformed, Parser, Reading, Stop};
+
+/// Bytes that are read at once.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+/// What to check.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Check {
+    /// How exact to be.
+    pub reading: Reading,
+    /// End before the first timestamp that is later than this second since the Unix epoch.
+    pub until: Option<i64>,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Length of the file in bytes.
+    pub length: u64,
+    /// Up to here everything is whole: commands, annotations, units.
+    pub good: u64,
+    /// Lines up to there. An argument is one, whatever bytes it has; annotations don't count.
+    pub good_lines: u64,
+    /// Commands up to there, those of units included.
+    pub commands: u64,
+    /// What comes then.
+    pub end: End,
+}
+
+/// What ends the good part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The file.
+    File,
+    /// The file ends within a command.
+    ShortCommand,
+    /// The file ends within an annotation.
+    ShortAnnotation,
+    /// The file ends within a unit, between two commands.
+    OpenUnit,
+    /// What stands at this offset is no command.
+    Malformed(u64, Malformed),
+    /// At this offset a unit begins within a unit, or one ends that never began.
+    Unit(u64),
+    /// A timestamp later than asked for, at the end of the good part.
+    Later(i64),
+}
+
+impl End {
+    /// Whether the file was cut off here, as a crash may leave it, and not damaged.
+    #[must_use]
+    pub const fn is_torn(self) -> bool {
+        matches!(self, End::ShortCommand | End::ShortAnnotation | End::OpenUnit)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::File => f.write_str("the file is whole"),
+            End::ShortCommand => f.write_str("the file ends within a command"),
+            End::ShortAnnotation => f.write_str("the file ends within an annotation"),
+            End::OpenUnit => f.write_str("the file ends between MULTI and EXEC"),
+            End::Malformed(at, what) => write!(f, "byte {at}: {what}"),
+            End::Unit(at) => write!(f, "byte {at}: a MULTI within MULTI, or an EXEC or DISCARD without one"),
+            End::Later(second) => write!(f, "what follows was executed in second {second}"),
+        }
+    }
+}
+
+/// Reads a file from its beginning to what ends it. Memory: a window of 256 KiB, or the largest command.
+///
+/// # Errors
+/// The machine's.
+pub async fn check<F: File>(file: &F, check: Check) -> io::Result<Checked> {
+    let length = file.len().await?;
+    let mut scan = Scan::new(check);
+    let (mut window, mut offset) = (Vec::new(), 0_u64);
+    let end = loop {
+        match scan.step(&window[(scan.at - offset) as usize..]) {
+            Ok(()) => {}
+            Err(Stopped::End(end)) => break end,
+            Err(Stopped::Short { needed, annotation }) => {
+                // Keep what belongs to the command under way, and get more behind it.
+                window.drain(..(scan.at - offset) as usize);
+                offset = scan.at;
+                let held = window.len();
+                let end = offset + held as u64;
+                if end >= length {
+                    break scan.ends(held == 0, annotation);
+                }
+                let wanted = WINDOW_BYTES.max(needed.saturating_sub(held)) as u64;
+                window.resize(held + wanted.min(length - end) as usize, 0);
+                let read = read_at_most(file, &mut window[held..], end).await?;
+                if read == 0 {
+                    break scan.ends(held == 0, annotation);
+                }
+                window.truncate(held + read);
+            }
+        }
+    };
+    Ok(scan.checked(length, end))
+}
+
+/// The same for bytes in memory.
+#[must_use]
+pub fn check_bytes(bytes: &[u8], check: Check) -> Checked {
+    let mut scan = Scan::new(check);
+    let end = loop {
+        match scan.step(&bytes[scan.at as usize..]) {
+            Ok(()) => {}
+            Err(Stopped::End(end)) => break end,
+            Err(Stopped::Short { annotation, .. }) => break scan.ends(scan.at == bytes.len() as u64, annotation),
+        }
+    };
+    scan.checked(bytes.len() as u64, end)
+}
+
+/// Why a scan can't go on.
+enum Stopped {
+    Short { needed: usize, annotation: bool },
+    End(End),
+}
+
+/// A walk through a file under way.
+struct Scan {
+    parser: Parser,
+    until: Option<i64>,
+    at: u64,
+    lines: u64,
+    commands: u64,
+    /// Where the open unit begins, with the counts before it.
+    unit: Option<(u64, u64, u64)>,
+}
+
+impl Scan {
+    fn new(check: Check) -> Scan {
+        let parser = Parser::new(check.reading);
+        Scan { parser, until: check.until, at: 0, lines: 0, commands: 0, unit: None }
+    }
+
+    /// Takes in what `bytes`, which stand at `at`, begin with.
+    fn step(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
+        let found = self.parser.next(bytes).map_err(|stop| match stop {
+            Stop::Short { needed, annotation } => Stopped::Short { needed, annotation },
+            Stop::Malformed { at, what } => Stopped::End(End::Malformed(self.at + at as u64, what)),
+        })?;
+        match found.kind {
+            Kind::Annotation(Some(second)) if self.until.is_some_and(|until| second > until) => {
+                return Err(Stopped::End(End::Later(second)));
+            }
+            Kind::Annotation(_) => {}
+            Kind::Command => {
+                let begins = self.parser.is(bytes, "MULTI");
+                let ends = self.parser.is(bytes, "EXEC") || self.parser.is(bytes, "DISCARD");
+                match (begins, ends, self.unit.is_some()) {
+                    (true, _, true) | (_, true, false) => return Err(Stopped::End(End::Unit(self.at))),
+                    (true, _, false) => self.unit = Some((self.at, self.lines, self.commands)),
+                    (_, true, true) => self.unit = None,
+                    (false, false, _) => {}
+                }
+                self.commands += 1;
+                self.lines += 1 + 2 * self.parser.command(bytes).len() as u64;
+            }
+        }
+        self.at += found.bytes as u64;
+        Ok(())
+    }
+
+    /// What the end of the file means, `between` two commands or within one.
+    fn ends(&self, between: bool, annotation: bool) -> End {
+        match (between, annotation, self.unit) {
+            (true, _, None) => End::File,
+            (true, _, Some(_)) => End::OpenUnit,
+            (false, true, _) => End::ShortAnnotation,
+            (false, false, _) => End::ShortCommand,
+        }
+    }
+
+    fn checked(self, length: u64, end: End) -> Checked {
+        let (good, good_lines, commands) = self.unit.unwrap_or((self.at, self.lines, self.commands));
+        Checked { length, good, good_lines, commands, end }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::resp::{encode, encode_timestamp},
+        *,
+    };
+
+    fn strict(bytes: &[u8]) -> Checked {
+        check_bytes(bytes, Check::default())
+    }
+
+    fn log(commands: &[&[&str]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        commands.iter().for_each(|command| encode(&mut out, command));
+        out
+    }
+
+    #[test]
+    fn every_cut_within_a_unit_is_good_up_to_before_it() {
+        let before = log(&[&["SET", "a", "1"]]);
+        let unit = log(&[&["multi"], &["SET", "b", "2"], &["INCR", "c"], &["Exec"]]);
+        let whole = [before.as_slice(), &unit].concat();
+        assert_eq!(
+            (strict(&whole).good, strict(&whole).end, strict(&whole).commands),
+            (whole.len() as u64, End::File, 5)
+        );
+        for end in before.len() + 1..whole.len() {
+            let checked = strict(&whole[..end]);
+            assert_eq!((checked.good, checked.commands), (before.len() as u64, 1), "cut at {end}");
+            assert!(checked.end.is_torn(), "cut at {end}: {:?}", checked.end);
+        }
+    }
+
+    #[test]
+    fn units_don_t_nest_and_end_only_if_they_began() {
+        let nested = log(&[&["SET", "a", "1"], &["MULTI"], &["MULTI"]]);
+        assert_eq!((strict(&nested).good, strict(&nested).end), (27, End::Unit(42)));
+        for stray in ["EXEC", "DISCARD"] {
+            assert_eq!(strict(&log(&[&["SET", "a", "1"], &[stray]])).end, End::Unit(27));
+        }
+        assert_eq!(strict(&log(&[&["MULTI"], &["SET", "a", "1"], &["DISCARD"]])).end, End::File);
+    }
+
+    #[test]
+    fn a_point_in_time_ends_before_the_first_later_timestamp() {
+        let mut bytes = Vec::new();
+        let mut starts = Vec::new();
+        for second in 10..13 {
+            starts.push(bytes.len() as u64);
+            encode_timestamp(&mut bytes, second);
+            encode(&mut bytes, &["INCR", "n"]);
+        }
+        let good = |until| {
+            let checked = check_bytes(&bytes, Check { until: Some(until), ..Check::default() });
+            (checked.good, checked.end)
+        };
+        assert_eq!(good(9), (0, End::Later(10)));
+        assert_eq!(good(10), (starts[1], End::Later(11)));
+        assert_eq!(good(11), (starts[2], End::Later(12)));
+        assert_eq!(good(12), (bytes.len() as u64, End::File));
+        assert_eq!(good(13), (bytes.len() as u64, End::File));
+    }
+}
