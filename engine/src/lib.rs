@@ -17,6 +17,7 @@ mod ring;
 
 pub mod aof;
 pub mod codec;
+pub mod keyspace;
 
 mod gate;
 

@@ -1,0 +1,339 @@
+//! A data set to log: databases of keys with strings, lists, sets, hashes and sorted sets, changed by Redis commands.
+//!
+//! It executes what command logs contain, as Redis 7.0 does; a command that fails changes nothing. It answers no questions:
+//! reading commands are accepted and do nothing. What it doesn't know it names: nothing is ever skipped silently.
+//!
+//! Expiry is a time of the wall clock, in milliseconds. Without a clock ([`Keyspace::load`]) no key is ever expired, as
+//! while a log is loaded; with one ([`Keyspace::execute`]) a key that is expired is gone before the command sees it.
+
+mod hashes;
+mod keys;
+mod lists;
+mod numbers;
+mod sets;
+mod sorted;
+mod strings;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use thiserror::Error;
+
+/// Databases, as in a default configuration of Redis.
+pub const DATABASES: usize = 16;
+
+/// A byte string.
+pub type Text = Vec<u8>;
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Bytes.
+    String(Text),
+    /// Elements in order; never empty.
+    List(VecDeque<Text>),
+    /// Members; never empty.
+    Set(BTreeSet<Text>),
+    /// Fields with their values; never empty.
+    Hash(BTreeMap<Text, Text>),
+    /// Members with their scores, none of them NaN; never empty.
+    Sorted(BTreeMap<Text, f64>),
+}
+
+impl Value {
+    /// The name of its type.
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        match self {
+            Value::String(_) => "string",
+            Value::List(_) => "list",
+            Value::Set(_) => "set",
+            Value::Hash(_) => "hash",
+            Value::Sorted(_) => "zset",
+        }
+    }
+}
+
+/// A key's value and its end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The value.
+    pub value: Value,
+    /// Milliseconds since the Unix epoch from which on the key is gone.
+    pub expires_ms: Option<i64>,
+}
+
+/// One database.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Database {
+    keys: BTreeMap<Text, Entry>,
+}
+
+impl Database {
+    /// All keys, in the order of their bytes, also those that are expired and not removed yet.
+    pub fn iter(&self) -> impl Iterator<Item = (&Text, &Entry)> {
+        self.keys.iter()
+    }
+
+    /// A key's entry.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.keys.get(key)
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+/// Why a command did nothing.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CommandError {
+    /// No command of Redis 7.0 has this name.
+    #[error("unknown command '{0}'")]
+    Unknown(String),
+    /// Redis has it, this data set hasn't.
+    #[error("command '{0}' is not supported: the data set has strings, lists, sets, hashes and sorted sets")]
+    Unsupported(String),
+    /// Too few or too many arguments, or ones that don't go together.
+    #[error("wrong arguments for '{0}'")]
+    Arguments(String),
+    /// The key holds a value of another type.
+    #[error("'{0}' on a key that holds a {1}")]
+    Type(String, &'static str),
+    /// An argument or the value is no number, or the result would be none.
+    #[error("'{0}' needs a number, or its result is out of range")]
+    Number(String),
+    /// The key must be there.
+    #[error("'{0}' on a key that is not there")]
+    NoKey(String),
+}
+
+/// The databases, and the one that is selected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Keyspace {
+    databases: Vec<Database>,
+    selected: usize,
+}
+
+impl Default for Keyspace {
+    fn default() -> Keyspace {
+        Keyspace::new()
+    }
+}
+
+impl Keyspace {
+    /// No keys; database 0 is selected.
+    #[must_use]
+    pub fn new() -> Keyspace {
+        Keyspace { databases: vec![Database::default(); DATABASES], selected: 0 }
+    }
+
+    /// The databases by number.
+    #[must_use]
+    pub fn databases(&self) -> &[Database] {
+        &self.databases
+    }
+
+    /// The number of the selected database.
+    #[must_use]
+    pub fn selected(&self) -> usize {
+        self.selected
+    }
+
+    /// Executes a command of a log, at no time: nothing expires. True if it changed something.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing was changed.
+    pub fn load(&mut self, command: &[&[u8]]) -> Result<bool, CommandError> {
+        self.run(command, None)
+    }
+
+    /// Executes a command at a time, in milliseconds since the Unix epoch. True if it changed something, so that it is to be
+    /// logged.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing was changed.
+    ///
+    /// ```
+    /// use engine::keyspace::{Keyspace, Value};
+    /// let mut keys = Keyspace::new();
+    /// assert_eq!(keys.execute(&[b"SET", b"n", b"41", b"PX", b"1000"], 5000), Ok(true));
+    /// assert_eq!(keys.execute(&[b"INCR", b"n"], 5999), Ok(true));
+    /// assert_eq!(keys.databases()[0].get(b"n").map(|entry| &entry.value), Some(&Value::String(b"42".to_vec())));
+    /// assert_eq!(keys.execute(&[b"DEL", b"n"], 6000), Ok(false), "it is expired");
+    /// ```
+    pub fn execute(&mut self, command: &[&[u8]], now_ms: i64) -> Result<bool, CommandError> {
+        self.run(command, Some(now_ms))
+    }
+
+    fn run(&mut self, command: &[&[u8]], now_ms: Option<i64>) -> Result<bool, CommandError> {
+        let name = String::from_utf8_lossy(command.first().copied().unwrap_or_default()).to_ascii_uppercase();
+        let run = table::find(&name)?;
+        let mut call = Call { keyspace: self, name: &name, arguments: command.get(1..).unwrap_or_default(), now_ms };
+        run(&mut call)
+    }
+}
+
+/// A command under way.
+struct Call<'a> {
+    keyspace: &'a mut Keyspace,
+    name: &'a str,
+    /// Without the name.
+    arguments: &'a [&'a [u8]],
+    now_ms: Option<i64>,
+}
+
+/// What a command does.
+type Run = fn(&mut Call<'_>) -> Done;
+type Done = Result<bool, CommandError>;
+
+impl<'a> Call<'a> {
+    fn arguments_error(&self) -> CommandError {
+        CommandError::Arguments(self.name.to_owned())
+    }
+
+    fn number_error(&self) -> CommandError {
+        CommandError::Number(self.name.to_owned())
+    }
+
+    /// Exactly so many arguments.
+    fn exactly<const N: usize>(&self) -> Result<[&'a [u8]; N], CommandError> {
+        self.arguments.try_into().map_err(|_| self.arguments_error())
+    }
+
+    /// One argument, and at least `least` more.
+    fn first_and(&self, least: usize) -> Result<(&'a [u8], &'a [&'a [u8]]), CommandError> {
+        match self.arguments.split_first() {
+            Some((first, rest)) if rest.len() >= least => Ok((first, rest)),
+            _ => Err(self.arguments_error()),
+        }
+    }
+
+    /// One argument, and at least one pair.
+    fn first_and_pairs(&self) -> Result<(&'a [u8], &'a [&'a [u8]]), CommandError> {
+        let (first, rest) = self.first_and(2)?;
+        if rest.len().is_multiple_of(2) { Ok((first, rest)) } else { Err(self.arguments_error()) }
+    }
+
+    fn integer(&self, text: &[u8]) -> Result<i64, CommandError> {
+        numbers::integer(text).ok_or_else(|| self.number_error())
+    }
+
+    fn float(&self, text: &[u8]) -> Result<f64, CommandError> {
+        numbers::float(text).ok_or_else(|| self.number_error())
+    }
+
+    /// The selected database, with `key` removed if it is expired.
+    fn database(&mut self, key: &[u8]) -> &mut Database {
+        self.database_of(self.keyspace.selected, key)
+    }
+
+    fn database_of(&mut self, number: usize, key: &[u8]) -> &mut Database {
+        let database = &mut self.keyspace.databases[number];
+        if let Some(now) = self.now_ms
+            && database.keys.get(key).is_some_and(|entry| entry.expires_ms.is_some_and(|expires| expires <= now))
+        {
+            database.keys.remove(key);
+        }
+        database
+    }
+
+    fn exists(&mut self, key: &[u8]) -> bool {
+        self.database(key).keys.contains_key(key)
+    }
+
+    fn entry(&mut self, key: &[u8]) -> Option<&mut Entry> {
+        self.database(key).keys.get_mut(key)
+    }
+
+    /// Sets a key, without an expiry.
+    fn set(&mut self, key: &[u8], value: Value) {
+        self.database(key).keys.insert(key.to_vec(), Entry { value, expires_ms: None });
+    }
+
+    fn remove(&mut self, key: &[u8]) -> bool {
+        self.database(key).keys.remove(key).is_some()
+    }
+
+    /// Changes a value of one type, which is made if it is missing and `create` says so, and removed if it is empty then.
+    /// False if there is none.
+    fn change<T: Kind>(&mut self, key: &[u8], create: bool, change: impl FnOnce(&mut T) -> Done) -> Done {
+        let name = self.name;
+        let database = self.database(key);
+        let Some(entry) = database.keys.get_mut(key) else {
+            if !create {
+                return Ok(false);
+            }
+            let mut value = T::default();
+            let done = change(&mut value)?;
+            if !value.is_gone() {
+                database.keys.insert(key.to_vec(), Entry { value: value.into_value(), expires_ms: None });
+            }
+            return Ok(done);
+        };
+        let found = entry.value.type_name();
+        let value = T::of(&mut entry.value).ok_or_else(|| CommandError::Type(name.to_owned(), found))?;
+        let done = change(value)?;
+        if value.is_gone() {
+            database.keys.remove(key);
+        }
+        Ok(done)
+    }
+
+    /// A copy of a value of one type; empty if the key is missing.
+    fn copied<T: Kind + Clone>(&mut self, key: &[u8]) -> Result<T, CommandError> {
+        let name = self.name;
+        match self.entry(key) {
+            None => Ok(T::default()),
+            Some(entry) => {
+                let found = entry.value.type_name();
+                T::of(&mut entry.value).cloned().ok_or_else(|| CommandError::Type(name.to_owned(), found))
+            }
+        }
+    }
+}
+
+/// A type of value.
+trait Kind: Default {
+    fn of(value: &mut Value) -> Option<&mut Self>;
+    fn into_value(self) -> Value;
+    /// Whether a key with it is removed: all but strings, when they are empty.
+    fn is_gone(&self) -> bool;
+}
+
+macro_rules! kind {
+    ($type:ty, $variant:ident, $gone:expr) => {
+        impl Kind for $type {
+            fn of(value: &mut Value) -> Option<&mut Self> {
+                if let Value::$variant(value) = value { Some(value) } else { None }
+            }
+
+            fn into_value(self) -> Value {
+                Value::$variant(self)
+            }
+
+            fn is_gone(&self) -> bool {
+                let gone: fn(&Self) -> bool = $gone;
+                gone(self)
+            }
+        }
+    };
+}
+
+kind!(Text, String, |_| false);
+kind!(VecDeque<Text>, List, VecDeque::is_empty);
+kind!(BTreeSet<Text>, Set, BTreeSet::is_empty);
+kind!(BTreeMap<Text, Text>, Hash, BTreeMap::is_empty);
+kind!(BTreeMap<Text, f64>, Sorted, BTreeMap::is_empty);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Commands on sets.
+
+use std::collections::BTreeSet;
+
+use super::{Call, CommandError, Done, Kind, Text};
+
+type Set = BTreeSet<Text>;
+
+pub(super) fn sadd(call: &mut Call<'_>) -> Done {
+    let (key, members) = call.first_and(1)?;
+    call.change(key, true, |set: &mut Set| Ok(members.iter().filter(|member| set.insert(member.to_vec())).count() > 0))
+}
+
+pub(super) fn srem(call: &mut Call<'_>) -> Done {
+    let (key, members) = call.first_and(1)?;
+    call.change(key, false, |set: &mut Set| Ok(members.iter().filter(|member| set.remove(**member)).count() > 0))
+}
+
+pub(super) fn smove(call: &mut Call<'_>) -> Done {
+    let [from, to, member] = call.exactly()?;
+    call.copied::<Set>(to)?;
+    if !call.change(from, false, |set: &mut Set| Ok(set.remove(member)))? {
+        return Ok(false);
+    }
+    call.change(to, true, |set: &mut Set| {
+        set.insert(member.to_vec());
+        Ok(true)
+    })
+}
+
+fn store(call: &mut Call<'_>, combine: fn(&Set, &Set) -> Set) -> Done {
+    let (to, from) = call.first_and(1)?;
+    let sets = from.iter().map(|key| call.copied::<Set>(key)).collect::<Result<Vec<_>, CommandError>>()?;
+    let result = sets.into_iter().reduce(|one, other| combine(&one, &other)).unwrap_or_default();
+    let removed = call.remove(to);
+    if result.is_empty() {
+        return Ok(removed);
+    }
+    call.set(to, result.into_value());
+    Ok(true)
+}
+
+pub(super) fn sunionstore(call: &mut Call<'_>) -> Done {
+    store(call, |one, other| one | other)
+}
+
+pub(super) fn sinterstore(call: &mut Call<'_>) -> Done {
+    store(call, |one, other| one & other)
+}
+
+pub(super) fn sdiffstore(call: &mut Call<'_>) -> Done {
+    store(call, |one, other| one - other)
+}

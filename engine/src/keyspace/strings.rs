@@ -1,0 +1,183 @@
+//! Commands on strings.
+
+use super::{Call, CommandError, Done, Entry, Text, Value, keys::Until, numbers};
+
+/// A string has at most this many bytes (512 MiB).
+const MAX_STRING_BYTES: usize = 512 << 20;
+
+pub(super) fn set(call: &mut Call<'_>) -> Done {
+    let (key, rest) = call.first_and(1)?;
+    let (value, mut options) = (rest[0], &rest[1..]);
+    let (mut until, mut keep, mut only_new, mut only_there, mut get) = (None, false, false, false, false);
+    while let Some((option, after)) = options.split_first() {
+        let option = option.to_ascii_uppercase();
+        options = after;
+        match option.as_slice() {
+            b"KEEPTTL" => keep = true,
+            b"NX" => only_new = true,
+            b"XX" => only_there = true,
+            b"GET" => get = true,
+            name => {
+                let kind = Until::from_option(name).ok_or_else(|| call.arguments_error())?;
+                let (number, after) = options.split_first().ok_or_else(|| call.arguments_error())?;
+                if until.is_some() {
+                    return Err(call.arguments_error());
+                }
+                until = Some(kind.time(call, number)?);
+                options = after;
+            }
+        }
+    }
+    if only_new && only_there || keep && until.is_some() {
+        return Err(call.arguments_error());
+    }
+    let there = call.exists(key);
+    if get {
+        call.copied::<Text>(key)?;
+    }
+    if only_new && there || only_there && !there {
+        return Ok(false);
+    }
+    let kept = if keep { call.entry(key).and_then(|entry| entry.expires_ms) } else { None };
+    let entry = Entry { value: Value::String(value.to_vec()), expires_ms: until.or(kept) };
+    call.database(key).keys.insert(key.to_vec(), entry);
+    Ok(true)
+}
+
+fn set_until(call: &mut Call<'_>, kind: Until) -> Done {
+    let [key, number, value] = call.exactly()?;
+    let until = kind.time(call, number)?;
+    let entry = Entry { value: Value::String(value.to_vec()), expires_ms: Some(until) };
+    call.database(key).keys.insert(key.to_vec(), entry);
+    Ok(true)
+}
+
+pub(super) fn setex(call: &mut Call<'_>) -> Done {
+    set_until(call, Until::InSeconds)
+}
+
+pub(super) fn psetex(call: &mut Call<'_>) -> Done {
+    set_until(call, Until::InMilliseconds)
+}
+
+pub(super) fn setnx(call: &mut Call<'_>) -> Done {
+    let [key, value] = call.exactly()?;
+    let missing = !call.exists(key);
+    if missing {
+        call.set(key, Value::String(value.to_vec()));
+    }
+    Ok(missing)
+}
+
+pub(super) fn getset(call: &mut Call<'_>) -> Done {
+    let [key, value] = call.exactly()?;
+    call.copied::<Text>(key)?;
+    call.set(key, Value::String(value.to_vec()));
+    Ok(true)
+}
+
+pub(super) fn getdel(call: &mut Call<'_>) -> Done {
+    let [key] = call.exactly()?;
+    call.copied::<Text>(key)?;
+    Ok(call.remove(key))
+}
+
+pub(super) fn getex(call: &mut Call<'_>) -> Done {
+    let (key, options) = call.first_and(0)?;
+    call.copied::<Text>(key)?;
+    let until = match options {
+        [] => return Ok(false),
+        [option] if option.eq_ignore_ascii_case(b"PERSIST") => None,
+        [option, number] => {
+            let kind = Until::from_option(&option.to_ascii_uppercase()).ok_or_else(|| call.arguments_error())?;
+            Some(kind.time(call, number)?)
+        }
+        _ => return Err(call.arguments_error()),
+    };
+    Ok(call.entry(key).is_some_and(|entry| std::mem::replace(&mut entry.expires_ms, until) != until))
+}
+
+pub(super) fn mset(call: &mut Call<'_>) -> Done {
+    let pairs = call.arguments;
+    if pairs.is_empty() || !pairs.len().is_multiple_of(2) {
+        return Err(call.arguments_error());
+    }
+    for pair in pairs.chunks_exact(2) {
+        call.set(pair[0], Value::String(pair[1].to_vec()));
+    }
+    Ok(true)
+}
+
+pub(super) fn msetnx(call: &mut Call<'_>) -> Done {
+    let keys = call.arguments.iter().step_by(2);
+    let mut any = false;
+    for key in keys {
+        any |= call.exists(key);
+    }
+    if any { Ok(false) } else { mset(call) }
+}
+
+pub(super) fn append(call: &mut Call<'_>) -> Done {
+    let [key, more] = call.exactly()?;
+    let too_long = call.number_error();
+    call.change(key, true, |text: &mut Text| {
+        if text.len() + more.len() > MAX_STRING_BYTES {
+            return Err(too_long);
+        }
+        text.extend_from_slice(more);
+        Ok(true)
+    })
+}
+
+pub(super) fn setrange(call: &mut Call<'_>) -> Done {
+    let [key, offset, bytes] = call.exactly()?;
+    let offset = usize::try_from(call.integer(offset)?).map_err(|_| call.number_error())?;
+    if bytes.is_empty() {
+        call.copied::<Text>(key)?;
+        return Ok(false);
+    }
+    let end = offset.checked_add(bytes.len()).filter(|end| *end <= MAX_STRING_BYTES);
+    let end = end.ok_or_else(|| call.number_error())?;
+    call.change(key, true, |text: &mut Text| {
+        if text.len() < end {
+            text.resize(end, 0);
+        }
+        text[offset..end].copy_from_slice(bytes);
+        Ok(true)
+    })
+}
+
+fn add(call: &mut Call<'_>, key: &[u8], by: Option<i64>) -> Done {
+    let wrong = call.number_error();
+    let by = by.ok_or_else(|| wrong.clone())?;
+    // A string that is missing counts as 0; one that is empty is no number.
+    let there = call.exists(key);
+    call.change(key, true, |text: &mut Text| {
+        let before = if there { numbers::integer(text) } else { Some(0) };
+        let after: Result<i64, CommandError> = before.and_then(|before| before.checked_add(by)).ok_or(wrong);
+        *text = after?.to_string().into_bytes();
+        Ok(true)
+    })
+}
+
+pub(super) fn incr(call: &mut Call<'_>) -> Done {
+    let [key] = call.exactly()?;
+    add(call, key, Some(1))
+}
+
+pub(super) fn decr(call: &mut Call<'_>) -> Done {
+    let [key] = call.exactly()?;
+    add(call, key, Some(-1))
+}
+
+pub(super) fn incrby(call: &mut Call<'_>) -> Done {
+    let [key, by] = call.exactly()?;
+    let by = call.integer(by)?;
+    add(call, key, Some(by))
+}
+
+pub(super) fn decrby(call: &mut Call<'_>) -> Done {
+    let [key, by] = call.exactly()?;
+    let by = call.integer(by)?;
+    add(call, key, by.checked_neg())
+}

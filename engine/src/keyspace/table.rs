@@ -1,0 +1,217 @@
+//! The commands by name.
+
+use super::{CommandError, Run, hashes, keys, lists, sets, sorted, strings};
+
+/// What change keys here, in the order of their names.
+const COMMANDS: &[(&str, Run)] = &[
+    ("APPEND", strings::append),
+    ("COPY", keys::copy),
+    ("DECR", strings::decr),
+    ("DECRBY", strings::decrby),
+    ("DEL", keys::del),
+    ("EXPIRE", keys::expire),
+    ("EXPIREAT", keys::expireat),
+    ("FLUSHALL", keys::flushall),
+    ("FLUSHDB", keys::flushdb),
+    ("GETDEL", strings::getdel),
+    ("GETEX", strings::getex),
+    ("GETSET", strings::getset),
+    ("HDEL", hashes::hdel),
+    ("HINCRBY", hashes::hincrby),
+    ("HMSET", hashes::hset),
+    ("HSET", hashes::hset),
+    ("HSETNX", hashes::hsetnx),
+    ("INCR", strings::incr),
+    ("INCRBY", strings::incrby),
+    ("LINSERT", lists::linsert),
+    ("LMOVE", lists::lmove),
+    ("LPOP", lists::lpop),
+    ("LPUSH", lists::lpush),
+    ("LPUSHX", lists::lpushx),
+    ("LREM", lists::lrem),
+    ("LSET", lists::lset),
+    ("LTRIM", lists::ltrim),
+    ("MOVE", keys::moves),
+    ("MSET", strings::mset),
+    ("MSETNX", strings::msetnx),
+    ("PERSIST", keys::persist),
+    ("PEXPIRE", keys::pexpire),
+    ("PEXPIREAT", keys::pexpireat),
+    ("PSETEX", strings::psetex),
+    ("RENAME", keys::rename),
+    ("RENAMENX", keys::renamenx),
+    ("RPOP", lists::rpop),
+    ("RPOPLPUSH", lists::rpoplpush),
+    ("RPUSH", lists::rpush),
+    ("RPUSHX", lists::rpushx),
+    ("SADD", sets::sadd),
+    ("SDIFFSTORE", sets::sdiffstore),
+    ("SELECT", keys::select),
+    ("SET", strings::set),
+    ("SETEX", strings::setex),
+    ("SETNX", strings::setnx),
+    ("SETRANGE", strings::setrange),
+    ("SINTERSTORE", sets::sinterstore),
+    ("SMOVE", sets::smove),
+    ("SREM", sets::srem),
+    ("SUNIONSTORE", sets::sunionstore),
+    ("SWAPDB", keys::swapdb),
+    ("UNLINK", keys::del),
+    ("ZADD", sorted::zadd),
+    ("ZINCRBY", sorted::zincrby),
+    ("ZPOPMAX", sorted::zpopmax),
+    ("ZPOPMIN", sorted::zpopmin),
+    ("ZREM", sorted::zrem),
+    ("ZREMRANGEBYRANK", sorted::zremrangebyrank),
+    ("ZREMRANGEBYSCORE", sorted::zremrangebyscore),
+];
+
+/// What only ask; in the order of their names.
+const READS: &[&str] = &[
+    "BITCOUNT",
+    "BITPOS",
+    "DBSIZE",
+    "ECHO",
+    "EXISTS",
+    "EXPIRETIME",
+    "GET",
+    "GETBIT",
+    "GETRANGE",
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HKEYS",
+    "HLEN",
+    "HMGET",
+    "HRANDFIELD",
+    "HSCAN",
+    "HSTRLEN",
+    "HVALS",
+    "KEYS",
+    "LINDEX",
+    "LLEN",
+    "LPOS",
+    "LRANGE",
+    "MGET",
+    "PEXPIRETIME",
+    "PING",
+    "PTTL",
+    "RANDOMKEY",
+    "SCAN",
+    "SCARD",
+    "SDIFF",
+    "SINTER",
+    "SINTERCARD",
+    "SISMEMBER",
+    "SMEMBERS",
+    "SMISMEMBER",
+    "SRANDMEMBER",
+    "SSCAN",
+    "STRLEN",
+    "SUBSTR",
+    "SUNION",
+    "TOUCH",
+    "TTL",
+    "TYPE",
+    "ZCARD",
+    "ZCOUNT",
+    "ZDIFF",
+    "ZINTER",
+    "ZINTERCARD",
+    "ZLEXCOUNT",
+    "ZMSCORE",
+    "ZRANDMEMBER",
+    "ZRANGE",
+    "ZRANGEBYLEX",
+    "ZRANGEBYSCORE",
+    "ZRANK",
+    "ZREVRANGE",
+    "ZREVRANGEBYLEX",
+    "ZREVRANGEBYSCORE",
+    "ZREVRANK",
+    "ZSCAN",
+    "ZSCORE",
+    "ZUNION",
+];
+
+/// What change keys in Redis 7.0, and can't here; in the order of their names.
+const UNSUPPORTED: &[&str] = &[
+    "BITFIELD",
+    "BITOP",
+    "BLMOVE",
+    "BLMPOP",
+    "BLPOP",
+    "BRPOP",
+    "BRPOPLPUSH",
+    "BZMPOP",
+    "BZPOPMAX",
+    "BZPOPMIN",
+    "EVAL",
+    "EVALSHA",
+    "FCALL",
+    "FUNCTION",
+    "GEOADD",
+    "GEORADIUS",
+    "GEORADIUSBYMEMBER",
+    "GEOSEARCHSTORE",
+    "HINCRBYFLOAT",
+    "INCRBYFLOAT",
+    "LMPOP",
+    "MIGRATE",
+    "PFADD",
+    "PFCOUNT",
+    "PFMERGE",
+    "PUBLISH",
+    "RESTORE",
+    "SCRIPT",
+    "SETBIT",
+    "SORT",
+    "SPOP",
+    "SPUBLISH",
+    "XACK",
+    "XADD",
+    "XAUTOCLAIM",
+    "XCLAIM",
+    "XDEL",
+    "XGROUP",
+    "XREADGROUP",
+    "XSETID",
+    "XTRIM",
+    "ZDIFFSTORE",
+    "ZINTERSTORE",
+    "ZMPOP",
+    "ZRANGESTORE",
+    "ZREMRANGEBYLEX",
+    "ZUNIONSTORE",
+];
+
+/// The command of this name, which is in upper case.
+pub(super) fn find(name: &str) -> Result<Run, CommandError> {
+    if let Ok(at) = COMMANDS.binary_search_by_key(&name, |(name, _)| *name) {
+        return Ok(COMMANDS[at].1);
+    }
+    if READS.binary_search(&name).is_ok() {
+        return Ok(keys::reads);
+    }
+    let unsupported = UNSUPPORTED.binary_search(&name).is_ok();
+    Err(if unsupported { CommandError::Unsupported(name.to_owned()) } else { CommandError::Unknown(name.to_owned()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_in_order_and_in_one_table() {
+        let commands: Vec<&str> = COMMANDS.iter().map(|(name, _)| *name).collect();
+        for table in [&commands, READS, UNSUPPORTED] {
+            assert!(table.is_sorted(), "{table:?}");
+            assert!(table.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_uppercase())));
+        }
+        let mut all = [&commands, READS, UNSUPPORTED].concat();
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
+        assert_eq!(find("NOSUCH").err(), Some(CommandError::Unknown("NOSUCH".into())));
+        assert_eq!(find("XADD").err(), Some(CommandError::Unsupported("XADD".into())));
+    }
+}

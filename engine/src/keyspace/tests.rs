@@ -1,0 +1,125 @@
+use super::*;
+
+/// Executes commands given as words; the result of the last one.
+fn run(keys: &mut Keyspace, commands: &[&str]) -> Done {
+    let mut last = Ok(false);
+    for command in commands {
+        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+        last = keys.load(&words);
+    }
+    last
+}
+
+/// The value of a key in database 0, readable.
+fn show(keys: &Keyspace, key: &str) -> String {
+    let text = |bytes: &Text| String::from_utf8_lossy(bytes).into_owned();
+    let join = |words: Vec<String>| words.join(" ");
+    match keys.databases()[0].get(key.as_bytes()).map(|entry| &entry.value) {
+        None => "-".into(),
+        Some(Value::String(value)) => text(value),
+        Some(Value::List(list)) => join(list.iter().map(text).collect()),
+        Some(Value::Set(set)) => join(set.iter().map(text).collect()),
+        Some(Value::Hash(hash)) => join(hash.iter().map(|(one, two)| format!("{}={}", text(one), text(two))).collect()),
+        Some(Value::Sorted(set)) => join(set.iter().map(|(one, score)| format!("{}={score}", text(one))).collect()),
+    }
+}
+
+fn after(commands: &[&str]) -> String {
+    let mut keys = Keyspace::new();
+    drop(run(&mut keys, commands));
+    show(&keys, "k")
+}
+
+#[test]
+fn commands_do_what_they_say() {
+    for (commands, expected) in [
+        (vec!["SET k a", "append k b"], "ab"),
+        (vec!["SETRANGE k 2 x"], "\0\0x"),
+        (vec!["SET k abc", "SETRANGE k 1 X"], "aXc"),
+        (vec!["INCR k", "INCRBY k 41", "DECR k", "DECRBY k -1"], "42"),
+        (vec!["SET k a", "SET k b NX", "SET k c XX GET"], "c"),
+        (vec!["SET k a", "GETDEL k"], "-"),
+        (vec!["MSET k 1 l 2", "MSETNX m 1 k 3"], "1"),
+        (vec!["RPUSH k a b c", "LPUSH k z", "LSET k -1 C", "LREM k 1 a"], "z b C"),
+        (vec!["RPUSH k a b a c a", "LREM k -2 a"], "a b c"),
+        (vec!["RPUSH k a b c d", "LTRIM k 1 -2"], "b c"),
+        (vec!["RPUSH k a b", "LINSERT k BEFORE b x", "LINSERT k after b y"], "a x b y"),
+        (vec!["RPUSH k a b", "RPOPLPUSH k k"], "b a"),
+        (vec!["RPUSH j a b", "LMOVE j k LEFT RIGHT", "LMOVE j k RIGHT LEFT"], "b a"),
+        (vec!["RPUSH k a", "LPOP k"], "-"),
+        (vec!["LPUSHX k a"], "-"),
+        (vec!["SADD k b a", "SREM k b", "SADD k c"], "a c"),
+        (vec!["SADD a 1 2", "SADD b 2 3", "SUNIONSTORE k a b", "SDIFFSTORE k k b"], "1"),
+        (vec!["SADD a 1 2", "SADD b 2 3", "SINTERSTORE k a b"], "2"),
+        (vec!["SADD a 1", "SMOVE a k 1"], "1"),
+        (vec!["HSET k f 1 g 2", "HINCRBY k f 9", "HDEL k g", "HSETNX k f 0", "HMSET k h x"], "f=10 h=x"),
+        (vec!["ZADD k 1 a 2 b", "ZADD k GT 0 a", "ZADD k INCR 5 b", "ZINCRBY k -1 c"], "a=1 b=7 c=-1"),
+        (vec!["ZADD k 1 a 2 b 3 c", "ZREMRANGEBYRANK k 0 0", "ZREMRANGEBYSCORE k (2 inf"], "b=2"),
+        (vec!["ZADD k 1 a 1 b 0 c", "ZPOPMIN k", "ZPOPMAX k"], "a=1"),
+        (vec!["SET j v", "RENAME j k"], "v"),
+        (vec!["SET k v", "COPY k l DB 3", "DEL k", "SELECT 3", "MOVE l 0", "SELECT 0", "RENAME l k"], "v"),
+        (vec!["SET k v", "SWAPDB 0 5"], "-"),
+        (vec!["SET k v", "FLUSHALL"], "-"),
+    ] {
+        assert_eq!(after(&commands), expected, "{commands:?}");
+    }
+}
+
+#[test]
+fn a_command_that_fails_says_why_and_changes_nothing() {
+    let mut keys = Keyspace::new();
+    drop(run(
+        &mut keys,
+        &["RPUSH list a", "SET text x", "SET most 9223372036854775807", "HSET hash f x", "ZADD z inf a"],
+    ));
+    let before = keys.clone();
+    let kind = |name: &str, found| Some(CommandError::Type(name.into(), found));
+    for (command, expected) in [
+        ("INCR list", kind("INCR", "list")),
+        ("SET list x GET", kind("SET", "list")),
+        ("SADD text a", kind("SADD", "string")),
+        ("SMOVE text list a", kind("SMOVE", "list")),
+        ("LMOVE list text LEFT LEFT", kind("LMOVE", "string")),
+        ("INCR text", Some(CommandError::Number("INCR".into()))),
+        ("INCR most", Some(CommandError::Number("INCR".into()))),
+        ("HINCRBY hash f 1", Some(CommandError::Number("HINCRBY".into()))),
+        ("ZINCRBY z -inf a", Some(CommandError::Number("ZINCRBY".into()))),
+        ("ZADD z nan b", Some(CommandError::Number("ZADD".into()))),
+        ("ZADD z NX XX 1 b", Some(CommandError::Arguments("ZADD".into()))),
+        ("SELECT 16", Some(CommandError::Number("SELECT".into()))),
+        ("SETRANGE text 536870912 x", Some(CommandError::Number("SETRANGE".into()))),
+        ("LSET none 0 x", Some(CommandError::NoKey("LSET".into()))),
+        ("LSET list 1 x", Some(CommandError::Number("LSET".into()))),
+        ("RENAME none x", Some(CommandError::NoKey("RENAME".into()))),
+        ("DEL", Some(CommandError::Arguments("DEL".into()))),
+        ("SET k", Some(CommandError::Arguments("SET".into()))),
+        ("SET k v EX 0", Some(CommandError::Number("SET".into()))),
+        ("XADD s * f v", Some(CommandError::Unsupported("XADD".into()))),
+        ("NOSUCH", Some(CommandError::Unknown("NOSUCH".into()))),
+    ] {
+        assert_eq!(run(&mut keys, &[command]).err(), expected, "{command}");
+        assert_eq!(keys, before, "{command}");
+    }
+    assert_eq!(keys.load(&[]), Err(CommandError::Unknown(String::new())));
+}
+
+#[test]
+fn expiry_follows_the_clock_and_without_one_nothing_expires() {
+    let mut keys = Keyspace::new();
+    let mut at = |command: &str, now| keys.execute(&command.split(' ').map(str::as_bytes).collect::<Vec<_>>(), now);
+    assert_eq!(at("SET k v PX 100", 1000), Ok(true));
+    assert_eq!(at("SET k w KEEPTTL", 1050), Ok(true));
+    assert_eq!(at("APPEND k x", 1099), Ok(true));
+    assert_eq!(at("SETNX k new", 1100), Ok(true), "it is gone");
+    assert_eq!(at("EXPIRE k 10 GT", 1100), Ok(false), "without an end it lives longest");
+    assert_eq!(at("EXPIRE k 10 LT", 1100), Ok(true));
+    assert_eq!(at("PERSIST k", 1100), Ok(true));
+    assert_eq!(at("PEXPIREAT k 1100", 1100), Ok(true), "that is over: the key goes at once");
+    assert_eq!(at("PERSIST k", 1100), Ok(false));
+    assert_eq!(keys.load(&[b"SET", b"k", b"v", b"PXAT", b"1"]), Ok(true));
+    assert_eq!(keys.load(&[b"APPEND", b"k", b"w"]), Ok(true));
+    assert_eq!(
+        (show(&keys, "k").as_str(), keys.databases()[0].get(b"k").and_then(|entry| entry.expires_ms)),
+        ("vw", Some(1))
+    );
+}
