@@ -3,11 +3,11 @@
 //! What stands between `MULTI` and `EXEC` counts as one unit: a file that ends within it is good up to before the `MULTI`.
 //! (Redis 7.0 cuts behind the last whole command there, and leaves the block open.)
 
-use std::{fmt, io};
+use std::{fmt, io, ops::Range};
 
 use crate::env::{File, read_at_most};
 
-use super::resp::{Kind, Malformed, Parser, Reading, Stop};
+use super::resp::{Found, Kind, Malformed, Parser, Reading, Stop};
 
 /// Bytes that are read at once.
 const WINDOW_BYTES: usize = 256 * 1024;
@@ -82,33 +82,91 @@ impl fmt::Display for End {
 /// # Errors
 /// The machine's.
 pub async fn check<F: File>(file: &F, check: Check) -> io::Result<Checked> {
-    let length = file.len().await?;
-    let mut scan = Scan::new(check);
-    let (mut window, mut offset) = (Vec::new(), 0_u64);
-    let end = loop {
-        match scan.step(&window[(scan.at - offset) as usize..]) {
-            Ok(()) => {}
-            Err(Stopped::End(end)) => break end,
-            Err(Stopped::Short { needed, annotation }) => {
-                // Keep what belongs to the command under way, and get more behind it.
-                window.drain(..(scan.at - offset) as usize);
-                offset = scan.at;
-                let held = window.len();
-                let end = offset + held as u64;
-                if end >= length {
-                    break scan.ends(held == 0, annotation);
+    let mut walk = Walk::new(file, check).await?;
+    while walk.next().await?.is_some() {}
+    Ok(walk.checked())
+}
+
+/// A walk through a file, command by command.
+pub(super) struct Walk<'f, F> {
+    file: &'f F,
+    length: u64,
+    scan: Scan,
+    window: Vec<u8>,
+    /// Where the window begins in the file, and where in the window the last item stands.
+    offset: u64,
+    item: Range<usize>,
+    end: End,
+}
+
+impl<'f, F: File> Walk<'f, F> {
+    pub(super) async fn new(file: &'f F, check: Check) -> io::Result<Walk<'f, F>> {
+        let length = file.len().await?;
+        let scan = Scan::new(check);
+        Ok(Walk { file, length, scan, window: Vec::new(), offset: 0, item: 0..0, end: End::File })
+    }
+
+    /// Goes to the next command or annotation; `None` at what ends the file.
+    pub(super) async fn next(&mut self) -> io::Result<Option<Kind>> {
+        loop {
+            let begin = (self.scan.at - self.offset) as usize;
+            match self.scan.step(&self.window[begin..]) {
+                Ok(found) => {
+                    self.item = begin..begin + found.bytes;
+                    return Ok(Some(found.kind));
                 }
-                let wanted = WINDOW_BYTES.max(needed.saturating_sub(held)) as u64;
-                window.resize(held + wanted.min(length - end) as usize, 0);
-                let read = read_at_most(file, &mut window[held..], end).await?;
-                if read == 0 {
-                    break scan.ends(held == 0, annotation);
+                Err(Stopped::End(end)) => {
+                    self.end = end;
+                    return Ok(None);
                 }
-                window.truncate(held + read);
+                Err(Stopped::Short { needed, annotation }) => {
+                    if !self.fill(begin, needed).await? {
+                        self.end = self.scan.ends(self.window.is_empty(), annotation);
+                        return Ok(None);
+                    }
+                }
             }
         }
-    };
-    Ok(scan.checked(length, end))
+    }
+
+    /// Keeps what belongs to the command under way, and gets more behind it. False at the end of the file.
+    async fn fill(&mut self, begin: usize, needed: usize) -> io::Result<bool> {
+        self.window.drain(..begin);
+        self.offset = self.scan.at;
+        let held = self.window.len();
+        let end = self.offset + held as u64;
+        let wanted = WINDOW_BYTES.max(needed.saturating_sub(held)) as u64;
+        self.window.resize(held + wanted.min(self.length.saturating_sub(end)) as usize, 0);
+        let read = read_at_most(self.file, &mut self.window[held..], end).await?;
+        self.window.truncate(held + read);
+        Ok(read > 0)
+    }
+
+    /// The arguments of the command that the walk is at.
+    pub(super) fn command(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.scan.parser.command(&self.window[self.item.clone()])
+    }
+
+    /// Whether it is one of those that begin and end units.
+    pub(super) fn is_control(&self) -> bool {
+        let item = &self.window[self.item.clone()];
+        ["MULTI", "EXEC", "DISCARD"].iter().any(|name| self.scan.parser.is(item, name))
+    }
+
+    /// Where in the file it stands.
+    pub(super) fn at(&self) -> u64 {
+        self.offset + self.item.start as u64
+    }
+
+    /// Whether it stands within a unit; so does the command that begins one, and not the one that ends it.
+    pub(super) fn in_unit(&self) -> bool {
+        self.scan.unit.is_some()
+    }
+
+    /// What was found so far.
+    pub(super) fn checked(self) -> Checked {
+        self.scan.checked(self.length, self.end)
+    }
 }
 
 /// The same for bytes in memory.
@@ -117,7 +175,7 @@ pub fn check_bytes(bytes: &[u8], check: Check) -> Checked {
     let mut scan = Scan::new(check);
     let end = loop {
         match scan.step(&bytes[scan.at as usize..]) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(Stopped::End(end)) => break end,
             Err(Stopped::Short { annotation, .. }) => break scan.ends(scan.at == bytes.len() as u64, annotation),
         }
@@ -134,6 +192,7 @@ enum Stopped {
 /// A walk through a file under way.
 struct Scan {
     parser: Parser,
+    lenient: bool,
     until: Option<i64>,
     at: u64,
     lines: u64,
@@ -145,11 +204,19 @@ struct Scan {
 impl Scan {
     fn new(check: Check) -> Scan {
         let parser = Parser::new(check.reading);
-        Scan { parser, until: check.until, at: 0, lines: 0, commands: 0, unit: None }
+        Scan {
+            parser,
+            lenient: check.reading == Reading::Lenient,
+            until: check.until,
+            at: 0,
+            lines: 0,
+            commands: 0,
+            unit: None,
+        }
     }
 
     /// Takes in what `bytes`, which stand at `at`, begin with.
-    fn step(&mut self, bytes: &[u8]) -> Result<(), Stopped> {
+    fn step(&mut self, bytes: &[u8]) -> Result<Found, Stopped> {
         let found = self.parser.next(bytes).map_err(|stop| match stop {
             Stop::Short { needed, annotation } => Stopped::Short { needed, annotation },
             Stop::Malformed { at, what } => Stopped::End(End::Malformed(self.at + at as u64, what)),
@@ -163,6 +230,8 @@ impl Scan {
                 let begins = self.parser.is(bytes, "MULTI");
                 let ends = self.parser.is(bytes, "EXEC") || self.parser.is(bytes, "DISCARD");
                 match (begins, ends, self.unit.is_some()) {
+                    // (The server answers such a command with an error, and goes on.)
+                    (true, _, true) | (_, true, false) if self.lenient => {}
                     (true, _, true) | (_, true, false) => return Err(Stopped::End(End::Unit(self.at))),
                     (true, _, false) => self.unit = Some((self.at, self.lines, self.commands)),
                     (_, true, true) => self.unit = None,
@@ -173,7 +242,7 @@ impl Scan {
             }
         }
         self.at += found.bytes as u64;
-        Ok(())
+        Ok(found)
     }
 
     /// What the end of the file means, `between` two commands or within one.

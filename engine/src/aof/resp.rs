@@ -52,8 +52,8 @@ pub enum Reading {
     /// As commands are written.
     #[default]
     Strict,
-    /// As Redis 7.0 loads them: any two bytes may stand behind an argument, a line may end in a line feed alone, and of a
-    /// number counts what its first digits say.
+    /// As Redis 7.0 loads them: any two bytes may stand behind an argument, a line may end in a line feed alone, of a
+    /// number counts what its first digits say, and a stray `EXEC` or a nested `MULTI` is nothing.
     Lenient,
 }
 

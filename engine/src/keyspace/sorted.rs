@@ -6,6 +6,15 @@ use super::{Call, CommandError, Done, Text};
 
 type Sorted = BTreeMap<Text, f64>;
 
+/// NaN if the infinities of both signs meet.
+#[expect(
+    clippy::float_arithmetic,
+    reason = "scores are doubles, and one addition is the same on every machine (IEEE 754)"
+)]
+fn sum(one: f64, two: f64) -> f64 {
+    one + two
+}
+
 /// What `ZADD` may do.
 #[derive(Default)]
 struct Rules {
@@ -43,7 +52,7 @@ pub(super) fn zadd(call: &mut Call<'_>) -> Done {
         let mut changed = false;
         for (score, member) in pairs {
             let before = set.get(member).copied();
-            let score = if rules.adds { before.unwrap_or(0.0) + score } else { score };
+            let score = if rules.adds { sum(before.unwrap_or(0.0), score) } else { score };
             if score.is_nan() {
                 return Err(wrong);
             }
@@ -67,7 +76,7 @@ pub(super) fn zincrby(call: &mut Call<'_>) -> Done {
     let [key, by, member] = call.exactly()?;
     let (by, wrong) = (call.float(by)?, call.number_error());
     call.change(key, true, |set: &mut Sorted| {
-        let score = set.get(member).copied().unwrap_or(0.0) + by;
+        let score = sum(set.get(member).copied().unwrap_or(0.0), by);
         if score.is_nan() {
             return Err(wrong);
         }

@@ -197,6 +197,12 @@ pub(super) fn find(name: &str) -> Result<Run, CommandError> {
     Err(if unsupported { CommandError::Unsupported(name.to_owned()) } else { CommandError::Unknown(name.to_owned()) })
 }
 
+/// The names of what changes keys here.
+#[cfg(test)]
+pub(super) fn names() -> Vec<&'static str> {
+    COMMANDS.iter().map(|(name, _)| *name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

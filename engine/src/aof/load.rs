@@ -1,0 +1,252 @@
+//! Loading a log's directory into a data set: the base, then each increment, unit by unit. Writes nothing.
+
+use std::{io, path::Path};
+
+use thiserror::Error;
+
+use crate::{
+    env::{Dir, Env, File, OpenMode, interruptible, read_at_most},
+    keyspace::{CommandError, Keyspace},
+};
+
+use super::{
+    check::{Check, Checked, End, Walk},
+    manifest::{Manifest, ManifestError},
+    resp::{Kind, Reading},
+};
+
+/// A manifest has at most this many bytes: some ten thousand files.
+const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// `appendfilename`: what the names of the log's files begin with.
+    pub name: String,
+    /// How exact to be.
+    pub reading: Reading,
+    /// `aof-load-truncated`: whether a last file that was cut off is loaded up to there.
+    pub truncated: bool,
+    /// End before the first timestamp that is later than this second since the Unix epoch.
+    pub until: Option<i64>,
+}
+
+impl Default for LoadOptions {
+    /// As in redis.conf: `appendonly.aof`, and a last file that was cut off is loaded; strictly read, to its end.
+    fn default() -> LoadOptions {
+        LoadOptions { name: "appendonly.aof".into(), reading: Reading::Strict, truncated: true, until: None }
+    }
+}
+
+/// What was loaded, and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Each file in the order of loading, with how far it is whole and what ends it. What the last one has beyond its good
+    /// part was dropped.
+    pub files: Vec<(String, Checked)>,
+    /// Commands that failed, as they did when they were logged: file, offset, reason. The first hundred.
+    pub failed: Vec<(String, u64, CommandError)>,
+    /// How many failed.
+    pub failures: u64,
+}
+
+/// Why a log was not loaded. What the data set holds then is of no use. Nothing was written.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// There is no manifest, so there is no log.
+    #[error("there is no log: {file} is missing")]
+    Nothing {
+        /// The manifest.
+        file: String,
+    },
+    /// The manifest is damaged. Remedy: restore it from a copy, or correct it.
+    #[error("{file}, {error}")]
+    Manifest {
+        /// The manifest.
+        file: String,
+        /// What is wrong with it.
+        error: ManifestError,
+    },
+    /// The manifest is longer than any that was written.
+    #[error("{file} has {bytes} bytes, at most 1048576 are read")]
+    LongManifest {
+        /// The manifest.
+        file: String,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A file that the manifest names is not there. Remedy: restore it.
+    #[error("{file} is missing, and the manifest names it")]
+    Missing {
+        /// The file.
+        file: String,
+    },
+    /// The base is an RDB file.
+    #[error("{file} is an RDB file, and only commands are read; have it rewritten with aof-use-rdb-preamble no")]
+    Rdb {
+        /// The file.
+        file: String,
+    },
+    /// A file ends within a command or a unit, and is not the last one, or must be whole. Remedy: restore it, or cut it.
+    #[error("{file} is whole up to byte {good} of {length}: {end}")]
+    Torn {
+        /// The file.
+        file: String,
+        /// Up to here it is whole.
+        good: u64,
+        /// Its length.
+        length: u64,
+        /// What ends it.
+        end: End,
+    },
+    /// A file holds something else than commands. Remedy: restore it, or cut it.
+    #[error("{file} is damaged behind line {line}, byte {good}: {end}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Up to here it is whole, in bytes.
+        good: u64,
+        /// And in lines.
+        line: u64,
+        /// What is wrong.
+        end: End,
+    },
+    /// The data set can't execute a command.
+    #[error("{file}, byte {at}: {error}")]
+    Command {
+        /// The file.
+        file: String,
+        /// Where the command stands.
+        at: u64,
+        /// What is wrong with it.
+        error: CommandError,
+    },
+    /// The machine failed. Remedy: try again.
+    #[error("{operation} {file}: {source}")]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// The file.
+        file: String,
+        /// The machine's words.
+        source: io::Error,
+    },
+}
+
+impl LoadError {
+    fn io(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> LoadError {
+        move |source| LoadError::Io { operation, file: file.to_owned(), source }
+    }
+}
+
+/// Loads the log in the directory `path` (`appenddirname`) into `keys`, which should be empty.
+///
+/// # Errors
+/// [`LoadError`].
+pub async fn load<E: Env>(
+    env: &E,
+    path: &Path,
+    options: &LoadOptions,
+    keys: &mut Keyspace,
+) -> Result<Loaded, LoadError> {
+    let what = path.display().to_string();
+    let manifest_name = format!("{}.manifest", options.name);
+    let dir = interruptible(|| env.dir(path, false)).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::Nothing { file: manifest_name.clone() },
+        _ => LoadError::io("open directory", &what)(error),
+    })?;
+    let manifest = read_manifest(&dir, &manifest_name).await?;
+    let entries: Vec<_> = manifest.base.iter().chain(&manifest.increments).collect();
+    let mut loaded = Loaded::default();
+    for (number, entry) in entries.iter().enumerate() {
+        let name = &entry.name;
+        let file = interruptible(|| dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => LoadError::Missing { file: name.clone() },
+            _ => LoadError::io("open", name)(error),
+        })?;
+        let checked = load_file(&file, name, options, keys, &mut loaded).await?;
+        let last = number + 1 == entries.len();
+        match checked.end {
+            End::File => {}
+            End::Later(_) if last => {}
+            // Nothing is appended to it any more, so nothing is lost with a remark.
+            End::ShortAnnotation if !last => {}
+            end if end.is_torn() && last && options.truncated => {}
+            end if end.is_torn() || matches!(end, End::Later(_)) => {
+                let Checked { good, length, .. } = checked;
+                return Err(LoadError::Torn { file: name.clone(), good, length, end });
+            }
+            end => {
+                let Checked { good, good_lines, .. } = checked;
+                return Err(LoadError::Damaged { file: name.clone(), good, line: good_lines, end });
+            }
+        }
+        loaded.files.push((name.clone(), checked));
+    }
+    Ok(loaded)
+}
+
+async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifest, LoadError> {
+    let file = interruptible(|| dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::Nothing { file: name.to_owned() },
+        _ => LoadError::io("open", name)(error),
+    })?;
+    let bytes = interruptible(|| file.len()).await.map_err(LoadError::io("read", name))?;
+    if bytes > MAX_MANIFEST_BYTES {
+        return Err(LoadError::LongManifest { file: name.to_owned(), bytes });
+    }
+    let mut text = vec![0; bytes as usize];
+    let read = read_at_most(&file, &mut text, 0).await.map_err(LoadError::io("read", name))?;
+    Manifest::parse(&text[..read]).map_err(|error| LoadError::Manifest { file: name.to_owned(), error })
+}
+
+/// Executes the commands of one file; those of a unit once it is whole.
+async fn load_file<F: File>(
+    file: &F,
+    name: &str,
+    options: &LoadOptions,
+    keys: &mut Keyspace,
+    loaded: &mut Loaded,
+) -> Result<Checked, LoadError> {
+    let mut magic = [0; 5];
+    let read = read_at_most(file, &mut magic, 0).await.map_err(LoadError::io("read", name))?;
+    if &magic[..read] == b"REDIS" {
+        return Err(LoadError::Rdb { file: name.to_owned() });
+    }
+    let mut execute = |keys: &mut Keyspace, at: u64, command: &[&[u8]]| match keys.load(command) {
+        Ok(_) => Ok(()),
+        Err(error @ (CommandError::Unknown(_) | CommandError::Unsupported(_))) => {
+            Err(LoadError::Command { file: name.to_owned(), at, error })
+        }
+        Err(error) => {
+            loaded.failures += 1;
+            if loaded.failed.len() < 100 {
+                loaded.failed.push((name.to_owned(), at, error));
+            }
+            Ok(())
+        }
+    };
+    let check = Check { reading: options.reading, until: options.until };
+    let mut walk = Walk::new(file, check).await.map_err(LoadError::io("read", name))?;
+    // The commands of an open unit; what begins and what ends it are none.
+    let mut unit: Option<Vec<(u64, Vec<Vec<u8>>)>> = None;
+    while let Some(kind) = walk.next().await.map_err(LoadError::io("read", name))? {
+        if kind != Kind::Command {
+            continue;
+        }
+        match (&mut unit, walk.in_unit()) {
+            // A stray or nested one, leniently read: it fails, as it did when it was logged.
+            (None, false) | (Some(_), true) if walk.is_control() => {}
+            (None, false) => execute(keys, walk.at(), &walk.command().collect::<Vec<_>>())?,
+            (None, true) => unit = Some(Vec::new()),
+            (Some(commands), true) => commands.push((walk.at(), walk.command().map(<[u8]>::to_vec).collect())),
+            (Some(_), false) => {
+                let whole = walk.command().next().is_some_and(|name| name.eq_ignore_ascii_case(b"EXEC"));
+                for (at, command) in unit.take().filter(|_| whole).into_iter().flatten() {
+                    execute(keys, at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+                }
+            }
+        }
+    }
+    Ok(walk.checked())
+}
