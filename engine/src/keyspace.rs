@@ -149,6 +149,20 @@ impl Keyspace {
         self.selected
     }
 
+    /// Puts a key in place; not if its value is one that no key may have.
+    pub(crate) fn insert(&mut self, database: usize, key: Text, entry: Entry) {
+        let gone = match &entry.value {
+            Value::String(value) => value.is_gone(),
+            Value::List(value) => value.is_gone(),
+            Value::Set(value) => value.is_gone(),
+            Value::Hash(value) => value.is_gone(),
+            Value::Sorted(value) => value.is_gone(),
+        };
+        if !gone && let Some(database) = self.databases.get_mut(database) {
+            database.keys.insert(key, entry);
+        }
+    }
+
     /// Executes a command of a log, at no time: nothing expires. True if it changed something.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use engine::{
     aof::{
         check::End,
         load::{LoadError, LoadOptions, Loaded, load},
+        rdb::RdbError,
         resp::Reading,
     },
     env::{OsEnv, block_on},
@@ -103,6 +104,14 @@ fn directories_of_a_real_server_load_as_they_do_there() {
         ("h6_other_names", "logs", "my log.aof"),
         ("h7_empty_start", "appendonlydir", "appendonly.aof"),
         ("h9_flush_and_rename", "appendonlydir", "appendonly.aof"),
+        // With a base in RDB format.
+        ("b_rdb_base_incr", "appendonlydir", "appendonly.aof"),
+        ("h3_killed_during_rewrite_rdb", "appendonlydir", "appendonly.aof"),
+        ("h4_failed_rewrites_many_incr", "appendonlydir", "appendonly.aof"),
+        ("h8_empty_start_rdb", "appendonlydir", "appendonly.aof"),
+        ("e_torn/70_rdb_whole", "appendonlydir", "appendonly.aof"),
+        ("e_torn/76_rdb_base_checksum_zero", "appendonlydir", "appendonly.aof"),
+        ("e_torn/79_rdb_base_trailing_resp", "appendonlydir", "appendonly.aof"),
     ] {
         let options = LoadOptions { name: file.into(), ..LoadOptions::default() };
         let (keys, loaded) =
@@ -117,8 +126,14 @@ fn directories_of_a_real_server_load_as_they_do_there() {
 /// The times of its keys lie within a minute; what a load sees depends on when it is.
 #[test]
 fn expired_keys_are_gone_by_the_clock_and_not_by_the_load() {
-    let (keys, _) = open(&fixtures("j1_expired_resp/appendonlydir"), &LoadOptions::default()).expect("it loads");
-    let expected = |file: &str| fs::read_to_string(fixtures("j1_expired_resp").join(file)).expect("it is stated");
+    for name in ["j1_expired_resp", "j2_expired_rdb"] {
+        expires(name);
+    }
+}
+
+fn expires(name: &str) {
+    let (keys, _) = open(&fixtures(name).join("appendonlydir"), &LoadOptions::default()).expect("it loads");
+    let expected = |file: &str| fs::read_to_string(fixtures(name).join(file)).expect("it is stated");
     let expires =
         keys.databases().iter().flat_map(|database| database.iter().filter_map(|(_, entry)| entry.expires_ms));
     // One more lives until the year 2100.
@@ -135,12 +150,26 @@ fn what_the_data_set_has_not_is_named() {
         matches!(&error, Some(LoadError::Command { error: CommandError::Unsupported(name), .. }) if !name.is_empty()),
         "{error:?}"
     );
-    for rdb in ["b_rdb_base_incr", "h4_failed_rewrites_many_incr"] {
-        let error = open(&fixtures(rdb).join("appendonlydir"), &LoadOptions::default()).err();
-        assert!(matches!(error, Some(LoadError::Rdb { .. })), "{rdb}: {error:?}");
-    }
+    let error = open(&fixtures("i2_streams_functions_rdb/appendonlydir"), &LoadOptions::default()).err();
+    assert!(matches!(error, Some(LoadError::Rdb { error: RdbError::Unsupported(_), .. })), "{error:?}");
     let nothing = open(&fixtures("no such folder"), &LoadOptions::default()).err();
     assert!(matches!(nothing, Some(LoadError::Nothing { .. })), "{nothing:?}");
+}
+
+#[test]
+fn a_damaged_rdb_base_is_refused_for_what_is_wrong_with_it() {
+    for (name, expected) in [
+        ("71_rdb_base_torn_incr_whole", RdbError::Short),
+        ("73_rdb_base_checksum_cut", RdbError::Short),
+        ("74_rdb_base_all_checksum_cut", RdbError::Short),
+        ("75_rdb_base_bit_flip", RdbError::Checksum),
+        ("77_rdb_base_magic_only", RdbError::Short),
+    ] {
+        let error = open(&fixtures("e_torn").join(name).join("appendonlydir"), &LoadOptions::default()).err();
+        assert!(matches!(&error, Some(LoadError::Rdb { error, .. }) if *error == expected), "{name}: {error:?}");
+    }
+    let garbage = open(&fixtures("e_torn/78_rdb_base_trailing_garbage/appendonlydir"), &LoadOptions::default()).err();
+    assert!(matches!(&garbage, Some(LoadError::Damaged { end: End::Malformed(..), .. })), "{garbage:?}");
 }
 
 /// A directory with the base of the torn fixtures and this increment.

@@ -14,10 +14,12 @@ use engine::codec::{
 use engine::{
     aof::{
         check::{Check, End, check_bytes},
+        load::{LoadOptions, load},
         manifest::Manifest,
         resp::{self as commands, Kind, Parser, Reading},
     },
     env::block_on,
+    keyspace::Keyspace,
     wal::{Durability, Lsn, OpenError, Options, Wal},
 };
 use sim::{
@@ -30,13 +32,14 @@ use sim::{
 pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
-pub const TARGETS: [(&str, Body); 6] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("frame", frame),
     ("segment", segment),
     ("recovery", recovery),
     ("scenario", scenario),
     ("resp", resp),
     ("manifest", manifest),
+    ("load", load_directory),
 ];
 
 /// A command log: hostile bytes, read strictly and leniently.
@@ -78,6 +81,24 @@ pub fn manifest(data: &[u8]) {
         && !written.is_empty()
     {
         assert_eq!(Manifest::parse(&written), Ok(manifest));
+    }
+}
+
+/// A command log's directory whose base is hostile bytes, in RDB format or as commands: it loads, or says why not. The first
+/// byte says how exact the reader is.
+pub fn load_directory(data: &[u8]) {
+    let Some((first, base)) = data.split_first() else { return };
+    let mut disk = Disk::new(DiskOptions::default());
+    let dir = disk.make_dir(Path::new("/aof"));
+    disk.write_foreign(dir, "appendonly.aof.manifest", b"file b seq 1 type b\n");
+    disk.write_foreign(dir, "b", base);
+    let reading = if first & 1 == 0 { Reading::Strict } else { Reading::Lenient };
+    let options = LoadOptions { reading, ..LoadOptions::default() };
+    let mut keys = Keyspace::new();
+    let loaded = block_on(load(&SimEnv::still(disk), Path::new("/aof"), &options, &mut keys));
+    if let Ok(loaded) = loaded {
+        let (_, checked) = &loaded.files[0];
+        assert!(checked.good <= base.len() as u64 && (checked.end == End::File || checked.end.is_torn()));
     }
 }
 

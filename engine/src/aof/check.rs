@@ -82,7 +82,7 @@ impl fmt::Display for End {
 /// # Errors
 /// The machine's.
 pub async fn check<F: File>(file: &F, check: Check) -> io::Result<Checked> {
-    let mut walk = Walk::new(file, check).await?;
+    let mut walk = Walk::new(file, 0, check).await?;
     while walk.next().await?.is_some() {}
     Ok(walk.checked())
 }
@@ -100,10 +100,11 @@ pub(super) struct Walk<'f, F> {
 }
 
 impl<'f, F: File> Walk<'f, F> {
-    pub(super) async fn new(file: &'f F, check: Check) -> io::Result<Walk<'f, F>> {
+    /// From the byte `begins` on.
+    pub(super) async fn new(file: &'f F, begins: u64, check: Check) -> io::Result<Walk<'f, F>> {
         let length = file.len().await?;
-        let scan = Scan::new(check);
-        Ok(Walk { file, length, scan, window: Vec::new(), offset: 0, item: 0..0, end: End::File })
+        let scan = Scan { at: begins, ..Scan::new(check) };
+        Ok(Walk { file, length, scan, window: Vec::new(), offset: begins, item: 0..0, end: End::File })
     }
 
     /// Goes to the next command or annotation; `None` at what ends the file.

@@ -12,6 +12,7 @@ use crate::{
 use super::{
     check::{Check, Checked, End, Walk},
     manifest::{Manifest, ManifestError},
+    rdb::{self, RdbError},
     resp::{Kind, Reading},
 };
 
@@ -81,11 +82,15 @@ pub enum LoadError {
         /// The file.
         file: String,
     },
-    /// The base is an RDB file.
-    #[error("{file} is an RDB file, and only commands are read; have it rewritten with aof-use-rdb-preamble no")]
+    /// What a file holds in RDB format can't be read. Remedy: have Redis rewrite it with `aof-use-rdb-preamble no`, or restore it.
+    #[error("{file}, near byte {at}: {error}")]
     Rdb {
         /// The file.
         file: String,
+        /// About where.
+        at: u64,
+        /// What is wrong, or not supported.
+        error: RdbError,
     },
     /// A file ends within a command or a unit, and is not the last one, or must be whole. Remedy: restore it, or cut it.
     #[error("{file} is whole up to byte {good} of {length}: {end}")]
@@ -210,9 +215,12 @@ async fn load_file<F: File>(
 ) -> Result<Checked, LoadError> {
     let mut magic = [0; 5];
     let read = read_at_most(file, &mut magic, 0).await.map_err(LoadError::io("read", name))?;
-    if &magic[..read] == b"REDIS" {
-        return Err(LoadError::Rdb { file: name.to_owned() });
-    }
+    let begins = if &magic[..read] == rdb::MAGIC {
+        let read = rdb::load(file, keys).await.map_err(LoadError::io("read", name))?;
+        read.map_err(|(at, error)| LoadError::Rdb { file: name.to_owned(), at, error })?
+    } else {
+        0
+    };
     let mut execute = |keys: &mut Keyspace, at: u64, command: &[&[u8]]| match keys.load(command) {
         Ok(_) => Ok(()),
         Err(error @ (CommandError::Unknown(_) | CommandError::Unsupported(_))) => {
@@ -227,7 +235,7 @@ async fn load_file<F: File>(
         }
     };
     let check = Check { reading: options.reading, until: options.until };
-    let mut walk = Walk::new(file, check).await.map_err(LoadError::io("read", name))?;
+    let mut walk = Walk::new(file, begins, check).await.map_err(LoadError::io("read", name))?;
     // The commands of an open unit; what begins and what ends it are none.
     let mut unit: Option<Vec<(u64, Vec<Vec<u8>>)>> = None;
     while let Some(kind) = walk.next().await.map_err(LoadError::io("read", name))? {
