@@ -8,5 +8,6 @@
 pub mod check;
 pub mod load;
 pub mod manifest;
+pub mod options;
 pub mod rdb;
 pub mod resp;
