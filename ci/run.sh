@@ -146,6 +146,8 @@ step_fuzz() {
   # cargo-fuzz sets RUSTFLAGS, so that the simulator's cfg must be given again; RUSTC_BOOTSTRAP because the coverage
   # flags it passes are unstable, and the toolchain is pinned to a stable one; no sanitizer, since there is no unsafe.
   export RUSTFLAGS="--cfg madsim" RUSTC_BOOTSTRAP=1
+  # Some thousand inputs don't earn a minute of linking per target.
+  export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
   for target in $(cargo fuzz list); do
     # The fuzzer adds what it finds to its corpus: give it a copy.
     corpus=$(scratch "fuzz/$target")

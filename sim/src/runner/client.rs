@@ -16,7 +16,7 @@ use crate::{
     workload::{Class, Op, Which},
 };
 
-use super::{LAST_OPERATIONS, SharedRef, lock, log_errors, recover_still};
+use super::{LAST_OPERATIONS, SharedRef, lock, recover_still};
 
 /// One client: its operations in order, each answer held against the history.
 pub(super) struct Client<S> {
@@ -54,7 +54,7 @@ impl<S: Subject<SimEnv>> Client<S> {
     }
 
     async fn op(&mut self, op: &Op) -> Result<(), Violation> {
-        let errors = log_errors(&self.machine);
+        let errors = self.machine.marked_errors();
         match op {
             Op::Append { bytes, class } => self.append(&[*bytes], false, *class, errors, op).await,
             Op::Batch { count, bytes, class } => {
@@ -179,7 +179,7 @@ impl<S: Subject<SimEnv>> Client<S> {
 
     /// Appends through the front end for one appender: each record stands for itself.
     async fn write(&mut self, count: u64, bytes: u64, op: &Op) -> Result<(), Violation> {
-        let errors = log_errors(&self.machine);
+        let errors = self.machine.marked_errors();
         let issued: Vec<(u64, Vec<bytes::Bytes>)> = {
             let mut shared = lock(&self.shared);
             (0..count).map(|_| shared.history.issue(&[bytes])).collect()
@@ -203,7 +203,7 @@ impl<S: Subject<SimEnv>> Client<S> {
 
     /// Recovers the state that a power cut would leave at worst, right now.
     async fn check_image(&mut self, after: &str) -> Result<(), Violation> {
-        let log_errors = log_errors(&self.machine);
+        let log_errors = self.machine.marked_errors();
         let due = {
             let mut shared = lock(&self.shared);
             let drawn = self.plan_checks > 0 && shared.image_draws.chance(1, u64::from(self.plan_checks));
@@ -234,13 +234,13 @@ impl<S: Subject<SimEnv>> Client<S> {
 
     fn read_error(&self, lsn: u64, error: &NotRead) -> Result<(), Violation> {
         let fired = self.machine.fired();
-        let failing = fired.count(Fault::EioRead) + fired.count(Fault::Eintr) + log_errors(&self.machine) > 0;
+        let failing = fired.count(Fault::EioRead) + fired.count(Fault::Eintr) + self.machine.marked_errors() > 0;
         lock(&self.shared).history.count("I24");
         let expected = format!("LSN {lsn} reads back");
         match error {
             NotRead::Refused(message) => ensure(failing, "I24", expected, message),
             // After a failed sync an evicted page reads as before the write.
-            NotRead::Corrupt(message) => ensure(log_errors(&self.machine) > 0, "I24", expected, message),
+            NotRead::Corrupt(message) => ensure(self.machine.marked_errors() > 0, "I24", expected, message),
             NotRead::Missing(_) if lock(&self.shared).history.may_be_gone(lsn) => Ok(()),
             NotRead::Missing(message) => ensure(false, "I24", expected, message),
         }
