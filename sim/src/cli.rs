@@ -15,6 +15,7 @@ use engine::plant::Plant;
 
 use crate::{
     campaign,
+    damage::REFUSED,
     fault::Fault,
     invariant,
     plan::Plan,
@@ -552,7 +553,11 @@ fn unexpected(expect: &Expect, plant: Option<Plant>, outcome: &Outcome) -> Optio
         Verdict::Violation(violation) => Some(violation.invariant),
         Verdict::Harness(message) => return Some(format!("harness error: {message}")),
     };
+    let refused = outcome.fired.contains_key(REFUSED);
     match plant {
+        None if found == expect.violation.as_deref() && expect.refused.is_some_and(|wanted| wanted != refused) => {
+            Some(format!("expected the open after the damage to be {}", if refused { "allowed" } else { "refused" }))
+        }
         None if found == expect.violation.as_deref() => None,
         None => Some(format!(
             "expected {}, found {}: {}",

@@ -19,6 +19,9 @@ use crate::{
     subject::{Recovered, Refusal},
 };
 
+/// The name under which reports count that an open was refused for damage that stays.
+pub const REFUSED: &str = "open-refused";
+
 /// One damage. [`fmt::Display`] and [`FromStr`] are each other's inverse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {

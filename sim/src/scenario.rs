@@ -72,6 +72,8 @@ pub struct Scenario {
 pub struct Expect {
     /// The invariant that is violated without any plant; none for a pass.
     pub violation: Option<String>,
+    /// Whether an open is refused for the damage that the lives do.
+    pub refused: Option<bool>,
     /// A planted bug under which it fails.
     pub fails_under: Option<Plant>,
     /// The invariants that may be named then.
@@ -245,6 +247,8 @@ struct ExpectText {
     #[serde(skip_serializing_if = "Option::is_none")]
     violation: Option<Spanned<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     fails_under: Option<Spanned<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     fails_with: Vec<Spanned<String>>,
@@ -325,6 +329,7 @@ impl FileText {
             lives: lives.iter().map(|life| placeless(LifeText::from_life(life))).collect(),
             expect: placeless(ExpectText {
                 violation: scenario.expect.violation.clone().map(placeless),
+                refused: scenario.expect.refused,
                 fails_under: scenario.expect.fails_under.map(|plant| placeless(plant.name().into())),
                 fails_with: scenario.expect.fails_with.iter().cloned().map(placeless).collect(),
             }),
@@ -535,6 +540,7 @@ impl ExpectText {
         }
         Ok(Expect {
             violation: self.violation.as_ref().map(|id| id.get_ref().clone()),
+            refused: self.refused,
             fails_under,
             fails_with: self.fails_with.iter().map(|id| id.get_ref().clone()).collect(),
         })

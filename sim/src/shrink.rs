@@ -92,7 +92,8 @@ fn scenario(plan: Plan, plant: Option<Plant>, violation: &Violation) -> Scenario
     let claim = format!("{} is violated: {}", violation.invariant, violation.expected);
     let expect = match plant {
         Some(plant) => {
-            Expect { violation: None, fails_under: Some(plant), fails_with: vec![violation.invariant.to_owned()] }
+            let fails_with = vec![violation.invariant.to_owned()];
+            Expect { fails_under: Some(plant), fails_with, ..Expect::default() }
         }
         None => Expect { violation: Some(violation.invariant.to_owned()), ..Expect::default() },
     };

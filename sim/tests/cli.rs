@@ -267,6 +267,20 @@ fn scenarios_say_which_did_as_expected() {
     assert!(ran.out.contains("FAIL") && ran.out.contains("blind.toml --plant wal-seg-no-dirsync"), "{}", ran.out);
 }
 
+/// The loss of all of a quiet log's file is refused, and a scenario may hold that either way.
+#[test]
+fn a_scenario_can_expect_that_damage_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let life = "[[life]]\nclients = [\"append 1 sync\"]\nend = \"close\"\ndamage = [\"lose wal-00000001.seg\"]\n";
+    for (refused, code) in [(true, 0), (false, 1)] {
+        let text = format!("version = 1\nclaim = \"c\"\n{life}[expect]\nrefused = {refused}\n");
+        let path = write(folder.path(), "lost.toml", &text);
+        let ran = sim(&["scenarios", &path]);
+        assert_eq!(ran.code, Some(code), "{}{}", ran.out, ran.err);
+        assert!(code == 0 || ran.out.contains("expected the open after the damage to be allowed"), "{}", ran.out);
+    }
+}
+
 #[test]
 fn the_example_of_the_grammar_runs_both_ways() {
     let page = fs::read_to_string(repository().join("scenarios/README.md")).expect("the page");

@@ -6,6 +6,7 @@ use madsim::runtime::{Handle, NodeHandle};
 
 use super::{Ended, FAULTY_OPENS, FOREIGN, LOG_DIR, Run, Stop, lock, open_still};
 use crate::{
+    damage::REFUSED,
     disk::{Disk, Keep},
     env::SimEnv,
     fault::Fault,
@@ -102,6 +103,7 @@ impl<S: Subject<SimEnv>> Run<'_, S> {
             ensure(unchanged, "I25", "a refused open changes no byte", &refusal.message)?;
             if self.damaged {
                 shared.history.count("I4");
+                *self.crashes.entry(REFUSED).or_default() += 1;
                 return Ok(false);
             }
         }

@@ -43,7 +43,7 @@ fn what_was_written_by_hand_reads_back_too() {
         "{HEAD}seed = 7\n[machine]\nrates = {{ eintr = \"1/64\" }}\n[[life]]\nclients = [\"append 1 sync; ;scan\", \"\"]\n\
          opening = [\"kill at io 3\", \"power cut at end keep only a, dir\"]\nfaults = [\"eio-sync at io 12\"]\n\
          end = \"power cut at io 9 keep none\"\n\
-         [expect]\nviolation = \"I1\"\nfails_under = \"wal-seg-no-dirsync\"\nfails_with = [\"I1\", \"I9\"]\n"
+         [expect]\nviolation = \"I1\"\nrefused = true\nfails_under = \"wal-seg-no-dirsync\"\nfails_with = [\"I1\", \"I9\"]\n"
     );
     let scenario = Scenario::parse(&text, "file").expect("well-formed");
     assert_eq!(scenario.plan.lives[0].opening.len(), 2);
