@@ -11,3 +11,5 @@ pub mod manifest;
 pub mod options;
 pub mod rdb;
 pub mod resp;
+
+mod window;

@@ -3,14 +3,14 @@
 //! What stands between `MULTI` and `EXEC` counts as one unit: a file that ends within it is good up to before the `MULTI`.
 //! (Redis 7.0 cuts behind the last whole command there, and leaves the block open.)
 
-use std::{fmt, io, ops::Range};
+use std::{fmt, io};
 
-use crate::env::{File, read_at_most};
+use crate::env::File;
 
-use super::resp::{Found, Kind, Malformed, Parser, Reading, Stop};
-
-/// Bytes that are read at once.
-const WINDOW_BYTES: usize = 256 * 1024;
+use super::{
+    resp::{Kind, Malformed, Parser, Reading, Stop},
+    window::Window,
+};
 
 /// What to check.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,40 +89,36 @@ pub async fn check<F: File>(file: &F, check: Check) -> io::Result<Checked> {
 
 /// A walk through a file, command by command.
 pub(super) struct Walk<'f, F> {
-    file: &'f F,
-    length: u64,
+    window: Window<'f, F>,
     scan: Scan,
-    window: Vec<u8>,
-    /// Where the window begins in the file, and where in the window the last item stands.
-    offset: u64,
-    item: Range<usize>,
+    /// Length of the last item.
+    item: usize,
     end: End,
 }
 
 impl<'f, F: File> Walk<'f, F> {
     /// From the byte `begins` on.
     pub(super) async fn new(file: &'f F, begins: u64, check: Check) -> io::Result<Walk<'f, F>> {
-        let length = file.len().await?;
         let scan = Scan { at: begins, ..Scan::new(check) };
-        Ok(Walk { file, length, scan, window: Vec::new(), offset: begins, item: 0..0, end: End::File })
+        Ok(Walk { window: Window::new(file, begins).await?, scan, item: 0, end: End::File })
     }
 
     /// Goes to the next command or annotation; `None` at what ends the file.
-    pub(super) async fn next(&mut self) -> io::Result<Option<Kind>> {
+    pub(super) async fn next(&mut self) -> io::Result<Option<Role>> {
         loop {
-            let begin = (self.scan.at - self.offset) as usize;
-            match self.scan.step(&self.window[begin..]) {
-                Ok(found) => {
-                    self.item = begin..begin + found.bytes;
-                    return Ok(Some(found.kind));
+            match self.scan.step(self.window.rest()) {
+                Ok((bytes, role)) => {
+                    self.item = bytes;
+                    self.window.take(bytes);
+                    return Ok(Some(role));
                 }
                 Err(Stopped::End(end)) => {
                     self.end = end;
                     return Ok(None);
                 }
                 Err(Stopped::Short { needed, annotation }) => {
-                    if !self.fill(begin, needed).await? {
-                        self.end = self.scan.ends(self.window.is_empty(), annotation);
+                    if !self.window.more(needed).await? {
+                        self.end = self.scan.ends(self.window.rest().is_empty(), annotation);
                         return Ok(None);
                     }
                 }
@@ -130,43 +126,19 @@ impl<'f, F: File> Walk<'f, F> {
         }
     }
 
-    /// Keeps what belongs to the command under way, and gets more behind it. False at the end of the file.
-    async fn fill(&mut self, begin: usize, needed: usize) -> io::Result<bool> {
-        self.window.drain(..begin);
-        self.offset = self.scan.at;
-        let held = self.window.len();
-        let end = self.offset + held as u64;
-        let wanted = WINDOW_BYTES.max(needed.saturating_sub(held)) as u64;
-        self.window.resize(held + wanted.min(self.length.saturating_sub(end)) as usize, 0);
-        let read = read_at_most(self.file, &mut self.window[held..], end).await?;
-        self.window.truncate(held + read);
-        Ok(read > 0)
-    }
-
     /// The arguments of the command that the walk is at.
     pub(super) fn command(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.scan.parser.command(&self.window[self.item.clone()])
-    }
-
-    /// Whether it is one of those that begin and end units.
-    pub(super) fn is_control(&self) -> bool {
-        let item = &self.window[self.item.clone()];
-        ["MULTI", "EXEC", "DISCARD"].iter().any(|name| self.scan.parser.is(item, name))
+        self.scan.parser.command(self.window.taken(self.item))
     }
 
     /// Where in the file it stands.
     pub(super) fn at(&self) -> u64 {
-        self.offset + self.item.start as u64
-    }
-
-    /// Whether it stands within a unit; so does the command that begins one, and not the one that ends it.
-    pub(super) fn in_unit(&self) -> bool {
-        self.scan.unit.is_some()
+        self.window.at() - self.item as u64
     }
 
     /// What was found so far.
     pub(super) fn checked(self) -> Checked {
-        self.scan.checked(self.length, self.end)
+        self.scan.checked(self.window.length(), self.end)
     }
 }
 
@@ -182,6 +154,23 @@ pub fn check_bytes(bytes: &[u8], check: Check) -> Checked {
         }
     };
     scan.checked(bytes.len() as u64, end)
+}
+
+/// What a command or an annotation is to the units of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// An annotation.
+    Annotation,
+    /// A command, by itself or within a unit.
+    Command,
+    /// It begins a unit.
+    Begins,
+    /// It ends a unit, which is to be executed.
+    Executes,
+    /// It ends a unit, which is to be forgotten.
+    Discards,
+    /// It would begin a unit within one, or end one where there is none: leniently read, nothing.
+    Stray,
 }
 
 /// Why a scan can't go on.
@@ -216,34 +205,49 @@ impl Scan {
         }
     }
 
-    /// Takes in what `bytes`, which stand at `at`, begin with.
-    fn step(&mut self, bytes: &[u8]) -> Result<Found, Stopped> {
+    /// Takes in what `bytes`, which stand at `at`, begin with. Returns its length and what it is.
+    fn step(&mut self, bytes: &[u8]) -> Result<(usize, Role), Stopped> {
         let found = self.parser.next(bytes).map_err(|stop| match stop {
             Stop::Short { needed, annotation } => Stopped::Short { needed, annotation },
             Stop::Malformed { at, what } => Stopped::End(End::Malformed(self.at + at as u64, what)),
         })?;
-        match found.kind {
+        let role = match found.kind {
             Kind::Annotation(Some(second)) if self.until.is_some_and(|until| second > until) => {
                 return Err(Stopped::End(End::Later(second)));
             }
-            Kind::Annotation(_) => {}
+            Kind::Annotation(_) => Role::Annotation,
             Kind::Command => {
-                let begins = self.parser.is(bytes, "MULTI");
-                let ends = self.parser.is(bytes, "EXEC") || self.parser.is(bytes, "DISCARD");
-                match (begins, ends, self.unit.is_some()) {
+                let role = self.role(bytes);
+                match role {
                     // (The server answers such a command with an error, and goes on.)
-                    (true, _, true) | (_, true, false) if self.lenient => {}
-                    (true, _, true) | (_, true, false) => return Err(Stopped::End(End::Unit(self.at))),
-                    (true, _, false) => self.unit = Some((self.at, self.lines, self.commands)),
-                    (_, true, true) => self.unit = None,
-                    (false, false, _) => {}
+                    Role::Stray if !self.lenient => return Err(Stopped::End(End::Unit(self.at))),
+                    Role::Begins => self.unit = Some((self.at, self.lines, self.commands)),
+                    Role::Executes | Role::Discards => self.unit = None,
+                    Role::Annotation | Role::Command | Role::Stray => {}
                 }
                 self.commands += 1;
                 self.lines += 1 + 2 * self.parser.command(bytes).len() as u64;
+                role
             }
-        }
+        };
         self.at += found.bytes as u64;
-        Ok(found)
+        Ok((found.bytes, role))
+    }
+
+    /// What the command that `bytes` begin with is.
+    fn role(&self, bytes: &[u8]) -> Role {
+        let open = self.unit.is_some();
+        if self.parser.is(bytes, "MULTI") {
+            return if open { Role::Stray } else { Role::Begins };
+        }
+        let ends = if self.parser.is(bytes, "EXEC") {
+            Role::Executes
+        } else if self.parser.is(bytes, "DISCARD") {
+            Role::Discards
+        } else {
+            return Role::Command;
+        };
+        if open { ends } else { Role::Stray }
     }
 
     /// What the end of the file means, `between` two commands or within one.

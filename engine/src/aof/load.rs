@@ -10,10 +10,10 @@ use crate::{
 };
 
 use super::{
-    check::{Check, Checked, End, Walk},
+    check::{Check, Checked, End, Role, Walk},
     manifest::{Manifest, ManifestError},
     rdb::{self, RdbError},
-    resp::{Kind, Reading},
+    resp::Reading,
 };
 
 /// A manifest has at most this many bytes: some ten thousand files.
@@ -238,19 +238,16 @@ async fn load_file<F: File>(
     let mut walk = Walk::new(file, begins, check).await.map_err(LoadError::io("read", name))?;
     // The commands of an open unit; what begins and what ends it are none.
     let mut unit: Option<Vec<(u64, Vec<Vec<u8>>)>> = None;
-    while let Some(kind) = walk.next().await.map_err(LoadError::io("read", name))? {
-        if kind != Kind::Command {
-            continue;
-        }
-        match (&mut unit, walk.in_unit()) {
-            // A stray or nested one, leniently read: it fails, as it did when it was logged.
-            (None, false) | (Some(_), true) if walk.is_control() => {}
-            (None, false) => execute(keys, walk.at(), &walk.command().collect::<Vec<_>>())?,
-            (None, true) => unit = Some(Vec::new()),
-            (Some(commands), true) => commands.push((walk.at(), walk.command().map(<[u8]>::to_vec).collect())),
-            (Some(_), false) => {
-                let whole = walk.command().next().is_some_and(|name| name.eq_ignore_ascii_case(b"EXEC"));
-                for (at, command) in unit.take().filter(|_| whole).into_iter().flatten() {
+    while let Some(role) = walk.next().await.map_err(LoadError::io("read", name))? {
+        match (role, &mut unit) {
+            // (A stray one fails, as it did when it was logged.)
+            (Role::Annotation | Role::Stray, _) => {}
+            (Role::Command, None) => execute(keys, walk.at(), &walk.command().collect::<Vec<_>>())?,
+            (Role::Command, Some(commands)) => commands.push((walk.at(), walk.command().map(<[u8]>::to_vec).collect())),
+            (Role::Begins, _) => unit = Some(Vec::new()),
+            (Role::Discards, _) => unit = None,
+            (Role::Executes, _) => {
+                for (at, command) in unit.take().into_iter().flatten() {
                     execute(keys, at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
                 }
             }

@@ -9,16 +9,16 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    env::{File, read_at_most},
+    env::File,
     keyspace::{DATABASES, Entry, Keyspace, Text, Value},
 };
+
+use super::window::Window;
 
 /// What every RDB file begins with.
 pub const MAGIC: &[u8] = b"REDIS";
 /// Versions up to this one are read: that of Redis 7.0.
 const VERSION: u32 = 10;
-/// Bytes that are read at once.
-const WINDOW_BYTES: usize = 256 * 1024;
 /// A string has at most this many bytes (512 MiB).
 const MAX_STRING_BYTES: u64 = 512 << 20;
 
@@ -60,12 +60,11 @@ macro_rules! tried {
 /// # Errors
 /// The outer error is the machine's; the inner one comes with the offset near which the file is wrong.
 pub(super) async fn load<F: File>(file: &F, keys: &mut Keyspace) -> io::Result<Result<u64, (u64, RdbError)>> {
-    let length = file.len().await?;
-    let mut source = Source { file, length, window: Vec::new(), offset: 0, used: 0, crc: CRC.digest() };
+    let mut source = Source { window: Window::new(file, 0).await?, crc: CRC.digest() };
     let done = source.load(keys).await?;
     Ok(match done {
-        Ok(()) => Ok(source.at()),
-        Err(error) => Err((source.at(), error)),
+        Ok(()) => Ok(source.window.at()),
+        Err(error) => Err((source.window.at(), error)),
     })
 }
 
@@ -79,42 +78,24 @@ enum Length {
 }
 
 struct Source<'f, F> {
-    file: &'f F,
-    length: u64,
-    window: Vec<u8>,
-    offset: u64,
-    used: usize,
+    window: Window<'f, F>,
     crc: crc::Digest<'static, u64>,
 }
 
 impl<F: File> Source<'_, F> {
-    fn at(&self) -> u64 {
-        self.offset + self.used as u64
-    }
-
     /// The next `count` bytes.
     async fn take(&mut self, count: u64) -> Read<&[u8]> {
-        if count > self.length.saturating_sub(self.at()) {
+        if count > self.window.length().saturating_sub(self.window.at()) {
             return Ok(Err(RdbError::Short));
         }
         let count = count as usize;
-        if self.window.len() - self.used < count {
-            self.window.drain(..self.used);
-            self.offset += self.used as u64;
-            self.used = 0;
-            let held = self.window.len();
-            let at = self.offset + held as u64;
-            let wanted = WINDOW_BYTES.max(count - held) as u64;
-            self.window.resize(held + wanted.min(self.length - at) as usize, 0);
-            let read = read_at_most(self.file, &mut self.window[held..], at).await?;
-            self.window.truncate(held + read);
-            if self.window.len() < count {
+        while self.window.rest().len() < count {
+            if !self.window.more(count).await? {
                 return Ok(Err(RdbError::Short));
             }
         }
-        let bytes = &self.window[self.used..self.used + count];
+        let bytes = self.window.take(count);
         self.crc.update(bytes);
-        self.used += count;
         Ok(Ok(bytes))
     }
 
