@@ -52,6 +52,17 @@ impl Value {
             Value::Sorted(_) => "zset",
         }
     }
+
+    /// Whether no key may have it: all but strings, when they are empty.
+    fn is_gone(&self) -> bool {
+        match self {
+            Value::String(_) => false,
+            Value::List(value) => value.is_empty(),
+            Value::Set(value) => value.is_empty(),
+            Value::Hash(value) => value.is_empty(),
+            Value::Sorted(value) => value.is_empty(),
+        }
+    }
 }
 
 /// A key's value and its end.
@@ -79,6 +90,13 @@ impl Database {
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&Entry> {
         self.keys.get(key)
+    }
+
+    /// Puts a key in place; not with a value that no key may have.
+    fn insert(&mut self, key: Text, entry: Entry) {
+        if !entry.value.is_gone() {
+            self.keys.insert(key, entry);
+        }
     }
 
     /// How many keys there are.
@@ -151,15 +169,8 @@ impl Keyspace {
 
     /// Puts a key in place; not if its value is one that no key may have.
     pub(crate) fn insert(&mut self, database: usize, key: Text, entry: Entry) {
-        let gone = match &entry.value {
-            Value::String(value) => value.is_gone(),
-            Value::List(value) => value.is_gone(),
-            Value::Set(value) => value.is_gone(),
-            Value::Hash(value) => value.is_gone(),
-            Value::Sorted(value) => value.is_gone(),
-        };
-        if !gone && let Some(database) = self.databases.get_mut(database) {
-            database.keys.insert(key, entry);
+        if let Some(database) = self.databases.get_mut(database) {
+            database.insert(key, entry);
         }
     }
 
@@ -192,15 +203,28 @@ impl Keyspace {
     fn run(&mut self, command: &[&[u8]], now_ms: Option<i64>) -> Result<bool, CommandError> {
         let name = String::from_utf8_lossy(command.first().copied().unwrap_or_default()).to_ascii_uppercase();
         let run = table::find(&name)?;
-        let mut call = Call { keyspace: self, name: &name, arguments: command.get(1..).unwrap_or_default(), now_ms };
-        run(&mut call)
+        let mut call = Call { keyspace: self, arguments: command.get(1..).unwrap_or_default(), now_ms };
+        run(&mut call).map_err(|failed| match failed {
+            Failed::Arguments => CommandError::Arguments(name),
+            Failed::Type(found) => CommandError::Type(name, found),
+            Failed::Number => CommandError::Number(name),
+            Failed::NoKey => CommandError::NoKey(name),
+        })
     }
+}
+
+/// How a command fails; a [`CommandError`] without the command's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failed {
+    Arguments,
+    Type(&'static str),
+    Number,
+    NoKey,
 }
 
 /// A command under way.
 struct Call<'a> {
     keyspace: &'a mut Keyspace,
-    name: &'a str,
     /// Without the name.
     arguments: &'a [&'a [u8]],
     now_ms: Option<i64>,
@@ -208,42 +232,34 @@ struct Call<'a> {
 
 /// What a command does.
 type Run = fn(&mut Call<'_>) -> Done;
-type Done = Result<bool, CommandError>;
+type Done = Result<bool, Failed>;
 
 impl<'a> Call<'a> {
-    fn arguments_error(&self) -> CommandError {
-        CommandError::Arguments(self.name.to_owned())
-    }
-
-    fn number_error(&self) -> CommandError {
-        CommandError::Number(self.name.to_owned())
-    }
-
     /// Exactly so many arguments.
-    fn exactly<const N: usize>(&self) -> Result<[&'a [u8]; N], CommandError> {
-        self.arguments.try_into().map_err(|_| self.arguments_error())
+    fn exactly<const N: usize>(&self) -> Result<[&'a [u8]; N], Failed> {
+        self.arguments.try_into().map_err(|_| Failed::Arguments)
     }
 
     /// One argument, and at least `least` more.
-    fn first_and(&self, least: usize) -> Result<(&'a [u8], &'a [&'a [u8]]), CommandError> {
+    fn first_and(&self, least: usize) -> Result<(&'a [u8], &'a [&'a [u8]]), Failed> {
         match self.arguments.split_first() {
             Some((first, rest)) if rest.len() >= least => Ok((first, rest)),
-            _ => Err(self.arguments_error()),
+            _ => Err(Failed::Arguments),
         }
     }
 
     /// One argument, and at least one pair.
-    fn first_and_pairs(&self) -> Result<(&'a [u8], &'a [&'a [u8]]), CommandError> {
+    fn first_and_pairs(&self) -> Result<(&'a [u8], &'a [&'a [u8]]), Failed> {
         let (first, rest) = self.first_and(2)?;
-        if rest.len().is_multiple_of(2) { Ok((first, rest)) } else { Err(self.arguments_error()) }
+        if rest.len().is_multiple_of(2) { Ok((first, rest)) } else { Err(Failed::Arguments) }
     }
 
-    fn integer(&self, text: &[u8]) -> Result<i64, CommandError> {
-        numbers::integer(text).ok_or_else(|| self.number_error())
+    fn integer(&self, text: &[u8]) -> Result<i64, Failed> {
+        numbers::integer(text).ok_or(Failed::Number)
     }
 
-    fn float(&self, text: &[u8]) -> Result<f64, CommandError> {
-        numbers::float(text).ok_or_else(|| self.number_error())
+    fn float(&self, text: &[u8]) -> Result<f64, Failed> {
+        numbers::float(text).ok_or(Failed::Number)
     }
 
     /// The selected database, with `key` removed if it is expired.
@@ -278,10 +294,9 @@ impl<'a> Call<'a> {
         self.database(key).keys.remove(key).is_some()
     }
 
-    /// Changes a value of one type, which is made if it is missing and `create` says so, and removed if it is empty then.
-    /// False if there is none.
+    /// Changes a value of one type, which is made if it is missing and `create` says so, and removed if no key may have it
+    /// then. False if there is none.
     fn change<T: Kind>(&mut self, key: &[u8], create: bool, change: impl FnOnce(&mut T) -> Done) -> Done {
-        let name = self.name;
         let database = self.database(key);
         let Some(entry) = database.keys.get_mut(key) else {
             if !create {
@@ -289,65 +304,50 @@ impl<'a> Call<'a> {
             }
             let mut value = T::default();
             let done = change(&mut value)?;
-            if !value.is_gone() {
-                database.keys.insert(key.to_vec(), Entry { value: value.into_value(), expires_ms: None });
-            }
+            database.insert(key.to_vec(), Entry { value: value.into_value(), expires_ms: None });
             return Ok(done);
         };
-        let found = entry.value.type_name();
-        let value = T::of(&mut entry.value).ok_or_else(|| CommandError::Type(name.to_owned(), found))?;
-        let done = change(value)?;
-        if value.is_gone() {
+        let done = change(T::of(&mut entry.value)?)?;
+        if entry.value.is_gone() {
             database.keys.remove(key);
         }
         Ok(done)
     }
 
-    /// A copy of a value of one type; empty if the key is missing.
-    fn copied<T: Kind + Clone>(&mut self, key: &[u8]) -> Result<T, CommandError> {
-        let name = self.name;
-        match self.entry(key) {
-            None => Ok(T::default()),
-            Some(entry) => {
-                let found = entry.value.type_name();
-                T::of(&mut entry.value).cloned().ok_or_else(|| CommandError::Type(name.to_owned(), found))
-            }
-        }
+    /// The value of a key, if it is of one type; nothing if the key is missing.
+    fn value<T: Kind>(&mut self, key: &[u8]) -> Result<Option<&mut T>, Failed> {
+        self.entry(key).map(|entry| T::of(&mut entry.value)).transpose()
     }
 }
 
 /// A type of value.
 trait Kind: Default {
-    fn of(value: &mut Value) -> Option<&mut Self>;
+    fn of(value: &mut Value) -> Result<&mut Self, Failed>;
     fn into_value(self) -> Value;
-    /// Whether a key with it is removed: all but strings, when they are empty.
-    fn is_gone(&self) -> bool;
 }
 
 macro_rules! kind {
-    ($type:ty, $variant:ident, $gone:expr) => {
+    ($type:ty, $variant:ident) => {
         impl Kind for $type {
-            fn of(value: &mut Value) -> Option<&mut Self> {
-                if let Value::$variant(value) = value { Some(value) } else { None }
+            fn of(value: &mut Value) -> Result<&mut Self, Failed> {
+                match value {
+                    Value::$variant(value) => Ok(value),
+                    other => Err(Failed::Type(other.type_name())),
+                }
             }
 
             fn into_value(self) -> Value {
                 Value::$variant(self)
             }
-
-            fn is_gone(&self) -> bool {
-                let gone: fn(&Self) -> bool = $gone;
-                gone(self)
-            }
         }
     };
 }
 
-kind!(Text, String, |_| false);
-kind!(VecDeque<Text>, List, VecDeque::is_empty);
-kind!(BTreeSet<Text>, Set, BTreeSet::is_empty);
-kind!(BTreeMap<Text, Text>, Hash, BTreeMap::is_empty);
-kind!(BTreeMap<Text, f64>, Sorted, BTreeMap::is_empty);
+kind!(Text, String);
+kind!(VecDeque<Text>, List);
+kind!(BTreeSet<Text>, Set);
+kind!(BTreeMap<Text, Text>, Hash);
+kind!(BTreeMap<Text, f64>, Sorted);
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Call, Done, Text, numbers};
+use super::{Call, Done, Failed, Text, numbers};
 
 type Hash = BTreeMap<Text, Text>;
 
@@ -36,10 +36,10 @@ pub(super) fn hdel(call: &mut Call<'_>) -> Done {
 
 pub(super) fn hincrby(call: &mut Call<'_>) -> Done {
     let [key, field, by] = call.exactly()?;
-    let (by, wrong) = (call.integer(by)?, call.number_error());
+    let by = call.integer(by)?;
     call.change(key, true, |hash: &mut Hash| {
         let before = hash.get(field).map_or(Some(0), |value| numbers::integer(value));
-        let after = before.and_then(|before| before.checked_add(by)).ok_or(wrong)?;
+        let after = before.and_then(|before| before.checked_add(by)).ok_or(Failed::Number)?;
         hash.insert(field.to_vec(), after.to_string().into_bytes());
         Ok(true)
     })

@@ -1,6 +1,6 @@
 //! Commands on keys of any type, and on databases.
 
-use super::{Call, CommandError, DATABASES, Done};
+use super::{Call, DATABASES, Done, Failed};
 
 /// How a time is given.
 #[derive(Clone, Copy)]
@@ -24,12 +24,12 @@ impl Until {
     }
 
     /// The time in milliseconds since the Unix epoch; for the options of `SET`, which take no times that are over.
-    pub(super) fn time(self, call: &Call<'_>, number: &[u8]) -> Result<i64, CommandError> {
+    pub(super) fn time(self, call: &Call<'_>, number: &[u8]) -> Result<i64, Failed> {
         let number = call.integer(number)?;
-        if number <= 0 { Err(call.number_error()) } else { self.reckon(call, number) }
+        if number <= 0 { Err(Failed::Number) } else { self.reckon(call, number) }
     }
 
-    fn reckon(self, call: &Call<'_>, number: i64) -> Result<i64, CommandError> {
+    fn reckon(self, call: &Call<'_>, number: i64) -> Result<i64, Failed> {
         // A log has times, not durations: without a clock a duration begins at the epoch.
         let now = call.now_ms.unwrap_or(0);
         let time = match self {
@@ -38,7 +38,7 @@ impl Until {
             Until::AtSecond => number.checked_mul(1000),
             Until::AtMillisecond => Some(number),
         };
-        time.ok_or_else(|| call.number_error())
+        time.ok_or(Failed::Number)
     }
 }
 
@@ -49,7 +49,7 @@ fn expires(call: &mut Call<'_>, kind: Until) -> Done {
     let rule = match &rest[1..] {
         [] => Vec::new(),
         [rule] => rule.to_ascii_uppercase(),
-        _ => return Err(call.arguments_error()),
+        _ => return Err(Failed::Arguments),
     };
     let over = call.now_ms.is_some_and(|now| time <= now);
     let Some(entry) = call.entry(key) else { return Ok(false) };
@@ -61,7 +61,7 @@ fn expires(call: &mut Call<'_>, kind: Until) -> Done {
         // A key without an end lives longest.
         b"GT" => before.is_some_and(|before| time > before),
         b"LT" => before.is_none_or(|before| time < before),
-        _ => return Err(call.arguments_error()),
+        _ => return Err(Failed::Arguments),
     };
     if wanted && !over {
         entry.expires_ms = Some(time);
@@ -93,7 +93,7 @@ pub(super) fn persist(call: &mut Call<'_>) -> Done {
 pub(super) fn del(call: &mut Call<'_>) -> Done {
     let keys = call.arguments;
     if keys.is_empty() {
-        return Err(call.arguments_error());
+        return Err(Failed::Arguments);
     }
     Ok(keys.iter().filter(|key| call.remove(key)).count() > 0)
 }
@@ -101,13 +101,13 @@ pub(super) fn del(call: &mut Call<'_>) -> Done {
 fn renames(call: &mut Call<'_>, replace: bool) -> Done {
     let [from, to] = call.exactly()?;
     if !call.exists(from) {
-        return Err(CommandError::NoKey(call.name.to_owned()));
+        return Err(Failed::NoKey);
     }
     if from == to || !replace && call.exists(to) {
         return Ok(false);
     }
     let entry = call.database(from).keys.remove(from);
-    let entry = entry.ok_or_else(|| CommandError::NoKey(call.name.to_owned()))?;
+    let entry = entry.ok_or(Failed::NoKey)?;
     call.database(to).keys.insert(to.to_vec(), entry);
     Ok(true)
 }
@@ -120,9 +120,9 @@ pub(super) fn renamenx(call: &mut Call<'_>) -> Done {
     renames(call, false)
 }
 
-fn number_of_database(call: &Call<'_>, text: &[u8]) -> Result<usize, CommandError> {
+fn number_of_database(call: &Call<'_>, text: &[u8]) -> Result<usize, Failed> {
     let number = usize::try_from(call.integer(text)?).ok();
-    number.filter(|number| *number < DATABASES).ok_or_else(|| call.number_error())
+    number.filter(|number| *number < DATABASES).ok_or(Failed::Number)
 }
 
 pub(super) fn copy(call: &mut Call<'_>) -> Done {
@@ -137,11 +137,11 @@ pub(super) fn copy(call: &mut Call<'_>) -> Done {
                 database = number_of_database(call, number)?;
                 options = after;
             }
-            _ => return Err(call.arguments_error()),
+            _ => return Err(Failed::Arguments),
         }
     }
     if database == call.keyspace.selected && from == to {
-        return Err(call.arguments_error());
+        return Err(Failed::Arguments);
     }
     let Some(entry) = call.entry(from).cloned() else { return Ok(false) };
     let target = call.database_of(database, to);
@@ -156,7 +156,7 @@ pub(super) fn moves(call: &mut Call<'_>) -> Done {
     let [key, number] = call.exactly()?;
     let number = number_of_database(call, number)?;
     if number == call.keyspace.selected {
-        return Err(call.arguments_error());
+        return Err(Failed::Arguments);
     }
     if call.database_of(number, key).keys.contains_key(key) {
         return Ok(false);
@@ -180,11 +180,11 @@ pub(super) fn swapdb(call: &mut Call<'_>) -> Done {
     Ok(true)
 }
 
-fn flush_options(call: &Call<'_>) -> Result<(), CommandError> {
+fn flush_options(call: &Call<'_>) -> Result<(), Failed> {
     match call.arguments {
         [] => Ok(()),
         [how] if how.eq_ignore_ascii_case(b"SYNC") || how.eq_ignore_ascii_case(b"ASYNC") => Ok(()),
-        _ => Err(call.arguments_error()),
+        _ => Err(Failed::Arguments),
     }
 }
 

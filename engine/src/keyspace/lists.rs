@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Call, CommandError, Done, Text};
+use super::{Call, Done, Failed, Text};
 
 type List = VecDeque<Text>;
 
@@ -56,10 +56,10 @@ fn pop(call: &mut Call<'_>, side: Side) -> Done {
     let count = match count {
         [] => 1,
         [count] => call.integer(count)?,
-        _ => return Err(call.arguments_error()),
+        _ => return Err(Failed::Arguments),
     };
     if count < 0 {
-        return Err(call.arguments_error());
+        return Err(Failed::Arguments);
     }
     call.change(key, false, |list: &mut List| {
         let taken = (0..count).map_while(|_| take(list, side)).count();
@@ -83,13 +83,12 @@ fn place(index: i64, length: usize) -> i64 {
 pub(super) fn lset(call: &mut Call<'_>) -> Done {
     let [key, index, element] = call.exactly()?;
     let index = call.integer(index)?;
-    let (missing, out_of_range) = (CommandError::NoKey(call.name.to_owned()), call.number_error());
     if !call.exists(key) {
-        return Err(missing);
+        return Err(Failed::NoKey);
     }
     call.change(key, false, |list: &mut List| {
         let place = usize::try_from(place(index, list.len())).ok();
-        let slot = place.and_then(|place| list.get_mut(place)).ok_or(out_of_range)?;
+        let slot = place.and_then(|place| list.get_mut(place)).ok_or(Failed::Number)?;
         *slot = element.to_vec();
         Ok(true)
     })
@@ -137,7 +136,7 @@ pub(super) fn linsert(call: &mut Call<'_>) -> Done {
     let behind = match place.to_ascii_uppercase().as_slice() {
         b"BEFORE" => 0,
         b"AFTER" => 1,
-        _ => return Err(call.arguments_error()),
+        _ => return Err(Failed::Arguments),
     };
     call.change(key, false, |list: &mut List| {
         let Some(at) = list.iter().position(|one| one == pivot) else { return Ok(false) };
@@ -148,7 +147,7 @@ pub(super) fn linsert(call: &mut Call<'_>) -> Done {
 
 fn moves(call: &mut Call<'_>, from: &[u8], to: &[u8], sides: (Side, Side)) -> Done {
     // Both must be lists before one is changed.
-    call.copied::<List>(to)?;
+    call.value::<List>(to)?;
     let mut taken = None;
     call.change(from, false, |list: &mut List| {
         taken = take(list, sides.0);
@@ -171,7 +170,7 @@ pub(super) fn lmove(call: &mut Call<'_>) -> Done {
     let side = |text: &[u8]| match text.to_ascii_uppercase().as_slice() {
         b"LEFT" => Ok(Side::Left),
         b"RIGHT" => Ok(Side::Right),
-        _ => Err(call.arguments_error()),
+        _ => Err(Failed::Arguments),
     };
     let sides = (side(one)?, side(other)?);
     moves(call, from, to, sides)

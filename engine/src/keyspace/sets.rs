@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Call, CommandError, Done, Kind, Text};
+use super::{Call, Done, Failed, Kind, Text};
 
 type Set = BTreeSet<Text>;
 
@@ -18,7 +18,7 @@ pub(super) fn srem(call: &mut Call<'_>) -> Done {
 
 pub(super) fn smove(call: &mut Call<'_>) -> Done {
     let [from, to, member] = call.exactly()?;
-    call.copied::<Set>(to)?;
+    call.value::<Set>(to)?;
     if !call.change(from, false, |set: &mut Set| Ok(set.remove(member)))? {
         return Ok(false);
     }
@@ -30,7 +30,8 @@ pub(super) fn smove(call: &mut Call<'_>) -> Done {
 
 fn store(call: &mut Call<'_>, combine: fn(&Set, &Set) -> Set) -> Done {
     let (to, from) = call.first_and(1)?;
-    let sets = from.iter().map(|key| call.copied::<Set>(key)).collect::<Result<Vec<_>, CommandError>>()?;
+    let copy = |key: &&[u8]| call.value::<Set>(key).map(|set| set.cloned().unwrap_or_default());
+    let sets = from.iter().map(copy).collect::<Result<Vec<_>, Failed>>()?;
     let result = sets.into_iter().reduce(|one, other| combine(&one, &other)).unwrap_or_default();
     let removed = call.remove(to);
     if result.is_empty() {

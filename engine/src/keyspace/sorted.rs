@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Call, CommandError, Done, Text};
+use super::{Call, Done, Failed, Text};
 
 type Sorted = BTreeMap<Text, f64>;
 
@@ -43,18 +43,17 @@ pub(super) fn zadd(call: &mut Call<'_>) -> Done {
     let compares = rules.only_greater || rules.only_less;
     let contradicts = rules.only_new && (rules.only_there || compares) || rules.only_greater && rules.only_less;
     if rest.is_empty() || !rest.len().is_multiple_of(2) || contradicts || rules.adds && rest.len() > 2 {
-        return Err(call.arguments_error());
+        return Err(Failed::Arguments);
     }
     let pairs = rest.chunks_exact(2).map(|pair| Ok((call.float(pair[0])?, pair[1])));
-    let pairs = pairs.collect::<Result<Vec<_>, CommandError>>()?;
-    let wrong = call.number_error();
+    let pairs = pairs.collect::<Result<Vec<_>, Failed>>()?;
     call.change(key, !rules.only_there, |set: &mut Sorted| {
         let mut changed = false;
         for (score, member) in pairs {
             let before = set.get(member).copied();
             let score = if rules.adds { sum(before.unwrap_or(0.0), score) } else { score };
             if score.is_nan() {
-                return Err(wrong);
+                return Err(Failed::Number);
             }
             let wanted = match before {
                 None => !rules.only_there,
@@ -74,11 +73,11 @@ pub(super) fn zadd(call: &mut Call<'_>) -> Done {
 
 pub(super) fn zincrby(call: &mut Call<'_>) -> Done {
     let [key, by, member] = call.exactly()?;
-    let (by, wrong) = (call.float(by)?, call.number_error());
+    let by = call.float(by)?;
     call.change(key, true, |set: &mut Sorted| {
         let score = sum(set.get(member).copied().unwrap_or(0.0), by);
         if score.is_nan() {
-            return Err(wrong);
+            return Err(Failed::Number);
         }
         set.insert(member.to_vec(), score);
         Ok(true)
@@ -103,8 +102,8 @@ fn pop(call: &mut Call<'_>, highest: bool) -> Done {
     let (key, count) = call.first_and(0)?;
     let count = match count {
         [] => 1,
-        [count] => usize::try_from(call.integer(count)?).map_err(|_| call.arguments_error())?,
-        _ => return Err(call.arguments_error()),
+        [count] => usize::try_from(call.integer(count)?).map_err(|_| Failed::Arguments)?,
+        _ => return Err(Failed::Arguments),
     };
     call.change(key, false, |set: &mut Sorted| {
         let mut members = ordered(set);
@@ -138,7 +137,7 @@ pub(super) fn zremrangebyrank(call: &mut Call<'_>) -> Done {
 }
 
 /// A bound of a range of scores: the score, and whether it is left out.
-fn bound(call: &Call<'_>, text: &[u8]) -> Result<(f64, bool), CommandError> {
+fn bound(call: &Call<'_>, text: &[u8]) -> Result<(f64, bool), Failed> {
     match text.strip_prefix(b"(") {
         Some(text) => Ok((call.float(text)?, true)),
         None => Ok((call.float(text)?, false)),

@@ -1,6 +1,6 @@
 //! Commands on strings.
 
-use super::{Call, CommandError, Done, Entry, Text, Value, keys::Until, numbers};
+use super::{Call, Done, Entry, Failed, Text, Value, keys::Until, numbers};
 
 /// A string has at most this many bytes (512 MiB).
 const MAX_STRING_BYTES: usize = 512 << 20;
@@ -18,10 +18,10 @@ pub(super) fn set(call: &mut Call<'_>) -> Done {
             b"XX" => only_there = true,
             b"GET" => get = true,
             name => {
-                let kind = Until::from_option(name).ok_or_else(|| call.arguments_error())?;
-                let (number, after) = options.split_first().ok_or_else(|| call.arguments_error())?;
+                let kind = Until::from_option(name).ok_or(Failed::Arguments)?;
+                let (number, after) = options.split_first().ok_or(Failed::Arguments)?;
                 if until.is_some() {
-                    return Err(call.arguments_error());
+                    return Err(Failed::Arguments);
                 }
                 until = Some(kind.time(call, number)?);
                 options = after;
@@ -29,11 +29,11 @@ pub(super) fn set(call: &mut Call<'_>) -> Done {
         }
     }
     if only_new && only_there || keep && until.is_some() {
-        return Err(call.arguments_error());
+        return Err(Failed::Arguments);
     }
     let there = call.exists(key);
     if get {
-        call.copied::<Text>(key)?;
+        call.value::<Text>(key)?;
     }
     if only_new && there || only_there && !there {
         return Ok(false);
@@ -71,28 +71,28 @@ pub(super) fn setnx(call: &mut Call<'_>) -> Done {
 
 pub(super) fn getset(call: &mut Call<'_>) -> Done {
     let [key, value] = call.exactly()?;
-    call.copied::<Text>(key)?;
+    call.value::<Text>(key)?;
     call.set(key, Value::String(value.to_vec()));
     Ok(true)
 }
 
 pub(super) fn getdel(call: &mut Call<'_>) -> Done {
     let [key] = call.exactly()?;
-    call.copied::<Text>(key)?;
+    call.value::<Text>(key)?;
     Ok(call.remove(key))
 }
 
 pub(super) fn getex(call: &mut Call<'_>) -> Done {
     let (key, options) = call.first_and(0)?;
-    call.copied::<Text>(key)?;
+    call.value::<Text>(key)?;
     let until = match options {
         [] => return Ok(false),
         [option] if option.eq_ignore_ascii_case(b"PERSIST") => None,
         [option, number] => {
-            let kind = Until::from_option(&option.to_ascii_uppercase()).ok_or_else(|| call.arguments_error())?;
+            let kind = Until::from_option(&option.to_ascii_uppercase()).ok_or(Failed::Arguments)?;
             Some(kind.time(call, number)?)
         }
-        _ => return Err(call.arguments_error()),
+        _ => return Err(Failed::Arguments),
     };
     Ok(call.entry(key).is_some_and(|entry| std::mem::replace(&mut entry.expires_ms, until) != until))
 }
@@ -100,7 +100,7 @@ pub(super) fn getex(call: &mut Call<'_>) -> Done {
 pub(super) fn mset(call: &mut Call<'_>) -> Done {
     let pairs = call.arguments;
     if pairs.is_empty() || !pairs.len().is_multiple_of(2) {
-        return Err(call.arguments_error());
+        return Err(Failed::Arguments);
     }
     for pair in pairs.chunks_exact(2) {
         call.set(pair[0], Value::String(pair[1].to_vec()));
@@ -119,10 +119,9 @@ pub(super) fn msetnx(call: &mut Call<'_>) -> Done {
 
 pub(super) fn append(call: &mut Call<'_>) -> Done {
     let [key, more] = call.exactly()?;
-    let too_long = call.number_error();
     call.change(key, true, |text: &mut Text| {
         if text.len() + more.len() > MAX_STRING_BYTES {
-            return Err(too_long);
+            return Err(Failed::Number);
         }
         text.extend_from_slice(more);
         Ok(true)
@@ -131,13 +130,13 @@ pub(super) fn append(call: &mut Call<'_>) -> Done {
 
 pub(super) fn setrange(call: &mut Call<'_>) -> Done {
     let [key, offset, bytes] = call.exactly()?;
-    let offset = usize::try_from(call.integer(offset)?).map_err(|_| call.number_error())?;
+    let offset = usize::try_from(call.integer(offset)?).map_err(|_| Failed::Number)?;
     if bytes.is_empty() {
-        call.copied::<Text>(key)?;
+        call.value::<Text>(key)?;
         return Ok(false);
     }
     let end = offset.checked_add(bytes.len()).filter(|end| *end <= MAX_STRING_BYTES);
-    let end = end.ok_or_else(|| call.number_error())?;
+    let end = end.ok_or(Failed::Number)?;
     call.change(key, true, |text: &mut Text| {
         if text.len() < end {
             text.resize(end, 0);
@@ -148,14 +147,13 @@ pub(super) fn setrange(call: &mut Call<'_>) -> Done {
 }
 
 fn add(call: &mut Call<'_>, key: &[u8], by: Option<i64>) -> Done {
-    let wrong = call.number_error();
-    let by = by.ok_or_else(|| wrong.clone())?;
+    let by = by.ok_or(Failed::Number)?;
     // A string that is missing counts as 0; one that is empty is no number.
     let there = call.exists(key);
     call.change(key, true, |text: &mut Text| {
         let before = if there { numbers::integer(text) } else { Some(0) };
-        let after: Result<i64, CommandError> = before.and_then(|before| before.checked_add(by)).ok_or(wrong);
-        *text = after?.to_string().into_bytes();
+        let after = before.and_then(|before| before.checked_add(by)).ok_or(Failed::Number)?;
+        *text = after.to_string().into_bytes();
         Ok(true)
     })
 }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Executes commands given as words; the result of the last one.
-fn run(keys: &mut Keyspace, commands: &[&str]) -> Done {
+fn run(keys: &mut Keyspace, commands: &[&str]) -> Result<bool, CommandError> {
     let mut last = Ok(false);
     for command in commands {
         let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
