@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use engine::codec::{Batch, FIRST_FRAME_OFFSET, Frame, FrameKind, IDENTITY_OFFSETS, Identity, Position, Seal, Start};
+use engine::codec::{
+    Batch, FIRST_FRAME_OFFSET, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, FrameKind, IDENTITY_OFFSETS, Identity,
+    Position, Seal, Start,
+};
 
 /// The files of a log by name.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -38,15 +41,37 @@ pub struct Chain {
     pub named: Vec<u64>,
 }
 
+/// The readable copies of a file's identity.
+fn copies(bytes: &[u8]) -> impl Iterator<Item = Identity> {
+    IDENTITY_OFFSETS.into_iter().filter_map(|at| Identity::decode(bytes.get(at as usize..)?).ok())
+}
+
 /// The identity of a file: of two readable copies the one that counts more.
 #[must_use]
 pub fn identity(bytes: &[u8]) -> Option<Identity> {
-    let copies = IDENTITY_OFFSETS.into_iter().filter_map(|at| Identity::decode(bytes.get(at as usize..)?).ok());
-    copies.max_by_key(|identity| (identity.generation, identity.durable))
+    copies(bytes).max_by_key(|identity| (identity.generation, identity.durable))
 }
 
-fn frame<'a>(bytes: &'a [u8], identity: &Identity, at: u64) -> Option<Frame<'a>> {
+/// The frame at a place, if it is intact.
+#[must_use]
+pub fn frame<'a>(bytes: &'a [u8], identity: &Identity, at: u64) -> Option<Frame<'a>> {
     Frame::decode(bytes.get(at as usize..)?, identity.seed(), at).ok()
+}
+
+/// The intact frames at or after `offset`, wherever they stand, each with its place: found the slow way, by trying every one.
+pub fn intact_frames<'a>(bytes: &'a [u8], identity: &Identity, offset: u64) -> impl Iterator<Item = (u64, Frame<'a>)> {
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        while at + FRAME_HEADER_BYTES <= bytes.len() as u64 {
+            let place = at;
+            if let Some(found) = frame(bytes, identity, place) {
+                at += found.header.frame_bytes();
+                return Some((place, found));
+            }
+            at += FRAME_ALIGN_BYTES;
+        }
+        None
+    })
 }
 
 /// Where the frames of a file stand, from the first one on, whatever they say.
@@ -151,25 +176,18 @@ impl Chain {
 pub fn floor(files: &Files) -> Position {
     let mut floor = Position::default();
     for (name, bytes) in files {
-        let copies = IDENTITY_OFFSETS.into_iter().filter_map(|at| Identity::decode(bytes.get(at as usize..)?).ok());
-        for copy in copies {
+        for copy in copies(bytes) {
             floor = floor.max(copy.durable);
         }
         // A temporary file is no part of the log, but what its identity states was true.
         let Some(identity) = identity(bytes).filter(|_| name.ends_with(".seg")) else { continue };
-        let mut at = FIRST_FRAME_OFFSET;
-        while at + 16 <= bytes.len() as u64 {
-            let Some(found) = frame(bytes, &identity, at) else {
-                at += 4;
-                continue;
-            };
+        for (at, found) in intact_frames(bytes, &identity, FIRST_FRAME_OFFSET) {
             floor = floor.max(found.header.claim(identity.generation, at).unwrap_or_default());
             if found.header.kind == FrameKind::Start
                 && let Some(start) = Start::decode(found.body)
             {
                 floor = floor.max(start.durable);
             }
-            at += found.header.frame_bytes();
         }
     }
     floor

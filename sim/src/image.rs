@@ -3,13 +3,14 @@
 use std::{ffi::OsStr, path::Path};
 
 use engine::{
-    codec::{FIRST_FRAME_OFFSET, Frame, FrameKind, Identity},
+    codec::{FIRST_FRAME_OFFSET, FrameKind, Identity},
     wal::DropReason,
 };
 
 use crate::{
     disk::{Disk, Op},
     env::SimEnv,
+    evidence,
     oracle::ensure,
     prng::Prng,
     report::Violation,
@@ -50,10 +51,8 @@ const START_WITHIN: usize = FIRST_FRAME_OFFSET as usize + 256;
 
 /// The identity of a segment, if its bytes begin with a valid start.
 fn started(bytes: &[u8]) -> Option<Identity> {
-    let copies = [0, 4096].into_iter().filter_map(|at| Identity::decode(bytes.get(at..)?).ok());
-    let identity = copies.max_by_key(|identity| (identity.generation, identity.durable))?;
-    let frame = bytes.get(FIRST_FRAME_OFFSET as usize..)?;
-    let frame = Frame::decode(frame, identity.seed(), FIRST_FRAME_OFFSET).ok()?;
+    let identity = evidence::identity(bytes)?;
+    let frame = evidence::frame(bytes, &identity, FIRST_FRAME_OFFSET)?;
     (frame.header.kind == FrameKind::Start).then_some(identity)
 }
 
@@ -127,23 +126,11 @@ pub fn report_is_true(image: &Disk, recovered: &Recovered) -> Result<(), Violati
     Ok(())
 }
 
-/// Intact frames at or after `offset`, found the slow way, and the end of the last one.
+/// How many frames are intact at or after `offset`, and the end of the last one.
 fn intact_frames(bytes: &[u8], offset: u64) -> (u64, u64) {
-    let Some(identity) = [0, 4096].iter().find_map(|at| Identity::decode(bytes.get(*at..)?).ok()) else {
-        return (0, 0);
-    };
-    let (seed, mut at, mut count, mut end) = (identity.seed(), offset, 0, 0);
-    while let Some(rest) = bytes.get(at as usize..).filter(|rest| rest.len() >= 16) {
-        at += match Frame::decode(rest, seed, at) {
-            Ok(frame) => {
-                count += 1;
-                end = at + frame.header.frame_bytes();
-                frame.header.frame_bytes()
-            }
-            Err(_) => 4,
-        };
-    }
-    (count, end)
+    let Some(identity) = evidence::identity(bytes) else { return (0, 0) };
+    let frames = evidence::intact_frames(bytes, &identity, offset);
+    frames.fold((0, 0), |(count, _), (at, frame)| (count + 1, at + frame.header.frame_bytes()))
 }
 
 /// After a clean close, even the worst power cut leaves the end of the log proven by another file than the last: the
