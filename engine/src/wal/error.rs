@@ -87,6 +87,12 @@ pub enum OpenError {
     },
 }
 
+impl From<Failure> for OpenError {
+    fn from(Failure { operation, file, kind, message }: Failure) -> OpenError {
+        OpenError::Io { operation, what: file, source: io::Error::new(kind, message) }
+    }
+}
+
 impl OpenError {
     /// `what` becomes text only when there is an error: this stands beside every call of an open.
     pub(crate) fn io(operation: &'static str, what: impl Display) -> impl FnOnce(io::Error) -> OpenError {

@@ -204,7 +204,7 @@ pub(super) async fn create<D: Dir>(dir: &D, segment: Segment<D>, plants: &Plants
 /// if the directory is synced again: a sync of it may have failed before.
 async fn recycle<D: Dir>(dir: &D, old: Segment<D>, identity: Identity, plants: &Plants) -> Result<Spare<D>, Failure> {
     let segment = Segment::new(old.slot, identity, plants);
-    let name = segment.name().to_string();
+    let name = segment.name().text();
     let replaced = async {
         let file = interruptible(|| dir.open(&name, OpenMode::Write)).await?;
         let length = interruptible(|| file.len()).await?;
@@ -246,7 +246,7 @@ async fn extend<D: Dir>(
 }
 
 async fn remove<D: Dir>(dir: &D, segment: &Segment<D>) -> Result<(), Failure> {
-    let name = segment.name().to_string();
+    let name = segment.name().text();
     let removed = interruptible(|| dir.remove(&name)).await;
     removed.map_err(|error| Failure::new("remove", name, &error))
 }

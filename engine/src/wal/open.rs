@@ -24,7 +24,7 @@ use crate::{
 
 use super::{
     Lsn,
-    error::{Failure, OpenError},
+    error::OpenError,
     jobs::create,
     log::{Log, Member, Opened, State},
     options::Options,
@@ -119,7 +119,7 @@ async fn establish<E: Env>(
     if planted!(options.plants, WalTrustOldSync)
         && let Some(link) = examined.chain.last()
     {
-        let name = link.segment.name().to_string();
+        let name = link.segment.name().text();
         let old = interruptible(|| dir.open(&name, OpenMode::Write)).await.map_err(OpenError::io("open", &name))?;
         interruptible(|| old.sync_data()).await.map_err(OpenError::io("sync", &name))?;
     }
@@ -170,9 +170,7 @@ async fn establish<E: Env>(
 
     let spare =
         Segment::new(slot + 1, successor_identity(&segment.identity, options, durable.position), &options.plants);
-    let spare = create(dir, spare, &options.plants).await.map_err(|Failure { operation, file, kind, message }| {
-        OpenError::io(operation, file)(std::io::Error::new(kind, message))
-    })?;
+    let spare = create(dir, spare, &options.plants).await?;
     remove(dir, &examined.removable).await;
 
     let report = report(&examined, segment.generation());
@@ -229,7 +227,7 @@ async fn resume<E: Env>(
     let newest = newest.map_err(|kind| OpenError::io("open", "a segment")(kind.into()))?;
     let base_lsn = newest.base_lsn;
     let segment = Arc::new(Segment::new(newest.segment.slot, newest.segment.identity.clone(), &options.plants));
-    let name = segment.name().to_string();
+    let name = segment.name().text();
     let file = interruptible(|| dir.open(&name, OpenMode::Write)).await.map_err(OpenError::io("open", &name))?;
     let length = interruptible(|| file.len()).await.map_err(OpenError::io("read", &name))?.max(offset);
     segment.attach(file);
@@ -244,8 +242,7 @@ async fn resume<E: Env>(
     let mut identity = successor_identity(&segment.identity, options, durable.position);
     identity.generation = examined.max_generation + 1;
     let slot = examined.max_slot + 1;
-    let spare = create(dir, Segment::new(slot, identity, &options.plants), &options.plants).await;
-    let spare = spare.map_err(|failure| OpenError::io("create", name)(std::io::Error::other(failure.message)))?;
+    let spare = create(dir, Segment::new(slot, identity, &options.plants), &options.plants).await?;
     let opened = Opened {
         lock,
         members,
