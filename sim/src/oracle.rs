@@ -53,11 +53,17 @@ enum Progress {
 struct Append {
     /// As it was issued.
     issued: Arc<[Bytes]>,
-    /// What of it the back of the log has not lost.
-    records: Vec<Bytes>,
+    /// So many of them the back of the log has not lost.
+    kept: usize,
     progress: Progress,
     /// While it was unanswered, the back of the log was removed from here on.
     removed_from: u64,
+}
+
+impl Append {
+    fn records(&self) -> &[Bytes] {
+        &self.issued[..self.kept]
+    }
 }
 
 /// How the life before a recovery ended.
@@ -155,7 +161,7 @@ impl History {
             append,
             Append {
                 issued: records.as_slice().into(),
-                records: records.clone(),
+                kept: records.len(),
                 progress: Progress::Open,
                 removed_from: u64::MAX,
             },
@@ -207,9 +213,9 @@ impl History {
     fn place(&mut self, append: u64, first: u64, standing: Standing) -> Check {
         let Some(entry) = self.appends.get_mut(&append) else { return Ok(()) };
         entry.progress = Progress::Placed(first);
-        let records = entry.records.clone();
+        let (issued, kept) = (entry.issued.clone(), entry.kept);
         self.count("I15");
-        for (lsn, payload) in (first..).zip(records) {
+        for (lsn, payload) in (first..).zip(&issued[..kept]) {
             if let Some(old) = self.known.get(&lsn)
                 && old.append != append
                 && old.standing >= Standing::Durable
@@ -221,7 +227,7 @@ impl History {
                     found,
                 );
             }
-            self.known.insert(lsn, Known { payload, standing, append });
+            self.known.insert(lsn, Known { payload: payload.clone(), standing, append });
         }
         Ok(())
     }
@@ -279,8 +285,8 @@ impl History {
                     append.progress = Progress::Open;
                     continue;
                 }
-                append.records.truncate(lsn.saturating_sub(first) as usize);
-                if append.records.is_empty() {
+                append.kept = append.kept.min(lsn.saturating_sub(first) as usize);
+                if append.kept == 0 {
                     append.progress = Progress::Gone;
                 }
             }
@@ -500,7 +506,7 @@ impl History {
             let conflict = self.known.get(lsn).filter(|known| known.standing >= Standing::Durable);
             let mut states: Vec<(u64, Progress)> = Vec::new();
             for (id, append) in &self.appends {
-                let Some(at) = append.records.iter().position(|record| record == payload) else { continue };
+                let Some(at) = append.records().iter().position(|record| record == payload) else { continue };
                 // Short records look alike: an unanswered append fits only where all of its records do.
                 let first = lsn.saturating_sub(at as u64).max(1);
                 let there = (first..).map_while(|lsn| recovered.record(lsn).map(|(_, payload)| payload));
@@ -508,7 +514,8 @@ impl History {
                 if append.progress == Progress::Open && append.removed_from <= *lsn {
                     continue;
                 }
-                if append.progress != Progress::Open || append.records.iter().zip(there).all(|(one, two)| one == two) {
+                if append.progress != Progress::Open || append.records().iter().zip(there).all(|(one, two)| one == two)
+                {
                     states.push((*id, append.progress));
                 }
             }
@@ -525,7 +532,7 @@ impl History {
                     return violation("I3", format!("LSN {lsn} holds append {}", known.append), summary(payload));
                 }
                 (None, Some((id, Progress::Open))) => {
-                    let at = self.appends[id].records.iter().position(|record| record == payload).unwrap_or(0) as u64;
+                    let at = self.appends[id].records().iter().position(|record| record == payload).unwrap_or(0) as u64;
                     let first = lsn.saturating_sub(at).max(1);
                     self.place(*id, first, Standing::Possible)?;
                 }
@@ -572,10 +579,9 @@ impl History {
         for (id, append) in &self.appends {
             if let Progress::Placed(first) = append.progress
                 && first < next
-                && next < first + append.records.len() as u64
+                && next < first + append.kept as u64
             {
-                let expected =
-                    format!("append {id} at {first}, a batch of {}, whole or not at all", append.records.len());
+                let expected = format!("append {id} at {first}, a batch of {}, whole or not at all", append.kept);
                 return violation("I1", expected, format!("the log ends before LSN {next}"));
             }
         }
