@@ -41,6 +41,9 @@ pub trait Env: Clone + Send + Sync + 'static {
     /// Nanoseconds since the Unix epoch. May jump either way: it is stored for people to read, never compared.
     fn wall_ns(&self) -> i64;
 
+    /// Time since some moment in the past, on a clock that never jumps: the one that [`Env::sleep`] goes by.
+    fn monotonic(&self) -> Duration;
+
     /// Fills `buf` with random bytes (seeded in the simulator).
     fn fill_random(&self, buf: &mut [u8]);
 

@@ -15,6 +15,8 @@ mod segment;
 
 mod ring;
 
+mod worker;
+
 pub mod aof;
 pub mod codec;
 pub mod keyspace;

@@ -114,6 +114,10 @@ impl Env for SimEnv {
         self.core.lock().wall_ns()
     }
 
+    fn monotonic(&self) -> Duration {
+        Duration::from_nanos(self.core.lock().now_ns())
+    }
+
     fn fill_random(&self, buf: &mut [u8]) {
         self.core.lock().fill_random(buf);
     }

@@ -359,6 +359,10 @@ impl Env for Telling {
         self.inner.wall_ns()
     }
 
+    fn monotonic(&self) -> Duration {
+        self.inner.monotonic()
+    }
+
     fn fill_random(&self, buf: &mut [u8]) {
         self.inner.fill_random(buf);
     }

@@ -2,7 +2,7 @@
 //! function over any [`Env`]. The simulated machine, its still form, and the real one pass the same claims, so what
 //! is found on one means something on the other.
 
-use std::{ffi::OsStr, io::ErrorKind, path::Path};
+use std::{ffi::OsStr, io::ErrorKind, path::Path, time::Duration};
 
 use engine::env::{Dir, EntryKind, Env, File, OpenMode, OsEnv, block_on};
 use madsim::runtime::Runtime;
@@ -66,6 +66,7 @@ conformance! {
     syncs_change_nothing_that_is_seen
     random_bytes_are_not_repeated
     the_wall_clock_is_after_2020
+    the_monotonic_clock_goes_with_sleep
     a_yield_returns
 }
 
@@ -348,6 +349,14 @@ async fn random_bytes_are_not_repeated<E: Env>(case: Case<'_, E>) {
 
 async fn the_wall_clock_is_after_2020<E: Env>(case: Case<'_, E>) {
     assert!(case.env.wall_ns() > 1_577_836_800_000_000_000);
+}
+
+async fn the_monotonic_clock_goes_with_sleep<E: Env>(case: Case<'_, E>) {
+    let before = case.env.monotonic();
+    case.env.sleep(Duration::from_millis(2)).await;
+    let passed = case.env.monotonic() - before;
+    // On a still machine nothing takes time.
+    assert!(passed >= Duration::from_millis(2) || passed.is_zero());
 }
 
 async fn a_yield_returns<E: Env>(case: Case<'_, E>) {

@@ -22,7 +22,7 @@ use std::{
     },
     path::{Component, Path},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -77,6 +77,11 @@ impl Env for OsEnv {
             Ok(after) => saturated(after.as_nanos()),
             Err(before) => -saturated(before.duration().as_nanos()),
         }
+    }
+
+    fn monotonic(&self) -> Duration {
+        static BEGAN: OnceLock<Instant> = OnceLock::new();
+        BEGAN.get_or_init(Instant::now).elapsed()
     }
 
     /// # Panics

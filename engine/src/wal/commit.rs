@@ -12,7 +12,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -23,7 +23,7 @@ use crate::{
     gate::Gate,
     plant::planted,
     segment::{Segment, restate},
-    sync::Mutex,
+    worker,
 };
 
 use super::{
@@ -32,6 +32,9 @@ use super::{
     log::{Log, Spare, State},
     producer::Watermark,
 };
+
+pub(super) type Worker<E> = worker::Worker<Job<E>>;
+pub(super) type Slot<E> = worker::Slot<Job<E>>;
 
 /// The operations that may be in flight, one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,91 +46,6 @@ pub(super) enum Operation {
 
 impl Operation {
     const ALL: [Operation; 3] = [Operation::Write, Operation::Sync, Operation::Prepare];
-}
-
-/// A future that is allocated once and runs one job after the other.
-pub(super) struct Worker<E: Env> {
-    future: Pin<Box<dyn Future<Output = ()> + Send>>,
-    mail: Arc<Mutex<Mail<E>>>,
-}
-
-/// How a worker gets its job and leaves the result.
-struct Mail<E: Env> {
-    job: Option<Job<E>>,
-    done: Option<Done<E>>,
-}
-
-impl<E: Env> Worker<E> {
-    pub(super) fn new() -> Worker<E> {
-        let mail = Arc::new(Mutex::new(Mail { job: None, done: None }));
-        let inbox = mail.clone();
-        let future = Box::pin(async move {
-            loop {
-                // Polled only with a job at hand; what it waits for in between is the machine.
-                let job = std::future::poll_fn(|_| match lock(&inbox).job.take() {
-                    Some(job) => Poll::Ready(job),
-                    None => Poll::Pending,
-                });
-                let done = job.await.run().await;
-                lock(&inbox).done = Some(done);
-            }
-        });
-        Worker { future, mail }
-    }
-
-    fn begin(self, job: Job<E>) -> Worker<E> {
-        lock(&self.mail).job = Some(job);
-        self
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Done<E>> {
-        // It never ends: after a job it waits for the next one.
-        let _ = self.future.as_mut().poll(context);
-        match lock(&self.mail).done.take() {
-            Some(done) => Poll::Ready(done),
-            None => Poll::Pending,
-        }
-    }
-}
-
-fn lock<E: Env>(mail: &Mutex<Mail<E>>) -> crate::sync::MutexGuard<'_, Mail<E>> {
-    mail.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether an operation is in flight, and who polls it.
-pub(super) enum Slot<E: Env> {
-    Idle(Worker<E>),
-    Driven,
-    /// Its driver was dropped; the next waiter polls it on.
-    Orphan(Worker<E>),
-}
-
-impl<E: Env> Slot<E> {
-    pub(super) fn is_idle(&self) -> bool {
-        matches!(self, Slot::Idle(_))
-    }
-
-    /// Puts the worker to work; the caller has seen that it is idle.
-    pub(super) fn begin(&mut self, job: Job<E>) -> Option<Worker<E>> {
-        match mem::replace(self, Slot::Driven) {
-            Slot::Idle(worker) => Some(worker.begin(job)),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-
-    /// Takes over what lost its driver.
-    fn adopt(&mut self) -> Option<Worker<E>> {
-        match mem::replace(self, Slot::Driven) {
-            Slot::Orphan(worker) => Some(worker),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
 }
 
 /// Between closing a cohort and starting its sync.
@@ -494,7 +412,7 @@ impl<E: Env> Log<E> {
 
     /// Whether an operation has lost its driver.
     pub(super) fn has_orphan(state: &State<E>) -> bool {
-        [&state.write, &state.sync, &state.prepare].into_iter().any(|slot| matches!(slot, Slot::Orphan(_)))
+        [&state.write, &state.sync, &state.prepare].into_iter().any(Slot::is_orphan)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     plant::{Plants, planted},
     ring::Filled,
     segment::{Segment, replace_identity, sync_new, sync_written, write_zeros},
+    worker,
 };
 
 use super::{
@@ -36,8 +37,10 @@ pub(super) enum Done<E: Env> {
     Truncated(Truncated<E::Dir>),
 }
 
-impl<E: Env> Job<E> {
-    pub(super) async fn run(self) -> Done<E> {
+impl<E: Env> worker::Job for Job<E> {
+    type Done = Done<E>;
+
+    async fn run(self) -> Done<E> {
         match self {
             Job::Write(job) => Done::Written(job.run().await),
             Job::Sync(job) => Done::Synced { upto: job.upto, result: job.run().await },

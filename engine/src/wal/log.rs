@@ -169,7 +169,7 @@ impl<E: Env> Log<E> {
         let Opened { lock, members, tail, durable, floor_lsn, spares, next_slot, stats } = opened;
         let newest = spares.back().map_or(&tail.segment, |spare| &spare.segment).identity.clone();
         let (pages, page_bytes) = options.ring();
-        let slot = || Slot::Idle(super::commit::Worker::new());
+        let slot = Slot::new;
         let mut state = State {
             written_segment: tail.segment.clone(),
             tail_length: tail.length,

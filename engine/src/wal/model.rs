@@ -40,6 +40,9 @@ impl Env for Memory {
     fn wall_ns(&self) -> i64 {
         0
     }
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
     fn fill_random(&self, buf: &mut [u8]) {
         buf.fill(1);
     }

@@ -481,7 +481,7 @@ impl State {
     }
 
     /// Engine nanoseconds of virtual time: a madsim microsecond each.
-    fn now_ns(&self) -> u64 {
+    pub(super) fn now_ns(&self) -> u64 {
         if self.still {
             return 0;
         }
