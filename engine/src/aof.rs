@@ -1,15 +1,421 @@
 //! The command log: an append-only file of commands, in the directory format of Redis 7.
 //!
-//! This is the reading half so far: the commands ([`resp`]), the list of files ([`manifest`]), what a file's bytes are
-//! worth ([`check`]), bases of RDB format ([`rdb`]), and loading a directory into a data set ([`load`]). Nothing here writes.
+//! [`CommandLog`] is written by whoever executes commands: each command that changed the data is appended, and a *round* ends
+//! before its effects are told to anybody. What a round's end means is the policy, `appendfsync`:
+//!
+//! | policy | a process kill loses | a power cut loses |
+//! |---|---|---|
+//! | `always` | nothing of a round that has ended | nothing of a round that has ended |
+//! | `everysec` | nothing of a round that has ended; while a sync is under way, what came in the last 2 s | what came in the last second and while two syncs took their time, at most; while a sync is under way, 2 s more |
+//! | `no` | nothing of a round that has ended | what the operating system had not written, about 30 s |
+//!
+//! With `no-appendfsync-on-rewrite yes` a policy counts as `no` while a rewrite runs. [`CommandLog::wait_durable`] waits for a
+//! sync under any policy, and is the only thing to go by where a single command matters. After a failed sync, under any policy,
+//! nothing is acknowledged any more until the log is opened again; opening writes all that is not known to be durable into a
+//! file of its own. (Redis goes on once a later sync succeeds, which proves nothing about the first.)
+//!
+//! Below it: the commands ([`resp`]), the list of files ([`manifest`]), what a file's bytes are worth ([`check`]), bases of
+//! RDB format ([`rdb`]), and loading a directory into a data set ([`load`]).
 //!
 //! The formats are those of Redis 7.0's documentation and of directories that its server wrote.
 
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, PoisonError},
+};
+
+use crate::{env::Env, gate::Gate, sync::Mutex};
+
 pub mod check;
+mod error;
+mod files;
+mod job;
+mod keeper;
 pub mod load;
+mod log;
 pub mod manifest;
+mod open;
 pub mod options;
+mod producer;
 pub mod rdb;
 pub mod resp;
-
+mod rewrite;
 mod window;
+mod writer;
+
+pub use error::{LogError, OpenError, RewriteError};
+pub use log::Stats;
+pub use rewrite::{Commands, Rewritten, Snapshot};
+pub use writer::Writer;
+
+use keeper::Keeper;
+use load::{DataSet, Loaded};
+use log::{Log, POSTPONE, Want};
+use options::{Fsync, Options};
+use producer::Record;
+
+/// How far the log reached when something had been appended: bytes since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+/// A handle of an open command log.
+///
+/// ```
+/// use engine::{aof::{CommandLog, options::{Fsync, Options}}, env::{OsEnv, block_on}, keyspace::Keyspace};
+///
+/// async fn demo(path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+///     let options = Options { append_fsync: Fsync::Always, ..Options::default() };
+///     let mut keys = Keyspace::new();
+///     let (log, _) = CommandLog::open(OsEnv, path, options.clone(), &mut keys).await?;
+///     let command: [&[u8]; 3] = [b"SET", b"greeting", b"hello"];
+///     if keys.execute(&command, 0)? {
+///         log.append(0, &command).await?;
+///     }
+///     log.round().await?; // it survives a power cut now
+///     log.close().await?;
+///
+///     let mut again = Keyspace::new();
+///     let (log, loaded) = CommandLog::open(OsEnv, path, options, &mut again).await?;
+///     assert_eq!((again, loaded.failures), (keys, 0));
+///     log.close().await?;
+///     Ok(())
+/// }
+///
+/// let folder = tempfile::tempdir()?;
+/// block_on(demo(folder.path()))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct CommandLog<E: Env> {
+    log: Arc<Log<E>>,
+    keeper: Arc<Keeper<E>>,
+}
+
+impl<E: Env> Clone for CommandLog<E> {
+    fn clone(&self) -> Self {
+        CommandLog { log: self.log.clone(), keeper: self.keeper.clone() }
+    }
+}
+
+impl<E: Env> CommandLog<E> {
+    /// Opens the log in the data directory `path`, or creates it, and loads it into `data`, which should be empty. What was
+    /// loaded is durable when this returns.
+    ///
+    /// The data directory is locked while a handle is open; the log's files are in a directory within it.
+    ///
+    /// # Errors
+    /// [`OpenError`]; what `data` holds then is of no use.
+    pub async fn open(
+        env: E,
+        path: &Path,
+        options: Options,
+        data: &mut impl DataSet,
+    ) -> Result<(CommandLog<E>, Loaded), OpenError> {
+        let (log, loaded) = open::open(env, path, options, data).await?;
+        let log = Arc::new(log);
+        let keeper = Keeper::spawn(&log).map_err(OpenError::io("start", "the log's background task"))?;
+        Ok((CommandLog { log, keeper: Arc::new(keeper) }, loaded))
+    }
+
+    /// Appends one command, which was executed in `database`. It is in memory then; [`CommandLog::round`] does the rest. Waits
+    /// only while all pages are full. A command that was accepted stays in the log even if this future is dropped.
+    ///
+    /// # Errors
+    /// [`LogError`]; the command was not appended.
+    pub async fn append(&self, database: u32, command: &[impl AsRef<[u8]>]) -> Result<Position, LogError> {
+        self.append_unit(database, &[command]).await
+    }
+
+    /// Appends commands that were executed as one: all or none of them are loaded.
+    ///
+    /// # Errors
+    /// As [`CommandLog::append`].
+    pub async fn append_unit<A: AsRef<[u8]>>(&self, database: u32, commands: &[&[A]]) -> Result<Position, LogError> {
+        let record = self.record(database, commands)?;
+        loop {
+            let drained = {
+                let mut guard = self.log.lock();
+                let state = &mut *guard;
+                state.accepts()?;
+                let Some(mut producer) = (if state.has_writer { None } else { state.producer.take() }) else {
+                    return Err(LogError::WriterExists);
+                };
+                let mut accepted = producer.append(&record);
+                if !accepted {
+                    let bytes = producer.encoded_bytes(&record);
+                    accepted =
+                        producer.make_room(&mut state.ring, bytes, state.split).is_ok() && producer.append(&record);
+                }
+                let position = Position(producer.accepted);
+                state.producer = Some(producer);
+                if accepted {
+                    self.log.rouse(guard);
+                    return Ok(position);
+                }
+                state.stats.waits += 1;
+                if self.log.drops_when_full(state) {
+                    return Ok(position);
+                }
+                state.ring.drained()
+            };
+            self.log.wait(Want::Drained(drained)).await?;
+        }
+    }
+
+    fn record<'a, A: AsRef<[u8]>>(&self, database: u32, commands: &'a [&'a [A]]) -> Result<Record<'a, A>, LogError> {
+        if commands.is_empty() || commands.iter().any(|command| command.is_empty()) {
+            return Err(LogError::Empty);
+        }
+        let noted = self.log.options.aof_timestamp_enabled;
+        let second = noted.then(|| self.log.env.wall_ns().div_euclid(1_000_000_000));
+        Ok(Record { database, commands, second })
+    }
+
+    /// A [`Writer`], which alone may append until it is dropped, and does so without a lock.
+    ///
+    /// # Errors
+    /// [`LogError::WriterExists`], [`LogError::Closed`].
+    pub fn writer(&self) -> Result<Writer<E>, LogError> {
+        let mut state = self.log.lock();
+        if state.closed {
+            return Err(LogError::Closed);
+        }
+        if state.has_writer {
+            return Err(LogError::WriterExists);
+        }
+        state.has_writer = true;
+        drop(state);
+        Ok(Writer::new(self.clone()))
+    }
+
+    /// Ends a round: returns when everything appended so far is as safe as the policy says.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`], and [`LogError::Stalled`]: what was appended is in memory, and will be written.
+    pub async fn round(&self) -> Result<(), LogError> {
+        let (log, options) = (&self.log, &self.log.options);
+        let (want, keeper) = {
+            let mut state = log.lock();
+            if state.closed {
+                return Err(LogError::Closed);
+            }
+            let accepted = state.accepted();
+            let held_back = options.no_append_fsync_on_rewrite && state.rewriting.is_some();
+            match options.append_fsync {
+                Fsync::Always if !held_back => (Some(Want::Durable(accepted)), false),
+                Fsync::EverySecond if state.syncs() && state.failure.is_none() && state.trouble.is_none() => {
+                    let now = log.env.monotonic();
+                    let first = state.postponed.is_none();
+                    let since = *state.postponed.get_or_insert(now);
+                    if now.saturating_sub(since) < POSTPONE {
+                        (None, first)
+                    } else {
+                        state.stats.delayed += 1;
+                        (Some(Want::Written(accepted)), false)
+                    }
+                }
+                Fsync::Always | Fsync::EverySecond | Fsync::No => (Some(Want::Written(accepted)), false),
+            }
+        };
+        if keeper {
+            log.gates.keeper.open();
+        }
+        match want {
+            Some(want) => Ok(log.wait(want).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until everything up to `position` survives a power cut; syncs if nobody else does. To give up after some time,
+    /// drop the future.
+    ///
+    /// # Errors
+    /// [`LogError::NotAppended`] and those of [`CommandLog::round`]. What was durable before a failure is reported as durable.
+    pub async fn wait_durable(&self, position: Position) -> Result<(), LogError> {
+        let end = self.log.lock().accepted();
+        if position.0 > end {
+            return Err(LogError::NotAppended { position: position.0, end });
+        }
+        Ok(self.log.wait(Want::Durable(position.0)).await?)
+    }
+
+    /// Waits until everything appended so far survives a power cut.
+    ///
+    /// # Errors
+    /// Those of [`CommandLog::round`].
+    pub async fn sync(&self) -> Result<Position, LogError> {
+        let end = self.log.lock().accepted();
+        self.log.wait(Want::Durable(end)).await?;
+        Ok(Position(end))
+    }
+
+    /// Rewrites the log: `snapshot` is called once, at the moment at which the log goes on in a new increment, and what it returns
+    /// is written into a new base in the background. It is called with the log's mutex held: nothing may be appended between it
+    /// and the state that it stands for, and it must not use the log.
+    ///
+    /// # Errors
+    /// [`RewriteError::Running`], [`RewriteError::Log`]; what comes later is told by [`Rewrite::done`].
+    ///
+    /// ```
+    /// use engine::{aof::{CommandLog, options::Options}, env::{OsEnv, block_on}, keyspace::Keyspace};
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// block_on(async {
+    ///     let mut keys = Keyspace::new();
+    ///     let (log, _) = CommandLog::open(OsEnv, folder.path(), Options::default(), &mut keys).await?;
+    ///     for _ in 0..1000 {
+    ///         keys.execute(&[b"INCR", b"counter"], 0)?;
+    ///         log.append(0, &["INCR", "counter"]).await?;
+    ///     }
+    ///     let rewritten = log.rewrite(|| keys.snapshot()).await?.done().await?;
+    ///     assert_eq!(rewritten.base, 36); // SET counter 1000
+    ///     log.close().await?;
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn rewrite<S: Snapshot>(&self, snapshot: impl FnOnce() -> S) -> Result<Rewrite<E>, RewriteError> {
+        if self.log.lock().has_writer {
+            return Err(RewriteError::Log(LogError::WriterExists));
+        }
+        self.begin_rewrite(snapshot).await
+    }
+
+    async fn begin_rewrite<S: Snapshot>(&self, snapshot: impl FnOnce() -> S) -> Result<Rewrite<E>, RewriteError> {
+        let snapshot = self.log.mark_rewrite(snapshot).await?;
+        let outcome = Arc::new(Outcome { result: Mutex::new(None), gate: Gate::default() });
+        let (log, told) = (self.log.clone(), outcome.clone());
+        let task = self.log.env.spawn("seawall aof rewrite", async move {
+            let result = log.rewrite(snapshot).await;
+            *told.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            told.gate.open();
+        });
+        match task {
+            Ok(task) => {
+                self.keeper.add(task);
+                Ok(Rewrite { outcome, log: self.clone() })
+            }
+            Err(error) => {
+                self.log.lock().rewriting = None;
+                Err(RewriteError::Failed(crate::failure::Failure::new("start", "the rewrite's task", &error)))
+            }
+        }
+    }
+
+    /// Whether the log should be rewritten now, by `auto-aof-rewrite-percentage` and `auto-aof-rewrite-min-size`. After three
+    /// failures in a row it is not so for a minute, then for two, four, up to an hour.
+    #[must_use]
+    pub fn rewrite_is_due(&self) -> bool {
+        self.log.rewrite_is_due()
+    }
+
+    /// Bytes of the log's files: base and increments.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.log.lock().bytes()
+    }
+
+    /// Everything up to here survives a power cut.
+    #[must_use]
+    pub fn durable(&self) -> Position {
+        Position(self.log.lock().durable)
+    }
+
+    /// Where the next command is appended, but for what a [`Writer`] has not handed over.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        Position(self.log.lock().accepted())
+    }
+
+    /// What the log has done since it was opened.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let state = self.log.lock();
+        match &state.producer {
+            Some(producer) => Stats { commands: producer.commands, bytes: producer.accepted, ..state.stats },
+            None => state.stats,
+        }
+    }
+
+    /// Ends a rewrite that is under way, makes everything durable, states so in the manifest, and releases the directory. Other
+    /// handles refuse work from now on. Dropping the last handle instead makes durable what it can, and tells nobody when that
+    /// fails.
+    ///
+    /// # Errors
+    /// Those of [`CommandLog::round`]; the directory is released all the same. [`LogError::WriterExists`] closes nothing.
+    pub async fn close(self) -> Result<(), LogError> {
+        let log = &self.log;
+        {
+            let mut state = log.lock();
+            if state.closed {
+                return Err(LogError::Closed);
+            }
+            if state.has_writer {
+                return Err(LogError::WriterExists);
+            }
+            state.closed = true;
+        }
+        log.open_all();
+        self.keeper.stop().await;
+        let accepted = log.lock().accepted();
+        let mut result = log.wait(Want::Durable(accepted)).await;
+        if let Err(log::Stuck::Stalled(_)) = result {
+            // One last attempt.
+            log.write_now().await;
+            result = log.wait(Want::Durable(accepted)).await;
+        }
+        log.drain().await;
+        if result.is_ok() {
+            log.state_end().await;
+        }
+        let lock = log.lock().lock.take();
+        drop(lock);
+        Ok(result?)
+    }
+}
+
+impl<E: Env> fmt::Debug for CommandLog<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.log.lock();
+        f.debug_struct("CommandLog").field("end", &state.accepted()).field("durable", &state.durable).finish()
+    }
+}
+
+struct Outcome {
+    result: Mutex<Option<Result<Rewritten, RewriteError>>>,
+    gate: Gate,
+}
+
+/// A rewrite under way. It goes on when this is dropped.
+pub struct Rewrite<E: Env> {
+    outcome: Arc<Outcome>,
+    log: CommandLog<E>,
+}
+
+impl<E: Env> Rewrite<E> {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// [`RewriteError`]; the log is as it was, and goes on, unless the error is [`RewriteError::Log`].
+    pub async fn done(self) -> Result<Rewritten, RewriteError> {
+        loop {
+            let seen = self.outcome.gate.seq();
+            if let Some(result) = self.outcome.result.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+                return result;
+            }
+            self.outcome.gate.wait(seen).await;
+        }
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.outcome.result.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+}
+
+impl<E: Env> fmt::Debug for Rewrite<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rewrite").field("log", &self.log).field("done", &self.is_done()).finish()
+    }
+}

@@ -11,6 +11,7 @@ mod keys;
 mod lists;
 mod numbers;
 mod sets;
+mod snapshot;
 mod sorted;
 mod strings;
 mod table;
@@ -18,6 +19,11 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thiserror::Error;
+
+use crate::aof::load::DataSet;
+
+pub use snapshot::KeyspaceSnapshot;
+pub(crate) use snapshot::rebuild;
 
 /// Databases, as in a default configuration of Redis.
 pub const DATABASES: usize = 16;
@@ -167,13 +173,6 @@ impl Keyspace {
         self.selected
     }
 
-    /// Puts a key in place; not if its value is one that no key may have.
-    pub(crate) fn insert(&mut self, database: usize, key: Text, entry: Entry) {
-        if let Some(database) = self.databases.get_mut(database) {
-            database.insert(key, entry);
-        }
-    }
-
     /// Executes a command of a log, at no time: nothing expires. True if it changed something.
     ///
     /// # Errors
@@ -200,6 +199,12 @@ impl Keyspace {
         self.run(command, Some(now_ms))
     }
 
+    /// The data as it is now, for a rewrite of its log.
+    #[must_use]
+    pub fn snapshot(&self) -> KeyspaceSnapshot {
+        KeyspaceSnapshot::new(self)
+    }
+
     fn run(&mut self, command: &[&[u8]], now_ms: Option<i64>) -> Result<bool, CommandError> {
         let name = String::from_utf8_lossy(command.first().copied().unwrap_or_default()).to_ascii_uppercase();
         let run = table::find(&name)?;
@@ -210,6 +215,16 @@ impl Keyspace {
             Failed::Number => CommandError::Number(name),
             Failed::NoKey => CommandError::NoKey(name),
         })
+    }
+}
+
+impl DataSet for Keyspace {
+    fn load(&mut self, command: &[&[u8]]) -> Result<bool, CommandError> {
+        Keyspace::load(self, command)
+    }
+
+    fn begin_file(&mut self) {
+        self.selected = 0;
     }
 }
 

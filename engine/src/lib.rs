@@ -21,6 +21,8 @@ pub mod aof;
 pub mod codec;
 pub mod keyspace;
 
+mod failure;
+
 mod gate;
 
 mod sync;

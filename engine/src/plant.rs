@@ -102,6 +102,21 @@ mod switches {
         WalRecycleBeforeFloor "wal-recycle-before-floor" "recycle released segments before the floor mark is durable";
         WalTruncateUnsynced "wal-truncate-unsynced" "cut the back of the log before the part that is kept is durable";
         WalLenNotChecksummed "wal-len-not-checksummed" "let checksums cover the bodies of frames alone, not their headers";
+        AofRingFullDrops "aof-ring-full-drops" "drop a command that finds the ring full while a sync runs (B1)";
+        AofEverysecIdleTail "aof-everysec-idle-tail" "skip the sync of a second in which there was nothing to write";
+        AofMultiTruncInside "aof-multi-trunc-inside" "cut a torn tail after the last whole command, leaving MULTI open (B2)";
+        AofSyncPublishesAccepted "aof-sync-publishes-accepted" "let a sync publish what was accepted when it began, written or not";
+        AofSyncErrorIgnored "aof-sync-error-ignored" "take a failed sync for one that succeeded (M17)";
+        AofSkipFailedWrite "aof-skip-failed-write" "go on behind a write that failed";
+        AofTrustOldSync "aof-trust-old-sync" "at open cut and sync the old increment instead of copying it";
+        AofIgnoreRdb "aof-ignore-rdb" "begin an empty log beside a snapshot that holds data (B3)";
+        AofManifestUnsynced "aof-manifest-unsynced" "rename a manifest into place that was not synced";
+        RewriteRenameNoDirsync "rewrite-rename-no-dirsync" "skip the directory sync after a manifest is renamed into place";
+        RewriteNewincrOldUnsynced "rewrite-newincr-old-unsynced" "go on in a new increment without a sync of the old one";
+        RewriteManifestInplace "rewrite-manifest-inplace" "write the manifest in place";
+        RewriteBaseUnsynced "rewrite-base-unsynced" "name a base in the manifest that was not synced";
+        RewriteBaseNameUnsynced "rewrite-base-name-unsynced" "name a base in the manifest before its name is durable";
+        RewriteHistoryFirst "rewrite-history-first" "remove what a rewrite replaces before the manifest forgets it";
         WalTruncateWithoutWitness "wal-truncate-without-witness" "acknowledge a cut that only the new segment itself states";
     }
 

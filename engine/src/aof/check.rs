@@ -28,7 +28,9 @@ pub struct Checked {
     pub length: u64,
     /// Up to here everything is whole: commands, annotations, units.
     pub good: u64,
-    /// Lines up to there. An argument is one, whatever bytes it has; annotations don't count.
+    /// Up to here each single command is whole, whether or not its unit is.
+    pub whole: u64,
+    /// Lines up to where it is good. An argument is one, whatever bytes it has; annotations don't count.
     pub good_lines: u64,
     /// Commands up to there, those of units included.
     pub commands: u64,
@@ -261,8 +263,9 @@ impl Scan {
     }
 
     fn checked(self, length: u64, end: End) -> Checked {
+        let whole = self.at;
         let (good, good_lines, commands) = self.unit.unwrap_or((self.at, self.lines, self.commands));
-        Checked { length, good, good_lines, commands, end }
+        Checked { length, good, whole, good_lines, commands, end }
     }
 }
 

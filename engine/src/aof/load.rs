@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     env::{Dir, Env, File, OpenMode, interruptible, read_at_most},
-    keyspace::{CommandError, Keyspace},
+    keyspace::CommandError,
 };
 
 use super::{
@@ -15,6 +15,19 @@ use super::{
     rdb::{self, RdbError},
     resp::Reading,
 };
+
+/// What a log is loaded into: commands change it. [`Keyspace`](crate::keyspace::Keyspace) is one; yours may be another.
+pub trait DataSet {
+    /// Executes a command of the log. True if it changed something.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing was changed. [`CommandError::Unknown`] and [`CommandError::Unsupported`] end the loading; with any
+    /// other the command failed when it was logged, too, and the next one follows.
+    fn load(&mut self, command: &[&[u8]]) -> Result<bool, CommandError>;
+
+    /// Another file begins: database 0 is selected.
+    fn begin_file(&mut self);
+}
 
 /// A manifest has at most this many bytes: some ten thousand files.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
@@ -30,12 +43,20 @@ pub struct LoadOptions {
     pub truncated: bool,
     /// End before the first timestamp that is later than this second since the Unix epoch.
     pub until: Option<i64>,
+    /// `aof-load-corrupt-tail-max-size`: a last file of which at most so many bytes at the end are damaged is loaded up to there.
+    pub corrupt_tail_bytes: u64,
 }
 
 impl Default for LoadOptions {
     /// As in redis.conf: `appendonly.aof`, and a last file that was cut off is loaded; strictly read, to its end.
     fn default() -> LoadOptions {
-        LoadOptions { name: "appendonly.aof".into(), reading: Reading::Strict, truncated: true, until: None }
+        LoadOptions {
+            name: "appendonly.aof".into(),
+            reading: Reading::Strict,
+            truncated: true,
+            until: None,
+            corrupt_tail_bytes: 0,
+        }
     }
 }
 
@@ -49,6 +70,8 @@ pub struct Loaded {
     pub failed: Vec<(String, u64, CommandError)>,
     /// How many failed.
     pub failures: u64,
+    /// The database that is selected at the end.
+    pub database: u32,
 }
 
 /// Why a log was not loaded. What the data set holds then is of no use. Nothing was written.
@@ -144,7 +167,7 @@ impl LoadError {
     }
 }
 
-/// Loads the log in the directory `path` (`appenddirname`) into `keys`, which should be empty.
+/// Loads the log in the directory `path` (`appenddirname`) into `data`, which should be empty.
 ///
 /// # Errors
 /// [`LoadError`].
@@ -152,7 +175,7 @@ pub async fn load<E: Env>(
     env: &E,
     path: &Path,
     options: &LoadOptions,
-    keys: &mut Keyspace,
+    data: &mut impl DataSet,
 ) -> Result<Loaded, LoadError> {
     let what = path.display().to_string();
     let manifest_name = format!("{}.manifest", options.name);
@@ -161,37 +184,52 @@ pub async fn load<E: Env>(
         _ => LoadError::io("open directory", &what)(error),
     })?;
     let manifest = read_manifest(&dir, &manifest_name).await?;
-    let entries: Vec<_> = manifest.base.iter().chain(&manifest.increments).collect();
-    let mut loaded = Loaded::default();
-    for (number, entry) in entries.iter().enumerate() {
-        let name = &entry.name;
-        let file = interruptible(|| dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => LoadError::Missing { file: name.clone() },
-            _ => LoadError::io("open", name)(error),
-        })?;
-        let checked = load_file(&file, name, options, keys, &mut loaded).await?;
-        let last = number + 1 == entries.len();
-        match checked.end {
-            End::File => {}
-            End::Later(_) if last => {}
-            // Nothing is appended to it any more, so nothing is lost with a remark.
-            End::ShortAnnotation if !last => {}
-            end if end.is_torn() && last && options.truncated => {}
-            end if end.is_torn() || matches!(end, End::Later(_)) => {
-                let Checked { good, length, .. } = checked;
-                return Err(LoadError::Torn { file: name.clone(), good, length, end });
-            }
-            end => {
-                let Checked { good, good_lines, .. } = checked;
-                return Err(LoadError::Damaged { file: name.clone(), good, line: good_lines, end });
-            }
-        }
-        loaded.files.push((name.clone(), checked));
-    }
-    Ok(loaded)
+    Source { dir: &dir, manifest: &manifest, options }.load(data).await
 }
 
-async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifest, LoadError> {
+/// A log to load.
+pub(super) struct Source<'a, D> {
+    pub(super) dir: &'a D,
+    pub(super) manifest: &'a Manifest,
+    pub(super) options: &'a LoadOptions,
+}
+
+impl<D: Dir> Source<'_, D> {
+    /// Loads it.
+    pub(super) async fn load(&self, data: &mut impl DataSet) -> Result<Loaded, LoadError> {
+        let Source { dir, manifest, options } = self;
+        let entries: Vec<_> = manifest.base.iter().chain(&manifest.increments).collect();
+        let mut loaded = Loaded::default();
+        for (number, entry) in entries.iter().enumerate() {
+            let name = &entry.name;
+            let file = interruptible(|| dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => LoadError::Missing { file: name.clone() },
+                _ => LoadError::io("open", name)(error),
+            })?;
+            data.begin_file();
+            loaded.database = 0;
+            let checked = load_file(&file, name, options, data, &mut loaded).await?;
+            let last = number + 1 == entries.len();
+            let Checked { good, good_lines, length, end, .. } = checked;
+            match end {
+                End::File => {}
+                End::Later(_) if last => {}
+                // Nothing is appended to it any more, so nothing is lost with a remark.
+                End::ShortAnnotation if !last => {}
+                end if end.is_torn() && last && options.truncated => {}
+                end if end.is_torn() || matches!(end, End::Later(_)) => {
+                    return Err(LoadError::Torn { file: name.clone(), good, length, end });
+                }
+                _ if last && length - good <= options.corrupt_tail_bytes => {}
+                end => return Err(LoadError::Damaged { file: name.clone(), good, line: good_lines, end }),
+            }
+            loaded.files.push((name.clone(), checked));
+        }
+        Ok(loaded)
+    }
+}
+
+pub(super) async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifest, LoadError> {
     let file = interruptible(|| dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::Nothing { file: name.to_owned() },
         _ => LoadError::io("open", name)(error),
@@ -210,19 +248,26 @@ async fn load_file<F: File>(
     file: &F,
     name: &str,
     options: &LoadOptions,
-    keys: &mut Keyspace,
+    data: &mut impl DataSet,
     loaded: &mut Loaded,
 ) -> Result<Checked, LoadError> {
     let mut magic = [0; 5];
     let read = read_at_most(file, &mut magic, 0).await.map_err(LoadError::io("read", name))?;
     let begins = if &magic[..read] == rdb::MAGIC {
-        let read = rdb::load(file, keys).await.map_err(LoadError::io("read", name))?;
+        let read = rdb::load(file, data).await.map_err(LoadError::io("read", name))?;
         read.map_err(|(at, error)| LoadError::Rdb { file: name.to_owned(), at, error })?
     } else {
         0
     };
-    let mut execute = |keys: &mut Keyspace, at: u64, command: &[&[u8]]| match keys.load(command) {
-        Ok(_) => Ok(()),
+    let mut execute = |at: u64, command: &[&[u8]]| match data.load(command) {
+        Ok(_) => {
+            if let [name, number] = command
+                && name.eq_ignore_ascii_case(b"SELECT")
+            {
+                loaded.database = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+            }
+            Ok(())
+        }
         Err(error @ (CommandError::Unknown(_) | CommandError::Unsupported(_))) => {
             Err(LoadError::Command { file: name.to_owned(), at, error })
         }
@@ -242,13 +287,13 @@ async fn load_file<F: File>(
         match (role, &mut unit) {
             // (A stray one fails, as it did when it was logged.)
             (Role::Annotation | Role::Stray, _) => {}
-            (Role::Command, None) => execute(keys, walk.at(), &walk.command().collect::<Vec<_>>())?,
+            (Role::Command, None) => execute(walk.at(), &walk.command().collect::<Vec<_>>())?,
             (Role::Command, Some(commands)) => commands.push((walk.at(), walk.command().map(<[u8]>::to_vec).collect())),
             (Role::Begins, _) => unit = Some(Vec::new()),
             (Role::Discards, _) => unit = None,
             (Role::Executes, _) => {
                 for (at, command) in unit.take().into_iter().flatten() {
-                    execute(keys, at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+                    execute(at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
                 }
             }
         }

@@ -2,6 +2,9 @@
 //!
 //! A line per file, as pairs of words: `file <name> seq <number> type <b|h|i>`; names with other than plain bytes are
 //! quoted. The reader takes what Redis 7.0 takes, and refuses what it refuses.
+//!
+//! Two more keys are ours, and skipped by Redis: `files <count>` in the first line, so that a manifest that lost lines is
+//! noticed, and `synced <bytes>` at an increment that was closed, so that it need not be proven again.
 
 use thiserror::Error;
 
@@ -38,6 +41,8 @@ pub struct Entry {
     pub seq: i64,
     /// What it is.
     pub kind: FileKind,
+    /// It was closed with so many bytes, all of them durable.
+    pub synced: Option<u64>,
 }
 
 /// The files of a log.
@@ -49,6 +54,8 @@ pub struct Manifest {
     pub history: Vec<Entry>,
     /// Oldest first.
     pub increments: Vec<Entry>,
+    /// It states how many files it lists, so it is known to be whole.
+    pub counted: bool,
 }
 
 /// Why a file is no manifest. Nothing was changed. Remedy: restore it from a copy, or correct the line.
@@ -108,6 +115,17 @@ pub enum Wrong {
         /// That of the one before; 0 if it is the first.
         before: i64,
     },
+    /// The value of a key of ours is no number of its kind.
+    #[error("the value of '{0}' is not a number")]
+    Number(&'static str),
+    /// Lines are missing, or there are too many.
+    #[error("{stated} files are stated, {found} are listed")]
+    Count {
+        /// What the first line says.
+        stated: u64,
+        /// How many there are.
+        found: u64,
+    },
 }
 
 impl Manifest {
@@ -120,7 +138,7 @@ impl Manifest {
         if bytes.is_empty() {
             return Err(ManifestError { line: 1, wrong: Wrong::Empty });
         }
-        let (mut rest, mut line) = (bytes, 0);
+        let (mut rest, mut line, mut count) = (bytes, 0, None);
         while !rest.is_empty() {
             line += 1;
             let longest = &rest[..rest.len().min(MAX_LINE_BYTES)];
@@ -131,12 +149,23 @@ impl Manifest {
             if text[0] == b'#' {
                 continue;
             }
-            manifest.line(text).map_err(|wrong| ManifestError { line, wrong })?;
+            let stated = manifest.line(text).map_err(|wrong| ManifestError { line, wrong })?;
+            count = count.or(stated);
         }
-        Ok(manifest)
+        let found = manifest.entries().count() as u64;
+        match count {
+            Some(stated) if stated != found => Err(ManifestError { line, wrong: Wrong::Count { stated, found } }),
+            stated => Ok(Manifest { counted: stated.is_some(), ..manifest }),
+        }
     }
 
-    fn line(&mut self, text: &[u8]) -> Result<(), Wrong> {
+    /// All files: the base, then history, then increments.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.base.iter().chain(&self.history).chain(&self.increments)
+    }
+
+    /// Takes one line in. Returns how many files it says there are, if it does.
+    fn line(&mut self, text: &[u8]) -> Result<Option<u64>, Wrong> {
         if text.contains(&0) {
             return Err(Wrong::Nul);
         }
@@ -152,6 +181,7 @@ impl Manifest {
             return Err(Wrong::Pairs);
         }
         let (mut name, mut seq, mut kind) = (None, 0, None);
+        let (mut files, mut synced) = (None, None);
         for pair in words.chunks_exact(2) {
             let (key, value) = (&pair[0], &pair[1]);
             // Of a key that is there twice the last one counts; others are for later versions.
@@ -161,6 +191,10 @@ impl Manifest {
                 seq = number(value);
             } else if key.eq_ignore_ascii_case(b"type") {
                 kind = Some(value);
+            } else if key.eq_ignore_ascii_case(b"files") {
+                files = Some(own_number("files", value)?);
+            } else if key.eq_ignore_ascii_case(b"synced") {
+                synced = Some(own_number("synced", value)?);
             }
         }
         let name = name.filter(|name| !name.is_empty()).ok_or(Wrong::Missing("file"))?;
@@ -175,20 +209,20 @@ impl Manifest {
         match kind.first() {
             Some(b'b') if self.base.is_some() => Err(Wrong::SecondBase),
             Some(b'b') => {
-                self.base = Some(Entry { name, seq, kind: FileKind::Base });
-                Ok(())
+                self.base = Some(Entry { name, seq, kind: FileKind::Base, synced });
+                Ok(files)
             }
             Some(b'h') => {
-                self.history.push(Entry { name, seq, kind: FileKind::History });
-                Ok(())
+                self.history.push(Entry { name, seq, kind: FileKind::History, synced });
+                Ok(files)
             }
             Some(b'i') => {
                 let before = self.increments.last().map_or(0, |entry| entry.seq);
                 if seq <= before {
                     return Err(Wrong::Order { seq, before });
                 }
-                self.increments.push(Entry { name, seq, kind: FileKind::Increment });
-                Ok(())
+                self.increments.push(Entry { name, seq, kind: FileKind::Increment, synced });
+                Ok(files)
             }
             _ => Err(Wrong::Kind(String::from_utf8_lossy(kind).into_owned())),
         }
@@ -200,7 +234,7 @@ impl Manifest {
     /// An entry that no line can hold: a name that is empty, a path, or too long.
     pub fn encode(&self) -> Result<Vec<u8>, Wrong> {
         let mut out = Vec::new();
-        for entry in self.base.iter().chain(&self.history).chain(&self.increments) {
+        for (index, entry) in self.entries().enumerate() {
             if entry.name.is_empty() {
                 return Err(Wrong::Missing("file"));
             }
@@ -210,7 +244,14 @@ impl Manifest {
             if entry.name.contains('\0') {
                 return Err(Wrong::Nul);
             }
-            let line = format!("file {} seq {} type {}\n", quoted(&entry.name), entry.seq, entry.kind.letter());
+            let mut line = format!("file {} seq {} type {}", quoted(&entry.name), entry.seq, entry.kind.letter());
+            if index == 0 && self.counted {
+                line += &format!(" files {}", self.entries().count());
+            }
+            if let Some(synced) = entry.synced {
+                line += &format!(" synced {synced}");
+            }
+            line.push('\n');
             if line.len() > MAX_LINE_BYTES {
                 return Err(Wrong::LongLine);
             }
@@ -218,6 +259,11 @@ impl Manifest {
         }
         Ok(out)
     }
+}
+
+fn own_number(key: &'static str, value: &[u8]) -> Result<u64, Wrong> {
+    let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).ok_or(Wrong::Number(key))
 }
 
 /// The name as it is, or quoted if a reader would take it for something else.
@@ -365,6 +411,9 @@ mod tests {
             ("file i seq 1 type x\n", Wrong::Kind("x".into())),
             ("file b2 seq 2 type b\n", Wrong::SecondBase),
             ("file i seq -4 type i\n", Wrong::Order { seq: -4, before: 0 }),
+            ("file i seq 1 type i synced x\n", Wrong::Number("synced")),
+            ("file i seq 1 type i files -1\n", Wrong::Number("files")),
+            ("file i seq 1 type i files 3\n", Wrong::Count { stated: 3, found: 2 }),
         ] {
             assert_eq!(wrong(&format!("{base}{text}")), Some((2, expected)), "{text}");
         }
@@ -376,12 +425,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(names in prop::collection::vec("[^/\\\\\0]{1,20}", 1..6), base: bool) {
-            let entry = |name: &String, seq, kind| Entry { name: name.clone(), seq, kind };
+        fn what_is_written_is_read(
+            names in prop::collection::vec("[^/\\\\\0]{1,20}", 1..6),
+            base: bool,
+            counted: bool,
+            synced: Option<u64>,
+        ) {
+            let entry = |name: &String, seq, kind| Entry { name: name.clone(), seq, kind, synced };
             let manifest = Manifest {
                 base: base.then(|| entry(&names[0], 3, FileKind::Base)),
                 history: vec![entry(&names[0], -2, FileKind::History)],
                 increments: (1..).zip(&names).map(|(seq, name)| entry(name, seq, FileKind::Increment)).collect(),
+                counted,
             };
             prop_assert_eq!(Manifest::parse(&manifest.encode().unwrap()), Ok(manifest));
         }

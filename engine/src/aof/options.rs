@@ -2,7 +2,13 @@
 
 use thiserror::Error;
 
-use super::{load::LoadOptions, resp::Reading};
+use crate::plant::Plants;
+
+use super::{
+    load::LoadOptions,
+    log::{PAGE_BYTES, PAGES},
+    resp::Reading,
+};
 
 /// When what was written is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,7 +23,7 @@ pub enum Fsync {
 }
 
 /// Options. Each field is a directive of redis.conf, with its default there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// `appendfilename`: what the names of the log's files begin with; not a path. Default `appendonly.aof`.
     pub append_filename: String,
@@ -41,6 +47,30 @@ pub struct Options {
     pub aof_timestamp_enabled: bool,
     /// `aof-rewrite-incremental-fsync`: a file being rewritten is synced every 4 MiB. Default yes.
     pub aof_rewrite_incremental_fsync: bool,
+    /// `aof-disable-auto-gc`: files that a rewrite has replaced are kept. Default no.
+    pub aof_disable_auto_gc: bool,
+    /// Pages of the ring between appends and the file, at least 2. Not in redis.conf. Default 3.
+    pub ring_pages: usize,
+    /// Bytes of a page, at least 1. Not in redis.conf. Default 64 KiB.
+    pub ring_page_bytes: usize,
+    /// Commands larger than a page are split over pages; else they stand beside the ring. The file is the same. Not in redis.conf.
+    /// Default no.
+    pub split_large: bool,
+    /// Begin an empty log beside a snapshot in RDB format, which then no longer counts. Not in redis.conf. Default no.
+    pub ignore_rdb: bool,
+    /// A planted bug.
+    #[cfg(feature = "plants")]
+    pub plants: Plants,
+}
+
+/// An option that is out of range.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{option} {wrong}")]
+pub struct OptionsError {
+    /// The option.
+    pub option: &'static str,
+    /// What it should be.
+    pub wrong: &'static str,
 }
 
 impl Default for Options {
@@ -57,6 +87,13 @@ impl Default for Options {
             aof_use_rdb_preamble: true,
             aof_timestamp_enabled: false,
             aof_rewrite_incremental_fsync: true,
+            aof_disable_auto_gc: false,
+            ring_pages: PAGES,
+            ring_page_bytes: PAGE_BYTES,
+            split_large: false,
+            ignore_rdb: false,
+            #[cfg(feature = "plants")]
+            plants: Plants::default(),
         }
     }
 }
@@ -121,6 +158,7 @@ impl Options {
             "aof-load-corrupt-tail-max-size" => self.aof_load_corrupt_tail_max_size = size(value)?,
             "aof-use-rdb-preamble" => self.aof_use_rdb_preamble = yes(value)?,
             "aof-timestamp-enabled" => self.aof_timestamp_enabled = yes(value)?,
+            "aof-disable-auto-gc" => self.aof_disable_auto_gc = yes(value)?,
             "aof-rewrite-incremental-fsync" => self.aof_rewrite_incremental_fsync = yes(value)?,
             // Whether there is a log is for who opens one to say.
             "appendonly" => return yes(value).map(drop),
@@ -130,6 +168,34 @@ impl Options {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether the options make sense.
+    ///
+    /// # Errors
+    /// [`OptionsError`], with the first that doesn't.
+    pub fn validate(&self) -> Result<(), OptionsError> {
+        for (option, value) in [("append_filename", &self.append_filename), ("append_dirname", &self.append_dirname)] {
+            name(value).map_err(|wrong| OptionsError { option, wrong })?;
+        }
+        let ranges = [
+            ("ring_pages", (2..=1 << 20).contains(&self.ring_pages), "is from 2 to 1048576"),
+            ("ring_page_bytes", (1..=1 << 30).contains(&self.ring_page_bytes), "is from 1 to 1073741824"),
+        ];
+        match ranges.into_iter().find(|(_, holds, _)| !holds) {
+            Some((option, _, wrong)) => Err(OptionsError { option, wrong }),
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(feature = "plants")]
+    pub(super) fn plants(&self) -> Plants {
+        self.plants.clone()
+    }
+
+    #[cfg(not(feature = "plants"))]
+    pub(super) fn plants(&self) -> Plants {
+        Plants::default()
     }
 
     /// Whether a log of `bytes`, base and increments, is to be rewritten by itself, when it had `reference` bytes after the
@@ -150,6 +216,7 @@ impl Options {
             reading: Reading::Strict,
             truncated: self.aof_load_truncated,
             until: None,
+            corrupt_tail_bytes: self.aof_load_corrupt_tail_max_size,
         }
     }
 }
@@ -217,11 +284,13 @@ mod tests {
 
     #[test]
     fn a_configuration_is_read_and_what_is_wrong_is_named() {
-        assert_eq!(Options::parse(""), Ok(Options::default()));
+        let read = |text: &str| format!("{:?}", Options::parse(text));
+        assert_eq!(read(""), format!("{:?}", Ok::<_, ConfigError>(Options::default())));
         let text = "# the log\nAppendOnly yes\nappendfilename \"my log.aof\"\nappenddirname logs\nappendfsync no\n\
                     no-appendfsync-on-rewrite yes\nauto-aof-rewrite-percentage 50\nauto-aof-rewrite-min-size 3k\n\
                     aof-load-truncated no\naof-load-corrupt-tail-max-size 512b\naof-use-rdb-preamble no\n\
-                    aof-timestamp-enabled yes\naof-rewrite-incremental-fsync no\nsave 900 1\n";
+                    aof-timestamp-enabled yes\naof-rewrite-incremental-fsync no\n\
+                    aof-disable-auto-gc yes\nsave 900 1\n";
         let expected = Options {
             append_filename: "my log.aof".into(),
             append_dirname: "logs".into(),
@@ -234,8 +303,10 @@ mod tests {
             aof_use_rdb_preamble: false,
             aof_timestamp_enabled: true,
             aof_rewrite_incremental_fsync: false,
+            aof_disable_auto_gc: true,
+            ..Options::default()
         };
-        assert_eq!(Options::parse(text), Ok(expected));
+        assert_eq!(read(text), format!("{:?}", Ok::<_, ConfigError>(expected)));
         for wrong in [
             "appendfsync sometimes",
             "appendonly maybe",

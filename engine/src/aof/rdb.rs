@@ -10,10 +10,10 @@ use thiserror::Error;
 
 use crate::{
     env::File,
-    keyspace::{DATABASES, Entry, Keyspace, Text, Value},
+    keyspace::{CommandError, DATABASES, Entry, Text, Value, rebuild},
 };
 
-use super::window::Window;
+use super::{load::DataSet, window::Window};
 
 /// What every RDB file begins with.
 pub const MAGIC: &[u8] = b"REDIS";
@@ -37,6 +37,9 @@ pub enum RdbError {
     /// A value of a type that the data set hasn't, or in an encoding that Redis 7.0 doesn't write.
     #[error("{0}, which is not supported")]
     Unsupported(&'static str),
+    /// The data set doesn't take a command that rebuilds a value.
+    #[error("{0}")]
+    Refused(CommandError),
     /// Bytes that mean nothing here.
     #[error("{0} does not decode")]
     Malformed(&'static str),
@@ -55,13 +58,13 @@ macro_rules! tried {
     };
 }
 
-/// Reads an RDB file from its beginning into `keys`. Returns where it ends in the file; commands may follow.
+/// Reads an RDB file from its beginning into `data`, as the commands that rebuild what it holds. Returns where it ends in the file; commands may follow.
 ///
 /// # Errors
 /// The outer error is the machine's; the inner one comes with the offset near which the file is wrong.
-pub(super) async fn load<F: File>(file: &F, keys: &mut Keyspace) -> io::Result<Result<u64, (u64, RdbError)>> {
+pub(super) async fn load<F: File>(file: &F, data: &mut impl DataSet) -> io::Result<Result<u64, (u64, RdbError)>> {
     let mut source = Source { window: Window::new(file, 0).await?, crc: CRC.digest() };
-    let done = source.load(keys).await?;
+    let done = source.load(data).await?;
     Ok(match done {
         Ok(()) => Ok(source.window.at()),
         Err(error) => Err((source.window.at(), error)),
@@ -152,13 +155,13 @@ impl<F: File> Source<'_, F> {
         }))
     }
 
-    async fn load(&mut self, keys: &mut Keyspace) -> Read<()> {
+    async fn load(&mut self, data: &mut impl DataSet) -> Read<()> {
         let head: [u8; 9] = tried!(self.array().await?);
         let version = std::str::from_utf8(&head[5..]).ok().and_then(|text| text.parse::<u32>().ok());
         if !head.starts_with(MAGIC) || version.is_none_or(|version| !(1..=VERSION).contains(&version)) {
             return Ok(Err(RdbError::Version(String::from_utf8_lossy(&head[5..]).into_owned())));
         }
-        let (mut database, mut expires_ms) = (0, None);
+        let mut expires_ms = None;
         loop {
             match tried!(self.byte().await?) {
                 // A remark: name and value.
@@ -178,18 +181,29 @@ impl<F: File> Source<'_, F> {
                 0xfe => {
                     let number = usize::try_from(tried!(self.count().await?)).ok();
                     let number = number.filter(|number| *number < DATABASES);
-                    database = tried!(number.ok_or(RdbError::Malformed("the number of a database")));
+                    let database = tried!(number.ok_or(RdbError::Malformed("the number of a database")));
+                    let number = database.to_string();
+                    tried!(data.load(&[b"SELECT", number.as_bytes()]).map_err(RdbError::Refused));
                 }
                 // How often and how lately a key was used.
                 0xf9 => drop(tried!(self.byte().await?)),
                 0xf8 => drop(tried!(self.count().await?)),
-                0xff => break,
+                0xff => {
+                    // What follows is a log, and begins with database 0.
+                    tried!(data.load(&[b"SELECT", b"0"]).map_err(RdbError::Refused));
+                    break;
+                }
                 0xf5 | 0xf6 => return Ok(Err(RdbError::Unsupported("a function library"))),
                 0xf7 => return Ok(Err(RdbError::Unsupported("data of a module"))),
                 kind => {
                     let key = tried!(self.string().await?);
                     let value = tried!(self.value(kind).await?);
-                    keys.insert(database, key, Entry { value, expires_ms: expires_ms.take() });
+                    let entry = Entry { value, expires_ms: expires_ms.take() };
+                    let mut refused = None;
+                    rebuild(&key, &entry, |command| {
+                        refused = refused.take().or_else(|| data.load(command).err());
+                    });
+                    tried!(refused.map_or(Ok(()), |error| Err(RdbError::Refused(error))));
                 }
             }
         }

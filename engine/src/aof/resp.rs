@@ -25,6 +25,17 @@ pub fn encode(out: &mut Vec<u8>, arguments: &[impl AsRef<[u8]>]) {
     }
 }
 
+/// How many bytes [`encode`] appends.
+#[must_use]
+pub fn encoded_bytes(arguments: &[impl AsRef<[u8]>]) -> usize {
+    let argument = |bytes: usize| header_bytes(bytes) + bytes + 2;
+    header_bytes(arguments.len()) + arguments.iter().map(|bytes| argument(bytes.as_ref().len())).sum::<usize>()
+}
+
+fn header_bytes(number: usize) -> usize {
+    3 + number.checked_ilog10().map_or(1, |more| more as usize + 1)
+}
+
 fn header(out: &mut Vec<u8>, mark: u8, number: usize) {
     // Twenty digits hold every number.
     let (mut digits, mut at, mut left) = ([0; 20], 20, number);
@@ -44,6 +55,13 @@ fn header(out: &mut Vec<u8>, mark: u8, number: usize) {
 /// Appends the annotation that what follows was executed in this second since the Unix epoch.
 pub fn encode_timestamp(out: &mut Vec<u8>, unix_seconds: i64) {
     out.extend_from_slice(format!("#TS:{unix_seconds}\r\n").as_bytes());
+}
+
+/// How many bytes [`encode_timestamp`] appends.
+#[must_use]
+pub fn timestamp_bytes(unix_seconds: i64) -> usize {
+    let digits = unix_seconds.unsigned_abs().checked_ilog10().map_or(1, |more| more as usize + 1);
+    6 + digits + usize::from(unix_seconds < 0)
 }
 
 /// How exact a reader is.

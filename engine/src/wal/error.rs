@@ -4,27 +4,9 @@ use std::{fmt::Display, io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
+pub use crate::failure::Failure;
+
 use super::{Lsn, options::OptionsError};
-
-/// Why a log works no more. Shared by everybody who waited.
-#[derive(Clone, Debug, Error)]
-#[error("{operation} of {file} failed: {message}; reopen the log")]
-pub struct Failure {
-    /// What was being done: `write`, `sync`, `create`.
-    pub operation: &'static str,
-    /// The file that it was done to.
-    pub file: String,
-    /// The machine's kind of error.
-    pub kind: io::ErrorKind,
-    /// The machine's words.
-    pub message: String,
-}
-
-impl Failure {
-    pub(crate) fn new(operation: &'static str, file: impl Display, error: &io::Error) -> Failure {
-        Failure { operation, file: file.to_string(), kind: error.kind(), message: error.to_string() }
-    }
-}
 
 /// Why a log couldn't be opened.
 #[derive(Debug, Error)]

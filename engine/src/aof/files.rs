@@ -1,0 +1,128 @@
+//! The files of a log's directory: their names, and how a list of them is replaced.
+
+use std::io;
+
+use tracing::debug;
+
+use crate::{
+    env::{Dir, File, OpenMode, interruptible, write_all_at},
+    failure::Failure,
+    plant::{Plants, planted},
+};
+
+use super::manifest::{Entry, FileKind, Manifest};
+
+/// A base that is being written, until it has its name.
+pub(super) const TEMPORARY_BASE: &str = "temp-rewriteaof-bg-0.aof";
+
+/// Names of the files of one log.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    /// `appendfilename`.
+    pub(super) name: String,
+}
+
+impl Names {
+    pub(super) fn manifest(&self) -> String {
+        format!("{}.manifest", self.name)
+    }
+
+    pub(super) fn temporary_manifest(&self) -> String {
+        format!("temp-{}.manifest", self.name)
+    }
+
+    fn base(&self, seq: i64) -> Entry {
+        let name = format!("{}.{seq}.base.aof", self.name);
+        Entry { name, seq, kind: FileKind::Base, synced: None }
+    }
+
+    fn increment(&self, seq: i64) -> Entry {
+        let name = format!("{}.{seq}.incr.aof", self.name);
+        Entry { name, seq, kind: FileKind::Increment, synced: None }
+    }
+
+    /// The next base of a log.
+    pub(super) fn next_base(&self, manifest: &Manifest) -> Entry {
+        let bases = manifest.base.iter().chain(manifest.history.iter().filter(|entry| entry.name.contains(".base.")));
+        self.base(bases.map(|entry| entry.seq).max().unwrap_or(0).max(0) + 1)
+    }
+
+    /// The next increment of a log.
+    pub(super) fn next_increment(&self, manifest: &Manifest) -> Entry {
+        let history = manifest.history.iter().filter(|entry| entry.name.contains(".incr."));
+        let increments = manifest.increments.iter().chain(history);
+        self.increment(increments.map(|entry| entry.seq).max().unwrap_or(0).max(0) + 1)
+    }
+
+    /// Whether a file that no manifest lists is one that a log of this name began and did not finish.
+    pub(super) fn is_left_over(&self, file: &str) -> bool {
+        if file == TEMPORARY_BASE || file == self.temporary_manifest() {
+            return true;
+        }
+        let Some(rest) = file.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('.')) else { return false };
+        let Some((seq, kind)) = rest.split_once('.') else { return false };
+        seq.parse::<u64>().is_ok() && matches!(kind, "base.aof" | "incr.aof")
+    }
+}
+
+/// Why a manifest was not replaced.
+#[derive(Debug)]
+pub(super) struct NotReplaced {
+    pub(super) failure: Failure,
+    /// Which one a power cut would leave is unknown; else it is the old one.
+    pub(super) unknown: bool,
+}
+
+/// Creates an empty file, in place of one of the same name that nothing lists.
+pub(super) async fn create<D: Dir>(dir: &D, name: &str) -> Result<D::File, Failure> {
+    let mut created = interruptible(|| dir.open(name, OpenMode::CreateNew)).await;
+    if created.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+        interruptible(|| dir.remove(name)).await.map_err(|error| Failure::new("remove", name, &error))?;
+        created = interruptible(|| dir.open(name, OpenMode::CreateNew)).await;
+    }
+    created.map_err(|error| Failure::new("create", name, &error))
+}
+
+/// Replaces the manifest. When this returns, the new one survives a power cut, and so does every name that was given in the
+/// directory before.
+pub(super) async fn replace_manifest<D: Dir>(
+    dir: &D,
+    names: &Names,
+    manifest: &Manifest,
+    plants: &Plants,
+) -> Result<(), NotReplaced> {
+    let harmless = |failure| NotReplaced { failure, unknown: false };
+    let (name, temporary) = (names.manifest(), names.temporary_manifest());
+    let bytes = manifest
+        .encode()
+        .map_err(|wrong| harmless(Failure::new("write", &name, &io::Error::new(io::ErrorKind::InvalidInput, wrong))))?;
+    if planted!(plants, RewriteManifestInplace)
+        && let Ok(file) = dir.open(&name, OpenMode::Write).await
+    {
+        let written = async {
+            file.set_len(0).await?;
+            write_all_at(&file, &bytes, 0).await?;
+            file.sync_all().await
+        };
+        return written.await.map_err(|error| harmless(Failure::new("write", &name, &error)));
+    }
+    let written = async {
+        let file = create(dir, &temporary).await?;
+        let failed = |error| Failure::new("write", &temporary, &error);
+        write_all_at(&file, &bytes, 0).await.map_err(failed)?;
+        if !planted!(plants, AofManifestUnsynced) {
+            interruptible(|| file.sync_all()).await.map_err(|error| Failure::new("sync", &temporary, &error))?;
+        }
+        Ok(())
+    };
+    written.await.map_err(harmless)?;
+    let renamed = interruptible(|| dir.rename(&temporary, &name)).await;
+    renamed.map_err(|error| NotReplaced { failure: Failure::new("rename", &temporary, &error), unknown: true })?;
+    if planted!(plants, RewriteRenameNoDirsync) {
+        return Ok(());
+    }
+    let synced = interruptible(|| dir.sync()).await;
+    synced.map_err(|error| NotReplaced { failure: Failure::new("sync", "the directory", &error), unknown: true })?;
+    debug!(files = manifest.entries().count(), "manifest replaced");
+    Ok(())
+}

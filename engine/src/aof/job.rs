@@ -1,0 +1,183 @@
+//! What is asked of the machine while a log is open: one write and one sync at a time. A job owns all that it works on.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use tracing::{debug, trace};
+
+use crate::{
+    env::{Dir, Env, File, interruptible, write_all_at},
+    failure::Failure,
+    plant::{Plants, planted},
+    ring::Filled,
+    worker,
+};
+
+use super::{
+    files::{self, Names},
+    manifest::Manifest,
+    producer::Page,
+};
+
+/// A job.
+pub(super) enum Job<E: Env> {
+    Write(WriteJob<E>),
+    Sync(SyncJob<E>),
+}
+
+/// How a job ended.
+pub(super) enum Done<E: Env> {
+    Written(Written<E>),
+    Synced { upto: u64, result: Result<(), Failure> },
+}
+
+impl<E: Env> worker::Job for Job<E> {
+    type Done = Done<E>;
+
+    async fn run(self) -> Done<E> {
+        match self {
+            Job::Write(job) => Done::Written(job.run().await),
+            Job::Sync(job) => Done::Synced { upto: job.upto, result: job.run().await },
+        }
+    }
+}
+
+/// Where the next byte goes.
+pub(super) struct Target<E: Env> {
+    pub(super) file: Arc<<E::Dir as Dir>::File>,
+    pub(super) name: String,
+    /// In bytes.
+    pub(super) offset: u64,
+}
+
+impl<E: Env> Clone for Target<E> {
+    fn clone(&self) -> Self {
+        Target { file: self.file.clone(), name: self.name.clone(), offset: self.offset }
+    }
+}
+
+/// One write: the pages in order, and the switch to a new increment where one of them says so.
+pub(super) struct WriteJob<E: Env> {
+    pub(super) dir: E::Dir,
+    pub(super) names: Names,
+    pub(super) plants: Plants,
+    pub(super) manifest: Manifest,
+    pub(super) target: Target<E>,
+    pub(super) pages: VecDeque<Filled<Page>>,
+    /// How far the log reaches before them.
+    pub(super) written: u64,
+}
+
+/// How a write ended.
+pub(super) struct Written<E: Env> {
+    /// Pages that are done with.
+    pub(super) done: VecDeque<Filled<Page>>,
+    /// Pages that are not.
+    pub(super) left: VecDeque<Filled<Page>>,
+    pub(super) target: Target<E>,
+    /// How far the log is written.
+    pub(super) upto: u64,
+    /// The manifest that names the new increment and the length of the old one, or why there is none.
+    pub(super) switched: Option<Result<(Manifest, u64), Failure>>,
+    /// How far the log is durable, if the switch synced it.
+    pub(super) synced: Option<u64>,
+    pub(super) bytes: u64,
+    pub(super) result: Result<(), NotWritten>,
+}
+
+/// Why a write failed.
+pub(super) struct NotWritten {
+    pub(super) failure: Failure,
+    /// Trying again is wrong: what is durable is unknown.
+    pub(super) fatal: bool,
+}
+
+impl<E: Env> WriteJob<E> {
+    async fn run(mut self) -> Written<E> {
+        let mut written = Written {
+            done: VecDeque::new(),
+            left: VecDeque::new(),
+            target: self.target.clone(),
+            upto: self.written,
+            switched: None,
+            synced: None,
+            bytes: 0,
+            result: Ok(()),
+        };
+        // Taken whole: in a calm run the queue goes back as it came, and nothing is allocated.
+        let mut count = 0;
+        for page in &self.pages {
+            written.result = if page.tag.switches {
+                switch(&self, &mut written).await
+            } else {
+                let Target { file, name, offset } = &written.target;
+                write_all_at(&**file, &page.bytes, *offset)
+                    .await
+                    .map_err(|error| NotWritten { failure: Failure::new("write", name, &error), fatal: false })
+            };
+            if written.result.is_err() {
+                break;
+            }
+            count += 1;
+            written.target.offset += page.bytes.len() as u64;
+            written.bytes += page.bytes.len() as u64;
+            written.upto = page.tag.upto;
+        }
+        written.left = self.pages.split_off(count);
+        written.done = self.pages;
+        if written.result.is_err() {
+            // So that no part of a command stays behind, should the process end now. If this fails too, the next open
+            // finds a torn tail, which is no worse.
+            let Target { file, offset, .. } = &written.target;
+            let _ = interruptible(|| file.set_len(*offset)).await;
+        }
+        written
+    }
+}
+
+/// Goes on in a new increment. The old one is durable before the manifest names another, and that before the first byte.
+async fn switch<E: Env>(job: &WriteJob<E>, written: &mut Written<E>) -> Result<(), NotWritten> {
+    let old = &written.target;
+    if !planted!(job.plants, RewriteNewincrOldUnsynced) {
+        let synced = interruptible(|| old.file.sync_data()).await;
+        synced.map_err(|error| NotWritten { failure: Failure::new("sync", &old.name, &error), fatal: true })?;
+        written.synced = Some(written.upto);
+    }
+    let entry = job.names.next_increment(&job.manifest);
+    let file = match files::create(&job.dir, &entry.name).await {
+        Ok(file) => file,
+        // Then everything goes on where it was; only the rewrite has failed.
+        Err(failure) => {
+            written.switched = Some(Err(failure));
+            return Ok(());
+        }
+    };
+    let mut manifest = job.manifest.clone();
+    manifest.counted = true;
+    manifest.increments.push(entry.clone());
+    if let Err(error) = files::replace_manifest(&job.dir, &job.names, &manifest, &job.plants).await {
+        if error.unknown {
+            return Err(NotWritten { failure: error.failure, fatal: true });
+        }
+        let _ = job.dir.remove(&entry.name).await;
+        written.switched = Some(Err(error.failure));
+        return Ok(());
+    }
+    debug!(file = %entry.name, "switched");
+    written.switched = Some(Ok((manifest, written.target.offset)));
+    written.target = Target { file: Arc::new(file), name: entry.name, offset: 0 };
+    Ok(())
+}
+
+/// One sync of the present increment; a switch has synced every earlier one.
+pub(super) struct SyncJob<E: Env> {
+    pub(super) target: Target<E>,
+    pub(super) upto: u64,
+}
+
+impl<E: Env> SyncJob<E> {
+    async fn run(&self) -> Result<(), Failure> {
+        let result = interruptible(|| self.target.file.sync_data()).await;
+        trace!(file = %self.target.name, upto = self.upto, ok = result.is_ok(), "sync");
+        result.map_err(|error| Failure::new("sync", &self.target.name, &error))
+    }
+}

@@ -1,0 +1,292 @@
+//! Opening: what is there is loaded, proven, and made ready to be appended to.
+//!
+//! Nothing is written before all of it was loaded. Then the last increment goes on if its close is on record; otherwise its good
+//! part is copied into a new one, because what a torn or unsynced file shows now need not be what the disk holds.
+
+use std::{io, path::Path, sync::Arc};
+
+use tracing::{debug, info};
+
+use crate::{
+    env::{Dir, Entry as DirEntry, EntryKind, Env, File, OpenMode, interruptible, read_at_most, write_all_at},
+    failure::Failure,
+    plant::{Plants, planted},
+};
+
+use super::{
+    check::End,
+    error::OpenError,
+    files::{self, Names},
+    job::Target,
+    load::{self, DataSet, LoadError, Loaded, Source},
+    log::{Log, Opened},
+    manifest::{Entry, Manifest},
+    options::Options,
+};
+
+/// What Redis calls a snapshot in RDB format.
+const RDB_NAME: &str = "dump.rdb";
+/// A file is copied by pieces of so many bytes.
+const COPY_BYTES: usize = 256 << 10;
+
+pub(super) async fn open<E: Env>(
+    env: E,
+    path: &Path,
+    options: Options,
+    data: &mut impl DataSet,
+) -> Result<(Log<E>, Loaded), OpenError> {
+    options.validate()?;
+    let what = path.display().to_string();
+    let outer = interruptible(|| env.dir(path, true)).await.map_err(OpenError::io("open directory", &what))?;
+    let lock = interruptible(|| outer.lock()).await.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
+        _ => OpenError::io("lock", &what)(error),
+    })?;
+    let names = Names { name: options.append_filename.clone() };
+    let inner_path = path.join(&options.append_dirname);
+    let opening = Opening { env: &env, options: &options, names: &names, plants: options.plants() };
+    let inner = match interruptible(|| env.dir(&inner_path, false)).await {
+        Ok(dir) => Some(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(OpenError::io("open directory", &options.append_dirname)(error)),
+    };
+    let found = match &inner {
+        None => None,
+        Some(dir) => load::read_manifest(dir, &names.manifest()).await.map(Some).or_else(|error| match error {
+            LoadError::Nothing { .. } => Ok(None),
+            error => Err(error),
+        })?,
+    };
+    let listed = match &inner {
+        Some(dir) => list(dir, &options.append_dirname).await?,
+        None => Vec::new(),
+    };
+    let (dir, made, loaded) = match (inner, found) {
+        (Some(dir), Some(manifest)) => {
+            let loading = Source { dir: &dir, manifest: &manifest, options: &options.loading() };
+            let loaded = loading.load(data).await?;
+            let made = opening.go_on(&dir, manifest, &loaded).await?;
+            (dir, made, loaded)
+        }
+        (_, None) | (None, _) => {
+            opening.may_begin(&outer, &listed).await?;
+            let dir = interruptible(|| env.dir(&inner_path, true))
+                .await
+                .map_err(OpenError::io("create directory", &options.append_dirname))?;
+            let made = opening.begin(&dir).await?;
+            (dir, made, Loaded::default())
+        }
+    };
+    opening.clean(&dir, &listed, &made.manifest).await;
+    let opened = Opened {
+        lock,
+        target: made.target,
+        database: made.database,
+        manifest: made.manifest,
+        earlier_bytes: made.earlier_bytes,
+        reference_bytes: made.base_bytes,
+    };
+    Ok((Log::new(env, dir, names, options, opened), loaded))
+}
+
+/// What is ready to be appended to.
+struct Made<E: Env> {
+    target: Target<E>,
+    manifest: Manifest,
+    /// The database that its reader has selected at the end.
+    database: u32,
+    earlier_bytes: u64,
+    base_bytes: u64,
+}
+
+struct Opening<'a, E> {
+    env: &'a E,
+    options: &'a Options,
+    names: &'a Names,
+    plants: Plants,
+}
+
+impl<E: Env> Opening<'_, E> {
+    /// Goes on in a log that was loaded.
+    async fn go_on(&self, dir: &E::Dir, mut manifest: Manifest, loaded: &Loaded) -> Result<Made<E>, OpenError> {
+        let length =
+            |name: &str| loaded.files.iter().find(|(file, _)| file == name).map_or(0, |(_, checked)| checked.good);
+        let base_bytes = manifest.base.as_ref().map_or(0, |base| length(&base.name));
+        let last = manifest.increments.last().cloned();
+        let total: u64 = loaded.files.iter().map(|(_, checked)| checked.good).sum();
+        if let Some(entry) = &last {
+            let file = interruptible(|| dir.open(&entry.name, OpenMode::Write)).await;
+            let file = file.map_err(OpenError::io("open", &entry.name))?;
+            let (good, whole, torn) = loaded.files.last().map_or((0, true, true), |(_, checked)| {
+                let inside = planted!(self.plants, AofMultiTruncInside);
+                let good = if inside { checked.whole } else { checked.good };
+                (good, checked.good == checked.length, checked.end.is_torn() || checked.end == End::File)
+            });
+            if !torn {
+                self.keep_aside(&file, entry, good, dir).await?;
+            }
+            let trusted = planted!(self.plants, AofTrustOldSync);
+            if trusted {
+                let synced = async {
+                    file.set_len(good).await?;
+                    file.sync_all().await
+                };
+                synced.await.map_err(OpenError::io("sync", &entry.name))?;
+            }
+            if trusted || (whole && entry.synced == Some(good)) {
+                let target = Target { file: Arc::new(file), name: entry.name.clone(), offset: good };
+                let database = loaded.database;
+                return Ok(Made { target, manifest, database, earlier_bytes: total - good, base_bytes });
+            }
+            // What a power cut would leave of it is not known: a sync now would not prove it, if one failed before.
+            let new = self.names.next_increment(&manifest);
+            let copied = self.copy(&file, &entry.name, good, dir, &new.name).await?;
+            debug!(from = entry.name, to = new.name, bytes = good, "copied");
+            manifest.increments.pop();
+            manifest.increments.push(new.clone());
+            manifest.counted = true;
+            self.replace(dir, &manifest).await?;
+            let _ = dir.remove(&entry.name).await;
+            let target = Target { file: Arc::new(copied), name: new.name, offset: good };
+            return Ok(Made { target, manifest, database: loaded.database, earlier_bytes: total - good, base_bytes });
+        }
+        // A base alone, as a Redis that was stopped in an upgrade leaves it.
+        let new = self.names.next_increment(&manifest);
+        let file = self.create(dir, &new.name).await?;
+        manifest.increments.push(new.clone());
+        manifest.counted = true;
+        self.replace(dir, &manifest).await?;
+        let target = Target { file: Arc::new(file), name: new.name, offset: 0 };
+        Ok(Made { target, manifest, database: 0, earlier_bytes: total, base_bytes })
+    }
+
+    /// A damaged tail that is cut, not merely torn, stays in a file beside the log.
+    async fn keep_aside(
+        &self,
+        file: &<E::Dir as Dir>::File,
+        entry: &Entry,
+        good: u64,
+        dir: &E::Dir,
+    ) -> Result<(), OpenError> {
+        let name = format!("{}.cut", entry.name);
+        let length = interruptible(|| file.len()).await.map_err(OpenError::io("read", &entry.name))?;
+        let mut tail = vec![0; length.saturating_sub(good) as usize];
+        read_at_most(file, &mut tail, good).await.map_err(OpenError::io("read", &entry.name))?;
+        let aside = self.create(dir, &name).await?;
+        write_all_at(&aside, &tail, 0).await.map_err(OpenError::io("write", &name))?;
+        interruptible(|| aside.sync_all()).await.map_err(OpenError::io("sync", &name))
+    }
+
+    /// Copies the first `good` bytes of a file into a new one, and makes them durable.
+    async fn copy(
+        &self,
+        from: &<E::Dir as Dir>::File,
+        from_name: &str,
+        good: u64,
+        dir: &E::Dir,
+        to_name: &str,
+    ) -> Result<<E::Dir as Dir>::File, OpenError> {
+        let to = self.create(dir, to_name).await?;
+        let mut piece = vec![0; COPY_BYTES.min(good as usize)];
+        let mut at = 0;
+        while at < good {
+            let wanted = (good - at).min(piece.len() as u64) as usize;
+            let read = read_at_most(from, &mut piece[..wanted], at).await.map_err(OpenError::io("read", from_name))?;
+            if read < wanted {
+                let error = io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter");
+                return Err(OpenError::io("read", from_name)(error));
+            }
+            write_all_at(&to, &piece[..read], at).await.map_err(OpenError::io("write", to_name))?;
+            at += read as u64;
+            self.env.yield_now().await;
+        }
+        interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", to_name))?;
+        Ok(to)
+    }
+
+    /// Whether a new log may begin where there is none.
+    async fn may_begin(&self, outer: &E::Dir, listed: &[DirEntry]) -> Result<(), OpenError> {
+        let of_a_log = |name: &str| name.starts_with(&format!("{}.", self.names.name)) && !name.ends_with(".manifest");
+        let files: Vec<String> = (listed.iter().filter_map(|entry| entry.name.to_str()))
+            .filter(|name| of_a_log(name))
+            .filter(|name| !listed.iter().any(|entry| entry.name == **name && entry.len == 0))
+            .take(10)
+            .map(str::to_owned)
+            .collect();
+        if !files.is_empty() {
+            return Err(OpenError::NoManifest { dir: self.options.append_dirname.clone(), files });
+        }
+        let there = list(outer, "the data directory").await?;
+        let is_file = |name: &str| there.iter().any(|entry| entry.kind == EntryKind::File && entry.name == *name);
+        if is_file(RDB_NAME) && !self.options.ignore_rdb && !planted!(self.plants, AofIgnoreRdb) {
+            return Err(OpenError::OtherData { file: RDB_NAME.into() });
+        }
+        Ok(())
+    }
+
+    /// Begins a log: an empty base, an empty increment, and the manifest that names them.
+    async fn begin(&self, dir: &E::Dir) -> Result<Made<E>, OpenError> {
+        let mut manifest = Manifest { counted: true, ..Manifest::default() };
+        let (base, increment) = (self.names.next_base(&manifest), self.names.next_increment(&manifest));
+        self.create(dir, &base.name).await?;
+        let file = self.create(dir, &increment.name).await?;
+        // A manifest names only what is there for good.
+        interruptible(|| dir.sync()).await.map_err(OpenError::io("sync", &self.options.append_dirname))?;
+        let target = Target { file: Arc::new(file), name: increment.name.clone(), offset: 0 };
+        manifest.base = Some(base);
+        manifest.increments.push(increment);
+        self.replace(dir, &manifest).await?;
+        info!("a new log");
+        Ok(Made { target, manifest, database: 0, earlier_bytes: 0, base_bytes: 0 })
+    }
+
+    async fn create(&self, dir: &E::Dir, name: &str) -> Result<<E::Dir as Dir>::File, OpenError> {
+        files::create(dir, name).await.map_err(OpenError::Failed)
+    }
+
+    async fn replace(&self, dir: &E::Dir, manifest: &Manifest) -> Result<(), OpenError> {
+        let replaced = files::replace_manifest(dir, self.names, manifest, &self.plants).await;
+        replaced.map_err(|error| OpenError::Failed(error.failure))
+    }
+
+    /// Removes what this log began and did not finish, and what is history. Only where the manifest is known to be whole: else a
+    /// file that it doesn't list may be one that it lost.
+    async fn clean(&self, dir: &E::Dir, listed: &[DirEntry], manifest: &Manifest) {
+        if !manifest.counted {
+            return;
+        }
+        for entry in listed {
+            let Some(name) = entry.name.to_str() else { continue };
+            let in_use = manifest.base.iter().chain(&manifest.increments).any(|entry| entry.name == name);
+            let history = manifest.history.iter().any(|entry| entry.name == name) && !self.options.aof_disable_auto_gc;
+            let left_over = self.names.is_left_over(name) && !manifest.history.iter().any(|entry| entry.name == name);
+            if !in_use && (history || left_over) && entry.kind == EntryKind::File {
+                let removed = interruptible(|| dir.remove(name)).await;
+                debug!(file = name, ok = removed.is_ok(), "left over");
+            }
+        }
+    }
+}
+
+async fn list<D: Dir>(dir: &D, what: &str) -> Result<Vec<DirEntry>, OpenError> {
+    interruptible(|| dir.list()).await.map_err(OpenError::io("list", what))
+}
+
+impl<E: Env> Log<E> {
+    /// States in the manifest how long the present increment is, so that the next open need not prove it. The log is durable
+    /// without it, so a failure costs only that.
+    pub(super) async fn state_end(&self) {
+        let (mut manifest, bytes) = {
+            let state = self.lock();
+            (state.manifest.clone(), state.target.offset)
+        };
+        if let Some(last) = manifest.increments.last_mut() {
+            last.synced = Some(bytes);
+        }
+        manifest.counted = true;
+        if let Err(error) = files::replace_manifest(&self.dir, &self.names, &manifest, &self.plants).await {
+            let failure: Failure = error.failure;
+            tracing::warn!(%failure, "closed without a record of that");
+        }
+    }
+}

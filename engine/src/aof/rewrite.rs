@@ -1,0 +1,355 @@
+//! Rewriting: the data as it is now replaces all that led to it.
+//!
+//! At one moment the log switches to a new increment and the owner of the data makes a snapshot of it; then a task writes what the
+//! snapshot says into a base, while commands go on into the increment. Each step leaves a directory that loads to the same data:
+//! the old base with all increments, until a durable manifest names the new base and the new increment alone.
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::{debug, warn};
+
+use crate::{
+    env::{Dir, Env, File, interruptible, write_all_at},
+    failure::Failure,
+    plant::planted,
+};
+
+use super::{
+    error::{LogError, RewriteError},
+    files::{self, TEMPORARY_BASE},
+    log::{Log, State, Stuck, Want},
+    manifest::{FileKind, Manifest},
+    resp,
+};
+
+/// A file being rewritten is synced whenever so many bytes were written, where `aof-rewrite-incremental-fsync` says so.
+const SYNC_BYTES: u64 = 4 << 20;
+/// A piece of a base is written when it has so many bytes.
+const PIECE_BYTES: usize = 256 << 10;
+/// From so many failures in a row on, rewrites that begin by themselves wait.
+const FAILURES: u32 = 3;
+/// How long, at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+
+/// The data at one moment, as the commands that rebuild it from nothing. What happens to the data afterwards must not show.
+pub trait Snapshot: Send + 'static {
+    /// Writes some of the commands that were not written yet, some hundred kilobytes at most. False when there are none left.
+    fn write(&mut self, commands: &mut Commands) -> bool;
+}
+
+/// Commands on their way into a base.
+#[derive(Debug, Default)]
+pub struct Commands {
+    bytes: Vec<u8>,
+    database: u32,
+}
+
+impl Commands {
+    /// Adds a command that is to be executed in a database.
+    pub fn add(&mut self, database: u32, command: &[impl AsRef<[u8]>]) {
+        if database != self.database {
+            let number = database.to_string();
+            resp::encode(&mut self.bytes, &[b"SELECT".as_slice(), number.as_bytes()]);
+            self.database = database;
+        }
+        resp::encode(&mut self.bytes, command);
+    }
+
+    /// How many bytes there are since they were last written out.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The commands as they stand in a file.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+/// A rewrite under way, as the log sees it.
+pub(super) struct Rewriting {
+    /// The log reaches so far where it switches.
+    at: u64,
+    phase: Phase,
+}
+
+enum Phase {
+    /// The switch is in the ring.
+    Marked,
+    /// It has been made; the log had so many bytes in earlier files.
+    Switched(u64),
+    NotSwitched(Failure),
+}
+
+/// What a rewrite has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rewritten {
+    /// Bytes of the log before: base and increments.
+    pub before: u64,
+    /// Bytes of the new base.
+    pub base: u64,
+    /// How often the new base was synced.
+    pub syncs: u64,
+}
+
+impl<E: Env> State<E> {
+    /// The switch that a rewrite waits for has ended.
+    pub(super) fn switched(&mut self, result: Result<u64, Failure>) {
+        if let Some(rewriting) = &mut self.rewriting {
+            rewriting.phase = match result {
+                Ok(bytes) => Phase::Switched(bytes),
+                Err(failure) => Phase::NotSwitched(failure),
+            };
+        }
+    }
+}
+
+impl<E: Env> Log<E> {
+    /// Marks the place where the log switches, and takes the snapshot there.
+    pub(super) async fn mark_rewrite<S: Snapshot>(&self, snapshot: impl FnOnce() -> S) -> Result<S, RewriteError> {
+        loop {
+            let drained = {
+                let mut guard = self.lock();
+                let state = &mut *guard;
+                state.accepts().map_err(RewriteError::Log)?;
+                if state.rewriting.is_some() {
+                    return Err(RewriteError::Running);
+                }
+                let Some(mut producer) = state.producer.take() else {
+                    return Err(RewriteError::Log(LogError::WriterExists));
+                };
+                let marked = producer.switch(&mut state.ring, state.split);
+                state.published = state.published.max(producer.accepted - producer.held());
+                let at = producer.accepted;
+                state.producer = Some(producer);
+                if marked.is_ok() {
+                    state.rewriting = Some(Rewriting { at, phase: Phase::Marked });
+                    let snapshot = snapshot();
+                    drop(guard);
+                    return Ok(snapshot);
+                }
+                state.ring.drained()
+            };
+            self.wait(Want::Drained(drained)).await.map_err(|stuck| RewriteError::Log(stuck.into()))?;
+        }
+    }
+
+    /// The task: from the mark to the end.
+    pub(super) async fn rewrite(self: Arc<Self>, snapshot: impl Snapshot) -> Result<Rewritten, RewriteError> {
+        let result = self.rewrite_marked(snapshot).await;
+        {
+            let mut state = self.lock();
+            state.rewriting = None;
+            match &result {
+                Ok(_) => {
+                    state.stats.rewrites += 1;
+                    state.failures = 0;
+                }
+                Err(RewriteError::Closed) => {}
+                Err(error) => {
+                    warn!(%error, "not rewritten");
+                    state.failures += 1;
+                    state.failed_at = self.env.monotonic();
+                }
+            }
+        }
+        self.open_all();
+        result
+    }
+
+    async fn rewrite_marked(&self, snapshot: impl Snapshot) -> Result<Rewritten, RewriteError> {
+        let before = self.switched().await?;
+        let written = self.write_base(snapshot).await;
+        let (base, syncs) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                let _ = self.dir.remove(TEMPORARY_BASE).await;
+                return Err(error);
+            }
+        };
+        self.replace(base).await?;
+        debug!(before, base, "rewritten");
+        Ok(Rewritten { before, base, syncs })
+    }
+
+    /// Waits until the log goes on in the new increment. Returns the bytes of what came before.
+    async fn switched(&self) -> Result<u64, RewriteError> {
+        loop {
+            let seen = self.gates.rewrite.seq();
+            let at = {
+                let mut state = self.lock();
+                if state.closed {
+                    return Err(RewriteError::Closed);
+                }
+                let Some(rewriting) = &mut state.rewriting else { return Err(RewriteError::Closed) };
+                match std::mem::replace(&mut rewriting.phase, Phase::Marked) {
+                    Phase::Switched(bytes) => {
+                        rewriting.phase = Phase::Switched(bytes);
+                        return Ok(bytes);
+                    }
+                    Phase::NotSwitched(failure) => return Err(RewriteError::Failed(failure)),
+                    Phase::Marked => rewriting.at,
+                }
+            };
+            match self.wait(Want::Written(at)).await {
+                // What is before the mark is written; the mark itself is with the next write.
+                Ok(()) => {
+                    if !self.lock().rewriting.as_ref().is_some_and(|rewriting| matches!(rewriting.phase, Phase::Marked))
+                    {
+                        continue;
+                    }
+                    self.write_now().await;
+                }
+                // It will be tried again; until then the rewrite waits.
+                Err(Stuck::Stalled(_)) => self.gates.rewrite.wait(seen).await,
+                Err(stuck) => return Err(RewriteError::Log(stuck.into())),
+            }
+        }
+    }
+
+    /// Writes the base under its temporary name. Returns its length, and how often it was synced.
+    async fn write_base(&self, mut snapshot: impl Snapshot) -> Result<(u64, u64), RewriteError> {
+        let file = files::create(&self.dir, TEMPORARY_BASE).await.map_err(RewriteError::Failed)?;
+        let failed = |operation| move |error| RewriteError::Failed(Failure::new(operation, TEMPORARY_BASE, &error));
+        let mut commands = Commands::default();
+        if self.options.aof_timestamp_enabled {
+            resp::encode_timestamp(&mut commands.bytes, self.env.wall_ns().div_euclid(1_000_000_000));
+        }
+        let (mut offset, mut synced, mut syncs) = (0, 0, 0);
+        loop {
+            let more = snapshot.write(&mut commands);
+            if commands.bytes.len() >= PIECE_BYTES || !more {
+                {
+                    let state = self.lock();
+                    if state.closed || state.stops {
+                        return Err(RewriteError::Closed);
+                    }
+                    if let Some(failure) = &state.failure {
+                        return Err(RewriteError::Log(LogError::Poisoned(failure.clone())));
+                    }
+                }
+                write_all_at(&file, &commands.bytes, offset).await.map_err(failed("write"))?;
+                offset += commands.bytes.len() as u64;
+                commands.bytes.clear();
+                if self.options.aof_rewrite_incremental_fsync && offset - synced >= SYNC_BYTES {
+                    interruptible(|| file.sync_data()).await.map_err(failed("sync"))?;
+                    (synced, syncs) = (offset, syncs + 1);
+                }
+                self.env.yield_now().await;
+            }
+            if !more {
+                break;
+            }
+        }
+        if !planted!(self.plants, RewriteBaseUnsynced) {
+            interruptible(|| file.sync_all()).await.map_err(failed("sync"))?;
+        }
+        Ok((offset, syncs + 1))
+    }
+
+    /// Gives the base its name, and lets a new manifest name it and the present increment alone.
+    async fn replace(&self, bytes: u64) -> Result<(), RewriteError> {
+        let mut manifest = self.lock().manifest.clone();
+        let entry = self.names.next_base(&manifest);
+        let renamed = interruptible(|| self.dir.rename(TEMPORARY_BASE, &entry.name)).await;
+        renamed.map_err(|error| RewriteError::Failed(Failure::new("rename", TEMPORARY_BASE, &error)))?;
+        // The manifest must not be there before the name that it gives is.
+        if !planted!(self.plants, RewriteBaseNameUnsynced) {
+            let synced = interruptible(|| self.dir.sync()).await;
+            synced.map_err(|error| RewriteError::Failed(Failure::new("sync", "the directory", &error)))?;
+        }
+        let old = manifest.base.replace(entry.clone());
+        let current = manifest.increments.len().saturating_sub(1);
+        let replaced: Vec<_> = old.into_iter().chain(manifest.increments.drain(..current)).collect();
+        manifest.counted = true;
+        manifest.history.extend(replaced.into_iter().map(|mut entry| {
+            (entry.kind, entry.synced) = (FileKind::History, None);
+            entry
+        }));
+        if planted!(self.plants, RewriteHistoryFirst) {
+            self.remove_history(&manifest).await;
+        }
+        if let Err(error) = files::replace_manifest(&self.dir, &self.names, &manifest, &self.plants).await {
+            if error.unknown {
+                let failure = self.lock().fail(error.failure.clone());
+                self.open_all();
+                return Err(RewriteError::Log(LogError::Poisoned(failure)));
+            }
+            let _ = self.dir.remove(&entry.name).await;
+            return Err(RewriteError::Failed(error.failure));
+        }
+        {
+            let mut state = self.lock();
+            state.manifest = manifest.clone();
+            state.earlier_bytes = bytes;
+            state.reference_bytes = state.bytes();
+        }
+        if !self.options.aof_disable_auto_gc {
+            self.collect(manifest).await;
+        }
+        Ok(())
+    }
+
+    /// Removes what the manifest calls history, then lets a manifest forget it. What fails is left to the next time: it takes room,
+    /// and no part in the log.
+    async fn collect(&self, mut manifest: Manifest) {
+        if !self.remove_history(&manifest).await {
+            return;
+        }
+        manifest.history.clear();
+        match files::replace_manifest(&self.dir, &self.names, &manifest, &self.plants).await {
+            Ok(()) => self.lock().manifest = manifest,
+            Err(error) if error.unknown => {
+                self.lock().fail(error.failure);
+                self.open_all();
+            }
+            Err(error) => warn!(failure = %error.failure, "history stays listed"),
+        }
+    }
+
+    async fn remove_history(&self, manifest: &Manifest) -> bool {
+        for entry in &manifest.history {
+            match interruptible(|| self.dir.remove(&entry.name)).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    warn!(file = entry.name, %error, "history is not removed");
+                    return false;
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+
+    /// Whether the log has grown so far that it is to be rewritten, and nothing stands against that.
+    pub(super) fn rewrite_is_due(&self) -> bool {
+        let state = self.lock();
+        if state.rewriting.is_some() || state.accepts().is_err() {
+            return false;
+        }
+        let throttled = (state.failures >= FAILURES)
+            .then(|| throttle(state.failures))
+            .is_some_and(|wait| self.env.monotonic() < state.failed_at + wait);
+        !throttled && self.options.rewrite_is_due(state.bytes(), state.reference_bytes)
+    }
+}
+
+/// How long a rewrite that begins by itself waits after so many failures: 1, 2, 4, … minutes, an hour at most.
+fn throttle(failures: u32) -> Duration {
+    let minutes = 1_u64.checked_shl(failures.saturating_sub(FAILURES)).unwrap_or(u64::MAX);
+    Duration::from_secs(minutes.saturating_mul(60)).min(LONGEST_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_make_rewrites_wait_longer_and_longer() {
+        let minutes = |failures| throttle(failures).as_secs() / 60;
+        assert_eq!((3..12).map(minutes).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(minutes(u32::MAX), 60);
+    }
+}

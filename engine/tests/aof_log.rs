@@ -1,0 +1,260 @@
+//! The command log on the real disk: what is appended is loaded again, whatever ended the process before.
+
+use std::{fs, path::Path};
+
+use engine::{
+    aof::{
+        CommandLog, LogError, OpenError,
+        load::Loaded,
+        manifest::Manifest,
+        options::{Fsync, Options},
+    },
+    env::{OsEnv, block_on},
+    keyspace::Keyspace,
+};
+
+type Log = CommandLog<OsEnv>;
+
+fn always() -> Options {
+    Options { append_fsync: Fsync::Always, ..Options::default() }
+}
+
+async fn open(path: &Path, options: &Options) -> Result<(Log, Keyspace, Loaded), OpenError> {
+    let mut keys = Keyspace::new();
+    let (log, loaded) = CommandLog::open(OsEnv, path, options.clone(), &mut keys).await?;
+    Ok((log, keys, loaded))
+}
+
+/// Executes a command and logs it.
+async fn run(log: &Log, keys: &mut Keyspace, command: &[&str]) {
+    let command: Vec<&[u8]> = command.iter().map(|word| word.as_bytes()).collect();
+    if keys.execute(&command, 0).unwrap() && command[0] != b"SELECT" {
+        log.append(keys.selected() as u32, &command).await.unwrap();
+    }
+}
+
+fn directory(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_file())
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn what_is_logged_is_loaded_under_every_policy_and_size() {
+    for policy in [Fsync::Always, Fsync::EverySecond, Fsync::No] {
+        for (ring_page_bytes, split_large) in [(64 << 10, false), (16, false), (16, true), (1, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let options = Options { append_fsync: policy, ring_page_bytes, split_large, ..Options::default() };
+            let mut expected = Keyspace::new();
+            for life in 0..3 {
+                block_on(async {
+                    let (log, mut keys, loaded) = open(folder.path(), &options).await.unwrap();
+                    assert_eq!(
+                        (keys.databases(), loaded.failures),
+                        (expected.databases(), 0),
+                        "{policy:?} life {life}"
+                    );
+                    for round in 0..10 {
+                        run(&log, &mut keys, &["INCR", "counter"]).await;
+                        run(&log, &mut keys, &["SELECT", &(round % 3).to_string()]).await;
+                        run(&log, &mut keys, &["RPUSH", "list", &"x".repeat(round * 7)]).await;
+                        log.round().await.unwrap();
+                    }
+                    log.close().await.unwrap();
+                    expected = keys;
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_anywhere_is_loaded_up_to_there_and_later_commands_survive() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut states, mut ends) = (Vec::new(), Vec::new());
+    let increment = folder.path().join("appendonlydir/appendonly.aof.1.incr.aof");
+    block_on(async {
+        let (log, mut keys, _) = open(folder.path(), &always()).await.unwrap();
+        for number in 0..3 {
+            run(&log, &mut keys, &["APPEND", "text", &number.to_string()]).await;
+            (states.push(keys.clone()), ends.push(log.end().0)).0;
+            let unit: [&[&str]; 2] = [&["INCR", "a"], &["INCR", "b"]];
+            for command in unit {
+                keys.load(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>()).unwrap();
+            }
+            log.append_unit(0, &unit).await.unwrap();
+            (states.push(keys.clone()), ends.push(log.end().0)).0;
+        }
+        log.close().await.unwrap();
+    });
+    let (bytes, manifest) = (fs::read(&increment).unwrap(), "appendonlydir/appendonly.aof.manifest");
+    let whole = fs::read(folder.path().join(manifest)).unwrap();
+    for cut in 0..bytes.len() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("appendonlydir")).unwrap();
+        fs::write(folder.path().join("appendonlydir/appendonly.aof.1.base.aof"), "").unwrap();
+        fs::write(folder.path().join(manifest), &whole).unwrap();
+        fs::write(folder.path().join("appendonlydir/appendonly.aof.1.incr.aof"), &bytes[..cut]).unwrap();
+        let survived = ends.iter().filter(|end| **end <= cut as u64).count();
+        let mut expected = survived.checked_sub(1).map_or_else(Keyspace::new, |last| states[last].clone());
+        block_on(async {
+            let (log, mut keys, loaded) = open(folder.path(), &always()).await.unwrap();
+            assert_eq!(keys.databases(), expected.databases(), "cut at {cut}");
+            assert_eq!(loaded.files[1].1.good, survived.checked_sub(1).map_or(0, |last| ends[last]));
+            run(&log, &mut keys, &["SET", "later", "there"]).await;
+            log.round().await.unwrap();
+            drop(log);
+            expected.load(&[b"SET", b"later", b"there"]).unwrap();
+            let (log, keys, _) = open(folder.path(), &always()).await.unwrap();
+            assert_eq!(keys.databases(), expected.databases(), "after a cut at {cut}");
+            log.close().await.unwrap();
+        });
+        let left = directory(&folder.path().join("appendonlydir"));
+        assert_eq!(left.len(), 3, "{:?}", left.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_refused_open_changes_no_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("appendonlydir");
+    let refused = |what: &str| {
+        let before = (directory(folder.path()), directory(&inner));
+        let error = block_on(open(folder.path(), &always())).err().unwrap_or_else(|| panic!("{what} was opened"));
+        assert_eq!((directory(folder.path()), directory(&inner)), before, "{what}");
+        error
+    };
+    fs::create_dir(&inner).unwrap();
+    fs::write(folder.path().join("dump.rdb"), "REDIS").unwrap();
+    assert!(matches!(refused("a snapshot without a log"), OpenError::OtherData { .. }));
+    fs::remove_file(folder.path().join("dump.rdb")).unwrap();
+    fs::write(inner.join("appendonly.aof.3.incr.aof"), "*1").unwrap();
+    assert!(matches!(refused("no manifest"), OpenError::NoManifest { files, .. } if files.len() == 1));
+    fs::write(inner.join("appendonly.aof.manifest"), "file a seq 1 type x\n").unwrap();
+    assert!(matches!(refused("a wrong manifest"), OpenError::Load(_)));
+    fs::write(inner.join("appendonly.aof.manifest"), "file appendonly.aof.3.incr.aof seq 3 type i files 2\n").unwrap();
+    assert!(refused("a manifest that lost a line").to_string().contains("2 files are stated, 1 are listed"));
+    fs::write(inner.join("appendonly.aof.manifest"), "file appendonly.aof.3.incr.aof seq 3 type i\n").unwrap();
+    fs::write(inner.join("appendonly.aof.3.incr.aof"), "*1\r\n$4\r\nPING\r\nrubbish").unwrap();
+    assert!(matches!(refused("rubbish at the end"), OpenError::Load(_)));
+    let lock = OsEnv;
+    let _ = lock;
+
+    // A damaged tail up to a bound is cut, and kept.
+    let allowed = Options { aof_load_corrupt_tail_max_size: 7, ..always() };
+    let short = Options { aof_load_corrupt_tail_max_size: 6, ..always() };
+    assert!(block_on(open(folder.path(), &short)).is_err());
+    let (log, _, loaded) = block_on(open(folder.path(), &allowed)).unwrap();
+    assert_eq!((loaded.files[0].1.good, loaded.files[0].1.length), (14, 21));
+    assert_eq!(fs::read(inner.join("appendonly.aof.3.incr.aof.cut")).unwrap(), b"rubbish");
+    assert!(matches!(block_on(open(folder.path(), &always())), Err(OpenError::Locked { .. })));
+    block_on(log.close()).unwrap();
+}
+
+#[test]
+fn a_rewrite_leaves_the_data_and_nothing_else() {
+    for (policy, ring_page_bytes) in [(Fsync::Always, 64 << 10), (Fsync::EverySecond, 64), (Fsync::No, 64)] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { append_fsync: policy, ring_page_bytes, ..Options::default() };
+        let expected = block_on(async {
+            let (log, mut keys, _) = open(folder.path(), &options).await.unwrap();
+            for number in 0..500 {
+                run(&log, &mut keys, &["SELECT", &(number % 2 * 5).to_string()]).await;
+                run(&log, &mut keys, &["INCR", "counter"]).await;
+                run(&log, &mut keys, &["ZADD", "scores", &(f64::from(number) / 7.0).to_string(), &number.to_string()])
+                    .await;
+                run(&log, &mut keys, &["HSET", "hash", &number.to_string(), "value"]).await;
+                run(&log, &mut keys, &["EXPIREAT", "hash", "99999999999"]).await;
+            }
+            log.round().await.unwrap();
+            let before = log.bytes();
+            let rewrite = log.rewrite(|| keys.snapshot()).await.unwrap();
+            for _ in 0..100 {
+                run(&log, &mut keys, &["RPUSH", "later", "item"]).await;
+                log.round().await.unwrap();
+            }
+            let rewritten = rewrite.done().await.unwrap();
+            assert_eq!(rewritten.before, before);
+            assert!(rewritten.base < before / 2 && log.bytes() < before, "{rewritten:?}");
+            assert!(!log.rewrite_is_due());
+            // A second one builds on the first.
+            let rewrite = log.rewrite(|| keys.snapshot()).await.unwrap();
+            rewrite.done().await.unwrap();
+            log.close().await.unwrap();
+            keys
+        });
+        let left = directory(&folder.path().join("appendonlydir"));
+        let names: Vec<_> = left.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["appendonly.aof.2.base.aof", "appendonly.aof.3.incr.aof", "appendonly.aof.manifest"]
+                .map(|name| { if name.contains("base") { "appendonly.aof.3.base.aof" } else { name } })
+        );
+        let manifest = Manifest::parse(&left[2].1).unwrap();
+        assert!(manifest.counted && manifest.history.is_empty() && manifest.increments[0].synced == Some(0));
+        let (log, keys, _) = block_on(open(folder.path(), &options)).unwrap();
+        assert_eq!(keys.databases(), expected.databases());
+        block_on(log.close()).unwrap();
+    }
+}
+
+#[test]
+fn a_writer_appends_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let (log, mut keys, _) =
+            open(folder.path(), &Options { append_fsync: Fsync::No, ..Options::default() }).await.unwrap();
+        let mut writer = log.writer().unwrap();
+        assert!(matches!(log.append(0, &["INCR", "n"]).await, Err(LogError::WriterExists)));
+        assert!(matches!(log.writer().map(drop), Err(LogError::WriterExists)));
+        for number in 0..10_000 {
+            let number = number.to_string();
+            keys.load(&[b"SET", number.as_bytes(), b"value"]).unwrap();
+            writer.append(0, &["SET", &number, "value"]).await.unwrap();
+        }
+        writer.round().await.unwrap();
+        let rewrite = writer.rewrite(|| keys.snapshot()).await.unwrap();
+        keys.load(&[b"SET", b"last", b"value"]).unwrap();
+        writer.append(0, &["SET", "last", "value"]).await.unwrap();
+        writer.round().await.unwrap();
+        rewrite.done().await.unwrap();
+        drop(writer);
+        log.wait_durable(log.end()).await.unwrap();
+        assert_eq!(log.durable(), log.end());
+        log.close().await.unwrap();
+        let (log, again, _) = open(folder.path(), &Options::default()).await.unwrap();
+        assert_eq!(again.databases(), keys.databases());
+        drop(log);
+    });
+}
+
+#[test]
+fn many_committers_share_syncs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, _, _) = block_on(open(folder.path(), &always())).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    block_on(async {
+                        let position = log.append(0, &["INCR", "n"]).await.unwrap();
+                        log.round().await.unwrap();
+                        assert!(log.durable() >= position);
+                    });
+                }
+            });
+        }
+    });
+    let stats = log.stats();
+    assert!(stats.syncs < 320 && stats.commands == 320, "{stats:?}");
+    block_on(log.close()).unwrap();
+    let (log, keys, _) = block_on(open(folder.path(), &always())).unwrap();
+    let value = keys.databases()[0].get(b"n").map(|entry| entry.value.clone());
+    assert_eq!(value, Some(engine::keyspace::Value::String(b"320".to_vec())));
+    drop(log);
+}
