@@ -117,6 +117,14 @@ impl<E: Env> CommandLog<E> {
         Ok((CommandLog { log, keeper: Arc::new(keeper) }, loaded))
     }
 
+    /// What [`CommandLog::open`] with these options would load into `data`, and its verdict. Changes no byte, and takes no lock.
+    ///
+    /// # Errors
+    /// As [`CommandLog::open`].
+    pub async fn verify(env: E, path: &Path, options: Options, data: &mut impl DataSet) -> Result<Loaded, OpenError> {
+        open::verify(env, path, options, data).await
+    }
+
     /// Appends one command, which was executed in `database`. It is in memory then; [`CommandLog::round`] does the rest. Waits
     /// only while all pages are full. A command that was accepted stays in the log even if this future is dropped.
     ///
@@ -319,6 +327,12 @@ impl<E: Env> CommandLog<E> {
     #[must_use]
     pub fn durable(&self) -> Position {
         Position(self.log.lock().durable)
+    }
+
+    /// Everything up to here is with the operating system, and survives a process kill.
+    #[must_use]
+    pub fn written(&self) -> Position {
+        Position(self.log.lock().written)
     }
 
     /// Where the next command is appended, but for what a [`Writer`] has not handed over.

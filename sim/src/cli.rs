@@ -23,6 +23,7 @@ use crate::{
     runner,
     scenario::{Expect, Scenario},
     shrink,
+    subject::SUBJECTS,
     workload::{self, suggest},
 };
 
@@ -148,7 +149,8 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn subject(text: &str) -> Result<String, String> {
-    if text == "wal" { Ok(text.into()) } else { Err("there is one subject: wal".into()) }
+    let names: Vec<&str> = SUBJECTS.iter().map(|(name, _)| *name).collect();
+    if names.contains(&text) { Ok(text.into()) } else { Err(format!("there are: {}", names.join(", "))) }
 }
 
 fn plant(text: &str) -> Result<Plant, String> {
@@ -439,7 +441,11 @@ fn seeds_run(arguments: &Arguments, range: Range<u64>) -> io::Result<u8> {
 }
 
 fn list() -> io::Result<u8> {
-    let mut out = String::from("subjects\n  wal  the write-ahead log\nfaults\n");
+    let mut out = String::from("subjects\n");
+    for (name, about) in SUBJECTS {
+        out.push_str(&format!("  {name:<8} {about}\n"));
+    }
+    out.push_str("faults\n");
     let mut row = |name: &str, about: &str| out.push_str(&format!("  {name:<26} {about}\n"));
     row("kill", "the process dies; the page cache stays");
     row("power-cut", "the machine dies; a legal part of what was not synced stays");

@@ -35,11 +35,16 @@ pub enum Fault {
     Evict,
     /// The wall clock jumps, forward or backward. Nothing may depend on it.
     WallJump,
+    /// A file sync takes up to five seconds, as on a busy or a failing disk. Others must go on meanwhile.
+    SlowSync,
 }
 
 impl Fault {
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
+
+    /// Engine microseconds that a slow sync takes at most.
+    pub const SLOWEST_SYNC_US: u64 = 5_000_000;
 
     /// All of them, in the order of reports.
     pub const ALL: [Fault; Fault::COUNT] = [
@@ -54,6 +59,7 @@ impl Fault {
         Fault::LyingSync,
         Fault::Evict,
         Fault::WallJump,
+        Fault::SlowSync,
     ];
 
     /// The name in scenario files, flags and reports.
@@ -71,6 +77,7 @@ impl Fault {
             Fault::LyingSync => "lying-sync",
             Fault::Evict => "evict",
             Fault::WallJump => "wall-jump",
+            Fault::SlowSync => "slow-sync",
         }
     }
 
@@ -95,6 +102,7 @@ impl Fault {
             Fault::LyingSync => "a sync returns success and makes nothing durable",
             Fault::Evict => "the page cache forgets clean pages",
             Fault::WallJump => "the wall clock jumps, either way",
+            Fault::SlowSync => "a file sync takes up to five seconds",
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     fault::Fault,
     plan::{CrashKind, End, Plan},
+    workload::Op,
 };
 
 /// A rule.
@@ -18,7 +19,7 @@ pub struct Invariant {
 
 macro_rules! invariants {
     ($($id:literal $about:literal;)*) => {
-        /// Those that the subject `wal` is held against.
+        /// Those that the subjects are held against.
         pub const ALL: &[Invariant] = &[$(Invariant { id: $id, about: $about }),*];
     };
 }
@@ -36,6 +37,9 @@ invariants! {
     "I8" "after a failed write or sync nothing is acknowledged Sync that was not durable before";
     "I9" "at the moment of an acknowledgement the record survives a power cut at its worst";
     "I15" "an LSN that was durable or delivered never names another record; generations only grow";
+    "I16" "under everysec what a crash takes is no older than a second and the syncs under way";
+    "I17" "loading gives a prefix of the executed commands, each once, and no part of a unit";
+    "I18" "a rewrite loses nothing, wherever it is cut off: its manifest names only what is durable";
     "I20" "an undamaged log opens, in bounded steps, and serves again once faults end";
     "I21" "what was reported as definitely failed is nowhere, now and later";
     "I22" "after open the directory holds the live files, a bounded spare, and foreign files untouched";
@@ -49,9 +53,15 @@ invariants! {
 #[must_use]
 pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
     let kills = plan.lives.iter().any(|life| matches!(&life.end, End::Crash(crash) if crash.kind == CrashKind::Kill));
+    let commands = plan.subject != "wal";
+    let ops = || plan.lives.iter().flat_map(|life| &life.clients).flatten();
     ALL.iter()
         .map(|invariant| invariant.id)
         .filter(|id| match *id {
+            "I16" => false,
+            "I17" => commands,
+            "I18" => ops().any(|op| matches!(op, Op::Rewrite | Op::RewriteWait)),
+            "I4" if commands => false,
             "I1a" => kills,
             "I4a" => plan.damage_checks > 0 && !plan.lies(),
             "I4" | "I5" | "I6" | "I7" | "I8" | "I22" | "I25" | "I9" => !plan.no_faults,

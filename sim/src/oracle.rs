@@ -10,6 +10,7 @@ use engine::wal::Durability;
 
 use crate::{
     report::Violation,
+    runner::virtual_us,
     subject::{NotAppended, NotTruncated, Recovered},
 };
 
@@ -33,6 +34,8 @@ struct Known {
     standing: Standing,
     /// The append that it belongs to.
     append: u64,
+    /// When it was known to be there, in virtual microseconds.
+    since_us: u64,
 }
 
 /// Where an append stands.
@@ -101,6 +104,10 @@ pub struct History {
     errors_before: u64,
     /// A drive lied about its syncs: durability can't be owed.
     lying: bool,
+    /// How old what a crash takes may be, where that is promised.
+    window_us: Option<u64>,
+    /// When the last life ended, if nothing failed in it.
+    ended_us: Option<u64>,
 }
 
 type Check = Result<(), Violation>;
@@ -110,10 +117,15 @@ fn violation(invariant: &'static str, expected: impl Into<String>, found: impl I
 }
 
 impl History {
-    /// An empty history; `lying`: the drive may drop what it said to have synced.
+    /// An empty history; `lying`: the drive may drop what it said to have synced; `window_us`: how old what a crash takes may be.
     #[must_use]
-    pub fn new(lying: bool) -> History {
-        History { lying, ..History::default() }
+    pub fn new(lying: bool, window_us: Option<u64>) -> History {
+        History { lying, window_us, ..History::default() }
+    }
+
+    /// A life ends now; `calm`: nothing failed in it.
+    pub fn ends(&mut self, calm: bool) {
+        self.ended_us = virtual_us().filter(|_| calm);
     }
 
     /// An empty history whose first append has the number `next`.
@@ -215,6 +227,7 @@ impl History {
         entry.progress = Progress::Placed(first);
         let (issued, kept) = (entry.issued.clone(), entry.kept);
         self.count("I15");
+        let since_us = virtual_us().unwrap_or(0);
         for (lsn, payload) in (first..).zip(&issued[..kept]) {
             if let Some(old) = self.known.get(&lsn)
                 && old.append != append
@@ -227,7 +240,7 @@ impl History {
                     found,
                 );
             }
-            self.known.insert(lsn, Known { payload: payload.clone(), standing, append });
+            self.known.insert(lsn, Known { payload: payload.clone(), standing, append, since_us });
         }
         Ok(())
     }
@@ -420,11 +433,13 @@ impl History {
         self.nothing_invented(recovered)?;
         self.batches_whole(next)?;
         self.count("I15");
-        if recovered.generation <= self.generation && !self.lying {
-            let expected = format!("a generation above {}", self.generation);
-            return violation("I15", expected, format!("generation {}", recovered.generation));
+        if let Some(generation) = recovered.generation {
+            if generation <= self.generation && !self.lying {
+                let expected = format!("a generation above {}", self.generation);
+                return violation("I15", expected, format!("generation {generation}"));
+            }
+            self.generation = generation;
         }
-        self.generation = recovered.generation;
         self.count("I26");
         if recovered.reported != recovered.records.len() as u64 || recovered.unproven_from > next {
             let expected = format!("{} records reported, unproven from {next} or before", recovered.records.len());
@@ -471,7 +486,17 @@ impl History {
             self.count("I6");
             self.count("I7");
         }
+        let window = self.window_us.zip(self.ended_us.take()).filter(|_| !self.lying);
+        let due = |known: &Known| window.is_some_and(|(window, ended)| known.since_us + window < ended);
+        if self.known.values().any(|known| known.standing < Standing::Durable && due(known)) {
+            self.count("I16");
+        }
         for (lsn, known) in self.known.range(next..) {
+            if due(known) && known.standing < Standing::Durable {
+                let expected =
+                    format!("LSN {lsn}, {} us old, survives", known.since_us.abs_diff(window.map_or(0, |(_, at)| at)));
+                return violation("I16", expected, describe(recovered, *lsn));
+            }
             let invariant = match (known.standing, before) {
                 (Standing::Delivered, _) if !self.lying => "I6",
                 (Standing::Durable, _) if !self.lying => {
@@ -627,6 +652,6 @@ fn summary(payload: &Bytes) -> String {
 fn describe(recovered: &Recovered, lsn: u64) -> String {
     match recovered.record(lsn) {
         Some((found, payload)) => format!("at its place LSN {found}, {}", summary(payload)),
-        None => format!("only {} records, the log ended {:?}", recovered.records.len(), recovered.tail),
+        None => format!("only {} records, the log ended {}", recovered.records.len(), recovered.tail),
     }
 }

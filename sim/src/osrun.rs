@@ -147,7 +147,7 @@ impl Totals {
 fn run(seed: u64, folder: &Path, totals: &mut Totals) -> io::Result<Result<(), Violation>> {
     let plan = workload::draw(seed, "wal", true);
     let log = folder.join("log");
-    let mut history = History::new(false);
+    let mut history = History::new(false, None);
     let mut delays = Prng::new(seed).fork("kill delays");
     let mut verdict = Ok(());
     for life in 0..LIVES {
@@ -307,6 +307,7 @@ async fn act(wal: &Wal<Telling>, issued: &Mutex<Issuer>, op: Op, last: &mut Opti
         // What is removed on purpose would need a second model of the truth here; the simulator has it.
         Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::Write { .. } => return Some(()),
         Op::Scan | Op::Follow | Op::Pause { .. } | Op::AppendTooLarge | Op::BatchEmpty => return Some(()),
+        Op::Rewrite | Op::RewriteWait => return Some(()),
     };
     let index = match class {
         Class::Buffered => 0,
@@ -328,7 +329,7 @@ async fn act(wal: &Wal<Telling>, issued: &Mutex<Issuer>, op: Op, last: &mut Opti
         (issued.tag, records)
     };
     let batch = records.len() != 1;
-    let first = Subject::append(wal, &records, batch, CLASSES[index]).await.ok()?;
+    let (first, _) = Subject::append(wal, &records, batch, CLASSES[index]).await.ok()?;
     *last = Some(first);
     say(&format!("a {tag} {first}\n"));
     Some(())

@@ -40,6 +40,50 @@ pub struct EngineOptions {
     pub synced_writes: bool,
     /// Records larger than a page of the buffer are split over pages.
     pub split_large: bool,
+    /// Those of a command log.
+    pub commands: CommandOptions,
+}
+
+/// Options of a command log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandOptions {
+    /// When what was written is synced.
+    pub policy: Policy,
+    /// Pages of the ring.
+    pub ring_pages: usize,
+    /// Bytes of a page.
+    pub ring_page_bytes: usize,
+    /// The second is noted where it changes.
+    pub timestamps: bool,
+}
+
+impl Default for CommandOptions {
+    fn default() -> CommandOptions {
+        CommandOptions { policy: Policy::EverySecond, ring_pages: 3, ring_page_bytes: 64 << 10, timestamps: false }
+    }
+}
+
+/// When what was written to a command log is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// `always`
+    Always,
+    /// `everysec`
+    EverySecond,
+    /// `no`
+    No,
+}
+
+impl Policy {
+    /// All of them, with their names.
+    pub const ALL: [(Policy, &'static str); 3] =
+        [(Policy::Always, "always"), (Policy::EverySecond, "everysec"), (Policy::No, "no")];
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Policy::ALL.iter().find(|(policy, _)| policy == self).map_or("", |(_, name)| name))
+    }
 }
 
 impl Default for EngineOptions {
@@ -51,6 +95,7 @@ impl Default for EngineOptions {
             idle_us: 1_000_000,
             synced_writes: false,
             split_large: false,
+            commands: CommandOptions::default(),
         }
     }
 }
@@ -153,6 +198,18 @@ pub enum At {
 }
 
 impl Plan {
+    /// Under `everysec`, how old what a power cut takes may be, in microseconds: a second, and twice what a sync takes (one under
+    /// way, and its own), with some room for the calls around them.
+    #[must_use]
+    pub fn loss_window_us(&self) -> Option<u64> {
+        let everysec = self.subject != "wal" && self.engine.commands.policy == Policy::EverySecond;
+        let given = self.lives.iter().flat_map(|life| life.opening_faults.iter().chain(&life.faults));
+        let slow = self.machine.rates.contains_key(&Fault::SlowSync)
+            || given.into_iter().any(|at| at.fault == Fault::SlowSync);
+        let sync_us = self.machine.latency_us.1 + if slow { Fault::SLOWEST_SYNC_US } else { 0 };
+        everysec.then_some(1_000_000 + 2 * sync_us + 100 * self.machine.latency_us.1 + 10_000)
+    }
+
     /// Whether a sync may lie somewhere: durability can't be owed then.
     #[must_use]
     pub fn lies(&self) -> bool {

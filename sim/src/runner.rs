@@ -31,13 +31,13 @@ use crate::{
     disk::{Disk, Keep},
     env::{Machine, MachineOptions, SimEnv, run_still},
     evidence::Files,
-    fault::FaultRates,
-    image, invariant,
+    fault::{Fault, FaultRates, Fired},
+    invariant,
     oracle::{Before, History},
     plan::{At, Crash, CrashKind, Decided, End, FaultAt, Life, Plan},
     prng::Prng,
     report::{Outcome, Verdict, Violation},
-    subject::{Recovered, Refusal, Subject},
+    subject::{Inspect, Recovered, Refusal, Subject, commands::Commands},
     workload,
 };
 
@@ -64,13 +64,20 @@ pub fn record(plan: &Plan, plant: Option<Plant>) -> Outcome {
     judge(plan, plant, true)
 }
 
-#[expect(clippy::disallowed_methods, reason = "madsim's clock is virtual; the lint sees the type it stands for")]
 fn judge(plan: &Plan, plant: Option<Plant>, recording: bool) -> Outcome {
+    match plan.subject.as_str() {
+        "wal" => judge_as::<Wal<SimEnv>>(plan, plant, recording),
+        _ => judge_as::<Commands<SimEnv>>(plan, plant, recording),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "madsim's clock is virtual; the lint sees the type it stands for")]
+fn judge_as<S: Subject<SimEnv> + Inspect>(plan: &Plan, plant: Option<Plant>, recording: bool) -> Outcome {
     let runtime = Runtime::with_seed_and_config(plan.seed, madsim::Config::default());
     let plants = plant.map_or_else(Plants::default, Plants::only);
     runtime.block_on(async {
         STARTED.set(Some(Instant::now()));
-        let mut run = Run::<Wal<SimEnv>> { recording, ..Run::new(plan, plants.clone()) };
+        let mut run = Run::<S> { recording, ..Run::new(plan, plants.clone()) };
         let verdict = match run.lives().await {
             Ok(()) => Verdict::Pass,
             Err(Stop::Violation(violation)) => Verdict::Violation(violation),
@@ -112,6 +119,8 @@ struct Shared {
     /// The last operations, as text.
     last: Vec<String>,
     operations: u64,
+    /// A rewrite was begun in the present life.
+    rewrites: bool,
     image_draws: Prng,
 }
 
@@ -131,6 +140,8 @@ struct Run<'a, S> {
     damage_draws: Prng,
     /// The plan has damaged what was synced.
     damaged: bool,
+    /// Faults that had struck before the present life.
+    fired_before: Fired,
     decided: Vec<Decided>,
     /// What drawn power cuts kept is part of that.
     recording: bool,
@@ -150,7 +161,7 @@ enum Ended<T> {
     Crashed,
 }
 
-impl<'a, S: Subject<SimEnv>> Run<'a, S> {
+impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
     fn new(plan: &'a Plan, plants: Plants) -> Self {
         let prng = Prng::new(plan.seed);
         let options = MachineOptions {
@@ -162,7 +173,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                 .rates
                 .iter()
                 .fold(FaultRates::calm(), |rates, (fault, calls)| rates.with(*fault, *calls)),
-            marks_errors: image::concerns_the_log,
+            marks_errors: S::concerns_the_log,
             ..MachineOptions::default()
         };
         let machine = Machine::new(options, &prng.fork("machine"));
@@ -170,12 +181,13 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             let dir = disk.make_dir(Path::new(LOG_DIR));
             disk.write_foreign(dir, FOREIGN.0, FOREIGN.1);
         });
-        let history = History::new(plan.lies());
+        let history = History::new(plan.lies(), plan.loss_window_us());
         let shared = Shared {
             history,
             violation: None,
             last: Vec::new(),
             operations: 0,
+            rewrites: false,
             image_draws: prng.fork("image checks"),
         };
         Run {
@@ -187,6 +199,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
             check_draws: prng.fork("checks"),
             damage_draws: prng.fork("damages"),
             damaged: false,
+            fired_before: Fired::default(),
             decided: Vec::new(),
             recording: false,
             life: 0,
@@ -254,7 +267,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     /// Tries damages on copies of the disk that the life has left, then does those that the plan has for it.
     fn damages(&mut self, life: &Life) -> Result<(), Violation> {
         let lying = lock(&self.shared).history.lying();
-        if self.plan.damage_checks > 0 && !lying {
+        if S::NOTICES_DAMAGE && self.plan.damage_checks > 0 && !lying {
             // As the next open would find it, with nothing pending.
             let mut sound = self.machine.fork();
             sound.power_cut(&Keep::All, &mut self.damage_draws);
@@ -301,6 +314,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     /// One life. `None` if nothing can follow: a lying drive was found out.
     async fn life(&mut self, life: &Life, before: Before) -> Result<Option<Before>, Stop> {
         self.lives += 1;
+        self.fired_before = self.machine.fired();
         self.set_faults_at(&life.opening_faults);
         let opened = self.open(life, before).await;
         self.decided().opening_faults = self.set_faults_at(&life.faults);
@@ -365,7 +379,7 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
                     let pessimal = self.machine.with_disk(|disk| disk.pessimal());
                     let reading = self.plants.for_reading();
                     let recover = |env| recover_still::<S>(env, &self.plan.engine, &reading).map_err(String::from);
-                    image::closed_end_is_proven(&pessimal, recover)?;
+                    S::closed_end_is_proven(&pessimal, recover)?;
                 }
                 // A log that failed can't be closed cleanly; it ends like a killed process.
                 let crash = Crash { kind: CrashKind::Kill, at: At::Done, keep: Keep::Draw };
@@ -404,6 +418,10 @@ impl<'a, S: Subject<SimEnv>> Run<'a, S> {
     /// Ends the process as planned: in an attempt to open, or at the end of the life.
     async fn crash(&mut self, node: &NodeHandle, crash: &Crash, attempt: Option<usize>) -> Before {
         self.cycles += 1;
+        let failures = [Fault::EioWrite, Fault::EioSync, Fault::EioDirSync, Fault::Enospc];
+        let failed = failures.iter().any(|fault| self.machine.fired().count(*fault) > self.fired_before.count(*fault));
+        let calm = !failed && attempt.is_none() && self.plan.machine.capacity_bytes == 0;
+        lock(&self.shared).history.ends(calm);
         let name = match crash.kind {
             CrashKind::Kill => "kill",
             CrashKind::PowerCut => "power-cut",

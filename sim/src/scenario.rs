@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, fs, io::Read as _, ops::Range, path::Path, str::FromStr};
 
-use engine::plant::Plant;
+use engine::{aof, plant::Plant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use toml::Spanned;
@@ -14,7 +14,8 @@ use crate::{
     disk::Keep,
     fault::Fault,
     invariant,
-    plan::{At, Crash, CrashKind, End, EngineOptions, FaultAt, Life, MachinePlan, Plan},
+    plan::{At, CommandOptions, Crash, CrashKind, End, EngineOptions, FaultAt, Life, MachinePlan, Plan, Policy},
+    subject::SUBJECTS,
     workload::{Op, draw, suggest},
 };
 
@@ -210,6 +211,14 @@ struct EngineText {
     synced_writes: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     split_large: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    appendfsync: Option<Spanned<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ring_pages: Option<Spanned<usize>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ring_page_bytes: Option<Spanned<usize>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamps: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -279,20 +288,29 @@ impl FileText {
         if self.claim.get_ref().trim().is_empty() {
             return Err(Wrong::new(&self.claim, "the claim is empty; say in one sentence what the scenario shows"));
         }
-        if self.subject.get_ref() != "wal" {
-            let message = format!("subject '{}' is unknown; there is: wal", self.subject.get_ref());
+        let subjects: Vec<&str> = SUBJECTS.iter().map(|(name, _)| *name).collect();
+        if !subjects.contains(&self.subject.get_ref().as_str()) {
+            let message =
+                format!("subject '{}' is unknown; there are: {}", self.subject.get_ref(), subjects.join(", "));
             return Err(Wrong::new(&self.subject, message));
         }
         if let Some(life) = self.lives.get(MAX_LIVES) {
             return Err(Wrong::new(life, format!("{} lives, at most {MAX_LIVES}", self.lives.len())));
         }
-        let subject = self.subject.into_inner();
+        let subject = self.subject.get_ref().clone();
         let mut plan = draw(self.seed, &subject, false);
         if !self.lives.is_empty() {
             plan.engine = EngineOptions::default();
             plan.machine = MachinePlan::default();
             let mut total = Total::default();
             plan.lives = self.lives.iter().map(|life| life.get_ref().life(&mut total)).collect::<Result<_, _>>()?;
+        }
+        for (life, text) in plan.lives.iter().zip(&self.lives) {
+            for (ops, client) in life.clients.iter().zip(&text.get_ref().clients) {
+                if let Some(op) = ops.iter().find(|op| !op.is_for(&subject)) {
+                    return Err(Wrong::new(client, format!("'{op}' is no operation of subject '{subject}'")));
+                }
+            }
         }
         self.engine.change(&mut plan.engine)?;
         self.machine.change(&mut plan.machine)?;
@@ -310,14 +328,7 @@ impl FileText {
             seed: *seed,
             image_checks: *image_checks,
             damage_checks: *damage_checks,
-            engine: EngineText {
-                segment_bytes: Some(placeless(engine.segment_bytes)),
-                buffer_bytes: Some(placeless(engine.buffer_bytes)),
-                max_record_bytes: Some(placeless(engine.max_record_bytes)),
-                idle_us: Some(placeless(engine.idle_us)),
-                synced_writes: Some(engine.synced_writes),
-                split_large: Some(engine.split_large),
-            },
+            engine: EngineText::from_options(subject, engine),
             machine: MachineText {
                 sector_bytes: Some(placeless(machine.sector_bytes)),
                 capacity_bytes: Some(placeless(machine.capacity_bytes)),
@@ -338,6 +349,56 @@ impl FileText {
 }
 
 impl EngineText {
+    fn from_options(subject: &str, engine: &EngineOptions) -> EngineText {
+        let split_large = Some(engine.split_large);
+        if subject == "wal" {
+            return EngineText {
+                segment_bytes: Some(placeless(engine.segment_bytes)),
+                buffer_bytes: Some(placeless(engine.buffer_bytes)),
+                max_record_bytes: Some(placeless(engine.max_record_bytes)),
+                idle_us: Some(placeless(engine.idle_us)),
+                synced_writes: Some(engine.synced_writes),
+                split_large,
+                ..EngineText::default()
+            };
+        }
+        EngineText {
+            appendfsync: Some(placeless(engine.commands.policy.to_string())),
+            ring_pages: Some(placeless(engine.commands.ring_pages)),
+            ring_page_bytes: Some(placeless(engine.commands.ring_page_bytes)),
+            timestamps: Some(engine.commands.timestamps),
+            split_large,
+            ..EngineText::default()
+        }
+    }
+
+    fn change_commands(&self, commands: &mut CommandOptions) -> Result<(), Wrong> {
+        if let Some(name) = &self.appendfsync {
+            let policy = Policy::ALL.iter().find(|(_, known)| known == name.get_ref());
+            let wrong = || Wrong::new(name, format!("appendfsync is '{}'; use always, everysec or no", name.get_ref()));
+            commands.policy = policy.ok_or_else(wrong)?.0;
+        }
+        if let Some(pages) = &self.ring_pages {
+            commands.ring_pages = *pages.get_ref();
+        }
+        if let Some(bytes) = &self.ring_page_bytes {
+            commands.ring_page_bytes = *bytes.get_ref();
+        }
+        commands.timestamps = self.timestamps.unwrap_or(commands.timestamps);
+        let options = aof::options::Options {
+            ring_pages: commands.ring_pages,
+            ring_page_bytes: commands.ring_page_bytes,
+            ..aof::options::Options::default()
+        };
+        options.validate().map_err(|error| {
+            let place = if error.option == "ring_pages" { &self.ring_pages } else { &self.ring_page_bytes };
+            match place {
+                Some(value) => Wrong::new(value, error.to_string()),
+                None => Wrong::new(&placeless(()), error.to_string()),
+            }
+        })
+    }
+
     fn change(&self, engine: &mut EngineOptions) -> Result<(), Wrong> {
         let values = [
             ("segment_bytes", &self.segment_bytes, &mut engine.segment_bytes),
@@ -345,6 +406,7 @@ impl EngineText {
             ("max_record_bytes", &self.max_record_bytes, &mut engine.max_record_bytes),
             ("idle_us", &self.idle_us, &mut engine.idle_us),
         ];
+        self.change_commands(&mut engine.commands)?;
         let mut given = BTreeMap::new();
         for (name, value, option) in values {
             if let Some(value) = value {

@@ -7,12 +7,26 @@ use engine::{
     env::Env,
     plant::Plants,
     wal::{
-        AppendError, Dropped, Durability, Large, Lsn, OpenError, Options, ReadError, RecoveryReport, TailKind,
-        TruncateError, Wal,
+        AppendError, Dropped, Durability, Large, Lsn, OpenError, Options, ReadError, RecoveryReport, TruncateError, Wal,
     },
 };
 
-use crate::plan::EngineOptions;
+use crate::{
+    damage,
+    disk::{Disk, Op},
+    env::SimEnv,
+    evidence::{self, Chain},
+    image,
+    plan::EngineOptions,
+    prng::Prng,
+    report::Violation,
+};
+
+pub mod commands;
+
+/// What may be under test.
+pub const SUBJECTS: [(&str, &str); 3] =
+    [("wal", "the write-ahead log"), ("aof", "the command log"), ("rewrite", "the command log, rewritten often")];
 
 /// What an open delivered.
 #[derive(Clone, Debug)]
@@ -27,12 +41,12 @@ pub struct Recovered {
     pub unproven_from: u64,
     /// What the report says was left behind.
     pub dropped: Vec<Dropped>,
-    /// Generation that the open took.
-    pub generation: u64,
+    /// Generation that the open took, where there are such.
+    pub generation: Option<u64>,
     /// Files that held the records before.
     pub segments: u64,
-    /// How the log ended.
-    pub tail: TailKind,
+    /// How the log ended, for people.
+    pub tail: String,
 }
 
 impl Recovered {
@@ -109,13 +123,13 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
         options: &EngineOptions,
         plants: Plants,
     ) -> impl Future<Output = Result<Recovered, Refusal>> + Send;
-    /// Appends one record, or several as an atomic batch; returns the first LSN.
+    /// Appends one record, or several as an atomic batch; returns the first LSN, and how safe it is.
     fn append(
         &self,
         records: &[Bytes],
         batch: bool,
         class: Durability,
-    ) -> impl Future<Output = Result<u64, NotAppended>> + Send;
+    ) -> impl Future<Output = Result<(u64, Durability), NotAppended>> + Send;
     /// Makes everything before the returned LSN durable.
     fn sync(&self) -> impl Future<Output = Result<u64, String>> + Send;
     /// Waits until a record is durable.
@@ -134,8 +148,95 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
     fn follow(&self, from: u64) -> impl Future<Output = Result<Vec<(u64, Bytes)>, NotRead>> + Send;
     /// Appends records through the front end for one appender, and hands them over; returns the first LSN.
     fn write(&self, records: &[Bytes]) -> impl Future<Output = Result<u64, NotAppended>> + Send;
+    /// Rewrites it, and waits for the end of that if asked.
+    fn rewrite(&self, wait: bool) -> impl Future<Output = Result<(), String>> + Send;
     /// Closes it.
     fn close(self) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// What oracles know of a subject's files.
+pub trait Inspect {
+    /// Damage to its files is to be noticed.
+    const NOTICES_DAMAGE: bool;
+    /// Whether a failure of this call is one after which nothing may be acknowledged.
+    fn concerns_the_log(disk: &Disk, op: &Op) -> bool;
+    /// Whether both disks hold the same files of it, with the same bytes.
+    fn same_files(one: &Disk, two: &Disk) -> bool;
+    /// Calls that an open may need.
+    fn open_bound(image: &Disk, recovered: &Recovered) -> u64;
+    /// After an open: nothing there but what belongs to it, and foreign files as they were.
+    ///
+    /// # Errors
+    /// A violation of I22.
+    fn clean_directory(disk: &Disk, recovered: &Recovered, foreign: (&str, &[u8])) -> Result<(), Violation>;
+    /// What the report says was left behind is so.
+    ///
+    /// # Errors
+    /// A violation of I26.
+    fn report_is_true(image: &Disk, recovered: &Recovered) -> Result<(), Violation>;
+    /// After a clean close the loss of its end is noticed.
+    ///
+    /// # Errors
+    /// A violation of I4.
+    fn closed_end_is_proven(
+        pessimal: &Disk,
+        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<(), Violation>;
+    /// Damages a copy and opens it: a refusal changes nothing. Whether it was refused.
+    ///
+    /// # Errors
+    /// A violation of I25.
+    fn refusals_change_nothing(
+        image: &Disk,
+        draws: &mut Prng,
+        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<bool, Violation>;
+    /// The LSN up to which the files alone prove the log; `None` if they prove nothing.
+    fn proven_next(pessimal: &Disk) -> Option<u64>;
+}
+
+impl Inspect for Wal<SimEnv> {
+    const NOTICES_DAMAGE: bool = true;
+
+    fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
+        image::concerns_the_log(disk, op)
+    }
+
+    fn same_files(one: &Disk, two: &Disk) -> bool {
+        image::same_directory(one, two)
+    }
+
+    fn open_bound(image: &Disk, recovered: &Recovered) -> u64 {
+        image::open_bound(image, recovered)
+    }
+
+    fn clean_directory(disk: &Disk, recovered: &Recovered, foreign: (&str, &[u8])) -> Result<(), Violation> {
+        image::clean_directory(disk, recovered, foreign)
+    }
+
+    fn report_is_true(image: &Disk, recovered: &Recovered) -> Result<(), Violation> {
+        image::report_is_true(image, recovered)
+    }
+
+    fn closed_end_is_proven(
+        pessimal: &Disk,
+        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<(), Violation> {
+        image::closed_end_is_proven(pessimal, recover)
+    }
+
+    fn refusals_change_nothing(
+        image: &Disk,
+        draws: &mut Prng,
+        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<bool, Violation> {
+        image::refusals_change_nothing(image, draws, recover)
+    }
+
+    fn proven_next(pessimal: &Disk) -> Option<u64> {
+        let files = damage::segments(pessimal);
+        Some(Chain::read(&files).proven_next(evidence::floor(&files)))
+    }
 }
 
 impl<E: Env> Subject<E> for Wal<E> {
@@ -157,12 +258,17 @@ impl<E: Env> Subject<E> for Wal<E> {
         Ok(delivered(report, records))
     }
 
-    async fn append(&self, records: &[Bytes], batch: bool, class: Durability) -> Result<u64, NotAppended> {
+    async fn append(
+        &self,
+        records: &[Bytes],
+        batch: bool,
+        class: Durability,
+    ) -> Result<(u64, Durability), NotAppended> {
         let result = match records {
             [record] if !batch => self.append(record.clone(), class).await,
             _ => self.append_batch(records, class).await,
         };
-        result.map(|lsn| lsn.0).map_err(|error| match error {
+        result.map(|lsn| (lsn.0, class)).map_err(|error| match error {
             AppendError::Indeterminate { first, .. } => NotAppended::Indeterminate(first.0),
             definite => NotAppended::Definite(definite.to_string()),
         })
@@ -229,6 +335,10 @@ impl<E: Env> Subject<E> for Wal<E> {
         first.ok_or_else(|| NotAppended::Definite("nothing to write".into()))
     }
 
+    async fn rewrite(&self, _: bool) -> Result<(), String> {
+        Err("a write-ahead log is not rewritten".into())
+    }
+
     async fn close(self) -> Result<(), String> {
         Wal::close(self).await.map_err(|error| error.to_string())
     }
@@ -256,9 +366,9 @@ fn delivered(report: RecoveryReport, records: Vec<(u64, Bytes)>) -> Recovered {
         records,
         unproven_from: report.unproven_from.0,
         dropped: report.dropped,
-        generation: report.generation,
+        generation: Some(report.generation),
         segments: report.segments,
-        tail: report.tail,
+        tail: format!("{:?}", report.tail),
     }
 }
 

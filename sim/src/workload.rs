@@ -3,12 +3,14 @@
 //! The generator is swarm-weighted: each seed switches a random part of the operations and faults on, with random
 //! weights, so that rare combinations are not drowned by the average.
 
+mod commands;
+
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use crate::{
     disk::Keep,
     fault::Fault,
-    plan::{At, Crash, CrashKind, End, EngineOptions, Life, MachinePlan, Plan},
+    plan::{At, CommandOptions, Crash, CrashKind, End, EngineOptions, Life, MachinePlan, Plan},
     prng::Prng,
 };
 
@@ -96,6 +98,10 @@ pub enum Op {
         /// Records that go.
         cut: u64,
     },
+    /// `rewrite`: begins one, where the subject has it.
+    Rewrite,
+    /// `rewrite wait`: the same, and waits for its end.
+    RewriteWait,
     /// `pause MICROSECONDS`
     Pause {
         /// Engine microseconds.
@@ -127,13 +133,29 @@ impl fmt::Display for Op {
             Op::Follow => f.write_str("follow"),
             Op::TruncateFront { keep } => write!(f, "truncate-front {keep}"),
             Op::TruncateBack { cut } => write!(f, "truncate-back {cut}"),
+            Op::Rewrite => f.write_str("rewrite"),
+            Op::RewriteWait => f.write_str("rewrite wait"),
             Op::Pause { us } => write!(f, "pause {us}"),
         }
     }
 }
 
+impl Op {
+    /// Whether the subject has it.
+    #[must_use]
+    pub fn is_for(&self, subject: &str) -> bool {
+        let wal = subject == "wal";
+        match self {
+            Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::Follow | Op::AppendTooLarge => wal,
+            Op::Read(_) | Op::Scan => wal,
+            Op::Rewrite | Op::RewriteWait => !wal,
+            _ => true,
+        }
+    }
+}
+
 /// Words that an operation begins with, for suggestions.
-pub const OP_WORDS: [&str; 14] = [
+pub const OP_WORDS: [&str; 15] = [
     "append",
     "batch",
     "append-too-large",
@@ -147,6 +169,7 @@ pub const OP_WORDS: [&str; 14] = [
     "follow",
     "truncate-front",
     "truncate-back",
+    "rewrite",
     "pause",
 ];
 
@@ -184,6 +207,8 @@ impl FromStr for Op {
             ["read", "last"] => Ok(Op::Read(Which::Last)),
             ["read", "random"] => Ok(Op::Read(Which::Random)),
             ["scan"] => Ok(Op::Scan),
+            ["rewrite"] => Ok(Op::Rewrite),
+            ["rewrite", "wait"] => Ok(Op::RewriteWait),
             ["pause", us] => Ok(Op::Pause { us: number(us)? }),
             [] => Err("an operation is empty".into()),
             [word, ..] => Err(match suggest(word, &OP_WORDS) {
@@ -219,6 +244,9 @@ pub fn suggest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
 /// Draws the plan of a seed. A planted bug has no part in it, and `no_faults` changes nothing but what goes wrong.
 #[must_use]
 pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
+    if subject != "wal" {
+        return commands::draw(seed, subject, no_faults);
+    }
     let prng = Prng::new(seed).fork("plan");
     let mut options = prng.fork("options");
     let segment_bytes = *options.pick(&[16 << 10, 16 << 10, 20 << 10, 32 << 10, 1 << 20]);
@@ -226,8 +254,15 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
     let idle_us = *options.pick(&[1_000, 5_000, 1_000_000]);
     let synced_writes = options.chance(1, 4);
     let split_large = prng.fork("large").chance(1, 4);
-    let engine =
-        EngineOptions { segment_bytes, buffer_bytes, max_record_bytes: 1 << 20, idle_us, synced_writes, split_large };
+    let engine = EngineOptions {
+        segment_bytes,
+        buffer_bytes,
+        max_record_bytes: 1 << 20,
+        idle_us,
+        synced_writes,
+        split_large,
+        ..EngineOptions::default()
+    };
     let sector_bytes = *options.pick(&[512, 512, 512, 4096]);
     let latency_us = *options.pick(&[(1, 1), (1, 50), (1, 50), (20, 400)]);
     let image_checks = *options.pick(&[1, 1, 3, 0]);
@@ -235,7 +270,7 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
     let mut swarm = prng.fork("swarm");
     let lying = swarm.chance(1, 32);
     let mut rates = BTreeMap::new();
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::SlowSync) {
         let (on, rate) = (swarm.chance(1, 3), *swarm.pick(&[16, 32, 64, 128]));
         if on && fault != Fault::LyingSync && !lying {
             rates.insert(fault, rate);
@@ -429,11 +464,23 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
     let rates: Vec<String> =
         plan.machine.rates.iter().map(|(fault, calls)| format!("{} 1/{calls}", fault.name())).collect();
     let pair = |name: &str, value: String| (name.to_owned(), value);
-    vec![
-        pair("segment_bytes", plan.engine.segment_bytes.to_string()),
-        pair("buffer_bytes", plan.engine.buffer_bytes.to_string()),
-        pair("idle_us", plan.engine.idle_us.to_string()),
-        pair("synced_writes", plan.engine.synced_writes.to_string()),
+    let CommandOptions { policy, ring_pages, ring_page_bytes, timestamps } = plan.engine.commands;
+    let mut drawn = if plan.subject == "wal" {
+        vec![
+            pair("segment_bytes", plan.engine.segment_bytes.to_string()),
+            pair("buffer_bytes", plan.engine.buffer_bytes.to_string()),
+            pair("idle_us", plan.engine.idle_us.to_string()),
+            pair("synced_writes", plan.engine.synced_writes.to_string()),
+        ]
+    } else {
+        vec![
+            pair("appendfsync", policy.to_string()),
+            pair("ring_pages", ring_pages.to_string()),
+            pair("ring_page_bytes", ring_page_bytes.to_string()),
+            pair("timestamps", timestamps.to_string()),
+        ]
+    };
+    drawn.extend([
         pair("split_large", plan.engine.split_large.to_string()),
         pair("sector_bytes", plan.machine.sector_bytes.to_string()),
         pair(
@@ -450,7 +497,8 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
         pair("image_checks", if plan.image_checks == 0 { "off".into() } else { format!("1/{}", plan.image_checks) }),
         pair("damage_checks", plan.damage_checks.to_string()),
         pair("faults", if rates.is_empty() { "none".into() } else { rates.join(", ") }),
-    ]
+    ]);
+    drawn
 }
 
 #[cfg(test)]

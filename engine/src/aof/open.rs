@@ -45,36 +45,19 @@ pub(super) async fn open<E: Env>(
     let names = Names { name: options.append_filename.clone() };
     let inner_path = path.join(&options.append_dirname);
     let opening = Opening { env: &env, options: &options, names: &names, plants: options.plants() };
-    let inner = match interruptible(|| env.dir(&inner_path, false)).await {
-        Ok(dir) => Some(dir),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(OpenError::io("open directory", &options.append_dirname)(error)),
-    };
-    let found = match &inner {
-        None => None,
-        Some(dir) => load::read_manifest(dir, &names.manifest()).await.map(Some).or_else(|error| match error {
-            LoadError::Nothing { .. } => Ok(None),
-            error => Err(error),
-        })?,
-    };
-    let listed = match &inner {
-        Some(dir) => list(dir, &options.append_dirname).await?,
-        None => Vec::new(),
-    };
-    let (dir, made, loaded) = match (inner, found) {
-        (Some(dir), Some(manifest)) => {
-            let loading = Source { dir: &dir, manifest: &manifest, options: &options.loading() };
-            let loaded = loading.load(data).await?;
+    let found = opening.find(&outer, &inner_path, data).await?;
+    let Found { listed, loaded, there } = found;
+    let (dir, made) = match there {
+        Some((dir, manifest)) => {
             let made = opening.go_on(&dir, manifest, &loaded).await?;
-            (dir, made, loaded)
+            (dir, made)
         }
-        (_, None) | (None, _) => {
-            opening.may_begin(&outer, &listed).await?;
+        None => {
             let dir = interruptible(|| env.dir(&inner_path, true))
                 .await
                 .map_err(OpenError::io("create directory", &options.append_dirname))?;
             let made = opening.begin(&dir).await?;
-            (dir, made, Loaded::default())
+            (dir, made)
         }
     };
     opening.clean(&dir, &listed, &made.manifest).await;
@@ -87,6 +70,30 @@ pub(super) async fn open<E: Env>(
         reference_bytes: made.base_bytes,
     };
     Ok((Log::new(env, dir, names, options, opened), loaded))
+}
+
+/// What [`open`] with these options would load, and its verdict. Changes no byte.
+pub(super) async fn verify<E: Env>(
+    env: E,
+    path: &Path,
+    options: Options,
+    data: &mut impl DataSet,
+) -> Result<Loaded, OpenError> {
+    options.validate()?;
+    let names = Names { name: options.append_filename.clone() };
+    let what = path.display().to_string();
+    let outer = interruptible(|| env.dir(path, false)).await.map_err(OpenError::io("open directory", &what))?;
+    let opening = Opening { env: &env, options: &options, names: &names, plants: options.plants() };
+    Ok(opening.find(&outer, &path.join(&options.append_dirname), data).await?.loaded)
+}
+
+/// What was there before an open.
+struct Found<D> {
+    /// What is in the log's directory.
+    listed: Vec<DirEntry>,
+    loaded: Loaded,
+    /// The log's directory and its manifest, unless a new log is to begin.
+    there: Option<(D, Manifest)>,
 }
 
 /// What is ready to be appended to.
@@ -107,6 +114,30 @@ struct Opening<'a, E> {
 }
 
 impl<E: Env> Opening<'_, E> {
+    /// Looks for a log and loads it. Writes nothing.
+    async fn find(&self, outer: &E::Dir, path: &Path, data: &mut impl DataSet) -> Result<Found<E::Dir>, OpenError> {
+        let name = &self.options.append_dirname;
+        let dir = match interruptible(|| self.env.dir(path, false)).await {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.may_begin(outer, &[]).await?;
+                return Ok(Found { listed: Vec::new(), loaded: Loaded::default(), there: None });
+            }
+            Err(error) => return Err(OpenError::io("open directory", name)(error)),
+        };
+        let listed = list(&dir, name).await?;
+        let manifest = match load::read_manifest(&dir, &self.names.manifest()).await {
+            Ok(manifest) => manifest,
+            Err(LoadError::Nothing { .. }) => {
+                self.may_begin(outer, &listed).await?;
+                return Ok(Found { listed, loaded: Loaded::default(), there: None });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let loaded = Source { dir: &dir, manifest: &manifest, options: &self.options.loading() }.load(data).await?;
+        Ok(Found { listed, loaded, there: Some((dir, manifest)) })
+    }
+
     /// Goes on in a log that was loaded.
     async fn go_on(&self, dir: &E::Dir, mut manifest: Manifest, loaded: &Loaded) -> Result<Made<E>, OpenError> {
         let length =

@@ -346,6 +346,7 @@ impl State {
             return if self.crash_point(Some(ticket.op)) { Accepted::Halted } else { Accepted::Now(ticket) };
         }
         let (op, inject) = self.strike(op);
+        let slow_us = self.slow_us(&op);
         self.trace_begin(&op);
         let fails = matches!(inject, Inject::Fails { .. });
         self.marked_errors += u64::from(fails && (self.marks_errors)(&self.disk, &op));
@@ -358,7 +359,7 @@ impl State {
         let (shortest, longest) = self.latency_us;
         let delay = if shortest == longest { shortest } else { shortest + self.latency.below(longest - shortest + 1) };
         // An engine microsecond is a madsim millisecond.
-        Accepted::After(ticket, Duration::from_millis(delay))
+        Accepted::After(ticket, Duration::from_millis(delay + slow_us))
     }
 
     /// The result of a call whose time has come; `None` if the machine has halted.
@@ -531,6 +532,16 @@ impl State {
             _ => Inject::Fails { full: false, seed },
         };
         (op, inject)
+    }
+
+    /// How much longer than others a sync takes. It may fail all the same.
+    fn slow_us(&mut self, op: &Op) -> u64 {
+        let syncs = matches!(op, Op::SyncData { .. } | Op::SyncAll { .. });
+        if !syncs || !self.plan.strikes(Fault::SlowSync, self.io) {
+            return 0;
+        }
+        self.struck(Fault::SlowSync);
+        1 + self.plan.stream(Fault::SlowSync).below(Fault::SLOWEST_SYNC_US)
     }
 
     /// The faults that can strike this call, the most telling one first.

@@ -5,14 +5,12 @@ use std::{future::Future, pin::Pin, task::Poll, time::Duration};
 use engine::wal::Durability;
 
 use crate::{
-    damage,
     env::{Machine, SimEnv},
-    evidence::{self, Chain},
     fault::Fault,
     oracle::ensure,
     prng::Prng,
     report::Violation,
-    subject::{NotAppended, NotRead, Subject},
+    subject::{Inspect, NotAppended, NotRead, Subject},
     workload::{Class, Op, Which},
 };
 
@@ -37,7 +35,7 @@ pub(super) struct Client<S> {
     pub(super) mine: Vec<u64>,
 }
 
-impl<S: Subject<SimEnv>> Client<S> {
+impl<S: Subject<SimEnv> + Inspect> Client<S> {
     pub(super) async fn run(mut self, ops: Vec<Op>) {
         for op in ops {
             if lock(&self.shared).violation.is_some() {
@@ -149,6 +147,16 @@ impl<S: Subject<SimEnv>> Client<S> {
                 self.mine.retain(|mine| *mine < lsn);
                 self.check_image("after a truncation").await
             }
+            Op::Rewrite | Op::RewriteWait => {
+                lock(&self.shared).rewrites = true;
+                let answer = self.subject.rewrite(*op == Op::RewriteWait).await;
+                self.note(op, &format!("{answer:?}"));
+                if answer.is_err() {
+                    return Ok(());
+                }
+                lock(&self.shared).history.count("I18");
+                self.check_image("after a rewrite").await
+            }
             Op::Pause { us } => {
                 madsim::time::sleep(Duration::from_millis(*us)).await;
                 self.check_quiet(*us)
@@ -167,10 +175,12 @@ impl<S: Subject<SimEnv>> Client<S> {
         let (append, records) = lock(&self.shared).history.issue(sizes);
         let answer = self.subject.append(&records, batch, durability(class)).await;
         self.note(op, &format!("{answer:?}"));
-        lock(&self.shared).history.answered(append, durability(class), &answer, errors)?;
+        let reached = answer.as_ref().map_or(durability(class), |(_, class)| *class);
+        let answer = answer.map(|(first, _)| first);
+        lock(&self.shared).history.answered(append, reached, &answer, errors)?;
         if let Ok(first) = answer {
             self.mine.extend(first..first + records.len() as u64);
-            if class == Class::Sync {
+            if reached == Durability::Sync {
                 return self.check_image("after an acknowledgement").await;
             }
         }
@@ -224,8 +234,7 @@ impl<S: Subject<SimEnv>> Client<S> {
         if !self.alone || !calm || us < self.quiet_us {
             return Ok(());
         }
-        let files = damage::segments(&self.machine.with_disk(|disk| disk.pessimal()));
-        let proven = Chain::read(&files).proven_next(evidence::floor(&files));
+        let Some(proven) = S::proven_next(&self.machine.with_disk(|disk| disk.pessimal())) else { return Ok(()) };
         lock(&self.shared).history.count("I4");
         let next = self.subject.next();
         let expected = format!("a log that was quiet for {us} us is proven to LSN {next}");

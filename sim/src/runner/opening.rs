@@ -10,13 +10,12 @@ use crate::{
     disk::{Disk, Keep},
     env::SimEnv,
     fault::Fault,
-    image,
     oracle::{Before, ensure, same},
     plan::{At, Crash, CrashKind, Life},
-    subject::{Recovered, Refusal, Subject},
+    subject::{Inspect, Recovered, Refusal, Subject},
 };
 
-impl<S: Subject<SimEnv>> Run<'_, S> {
+impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
     /// Opens the log, through the crashes that the plan has for it and the faults of the machine.
     pub(super) async fn open(&mut self, life: &Life, mut before: Before) -> Result<Option<(NodeHandle, S)>, Stop> {
         let mut crashes = life.opening.iter().enumerate();
@@ -99,7 +98,7 @@ impl<S: Subject<SimEnv>> Run<'_, S> {
         }
         if !refusal.io {
             shared.history.count("I25");
-            let unchanged = self.machine.with_disk(|disk| image::same_directory(disk, image));
+            let unchanged = self.machine.with_disk(|disk| S::same_files(disk, image));
             ensure(unchanged, "I25", "a refused open changes no byte", &refusal.message)?;
             if self.damaged {
                 shared.history.count("I4");
@@ -129,8 +128,14 @@ impl<S: Subject<SimEnv>> Run<'_, S> {
         {
             let mut shared = lock(&self.shared);
             shared.history.recovered(recovered, before, log_errors)?;
+            if std::mem::take(&mut shared.rewrites) {
+                shared.history.count("I18");
+            }
+            if !S::NOTICES_DAMAGE {
+                shared.history.count("I17");
+            }
             shared.history.count("I20");
-            let bound = image::open_bound(image, recovered);
+            let bound = S::open_bound(image, recovered);
             ensure(calls <= bound, "I20", format!("an open in at most {bound} calls"), format!("{calls} calls"))?;
             if self.machine.fired().count(Fault::WallJump) > 0 {
                 shared.history.count("I23");
@@ -146,11 +151,11 @@ impl<S: Subject<SimEnv>> Run<'_, S> {
                 if faulty { ("I24", "an open through I/O faults") } else { ("I5", "a recovery of the same image") };
             lock(&self.shared).history.count(invariant);
             same(invariant, what, &baseline.records, &recovered.records)?;
-            image::report_is_true(image, recovered)?;
+            S::report_is_true(image, recovered)?;
         }
         if !faulty && !lying {
             lock(&self.shared).history.count("I22");
-            self.machine.with_disk(|disk| image::clean_directory(disk, recovered, FOREIGN))?;
+            self.machine.with_disk(|disk| S::clean_directory(disk, recovered, FOREIGN))?;
         }
         if self.plan.no_faults {
             return Ok(());
@@ -170,7 +175,7 @@ impl<S: Subject<SimEnv>> Run<'_, S> {
                 let engine = &self.plan.engine;
                 let reading = self.plants.for_reading();
                 let recover = |env| open_still::<S>(env, engine, &reading).map_err(String::from);
-                let checked = image::refusals_change_nothing(image, &mut self.check_draws, recover)?;
+                let checked = S::refusals_change_nothing(image, &mut self.check_draws, recover)?;
                 if checked {
                     lock(&self.shared).history.count("I25");
                 }

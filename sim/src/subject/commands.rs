@@ -1,0 +1,336 @@
+//! The command log as a subject: each record is an element that a command pushes to one list of a real data set, so that a
+//! command that is lost, doubled or out of order shows in what is loaded.
+
+use std::{
+    ffi::OsStr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use engine::{
+    aof::{
+        CommandLog, LogError, OpenError, Position, RewriteError, Writer,
+        manifest::Manifest,
+        options::{Fsync, Options},
+    },
+    env::Env,
+    keyspace::{Keyspace, Value},
+    plant::Plants,
+    wal::Durability,
+};
+
+use super::{Inspect, NotAppended, NotRead, NotTruncated, Recovered, Refusal, Subject};
+use crate::{
+    disk::{Disk, Keep, Op},
+    env::SimEnv,
+    oracle::ensure,
+    plan::{EngineOptions, Policy},
+    prng::Prng,
+    report::Violation,
+    runner::LOG_DIR,
+};
+
+/// The list that records are pushed to.
+const LIST: &[u8] = b"log";
+/// A second database is written to in between, so that what is selected matters.
+const OTHER: (u32, &[u8]) = (3, b"noise");
+/// Where the log's files are.
+const FILES_DIR: &str = "/log/appendonlydir";
+/// The file that lists them.
+const MANIFEST: &str = "appendonly.aof.manifest";
+
+/// An open command log and the data that it is the log of.
+pub struct Commands<E: Env> {
+    log: CommandLog<E>,
+    keys: Arc<Mutex<Keyspace>>,
+    policy: Policy,
+}
+
+impl<E: Env> Clone for Commands<E> {
+    fn clone(&self) -> Self {
+        Commands { log: self.log.clone(), keys: self.keys.clone(), policy: self.policy }
+    }
+}
+
+impl<E: Env> Commands<E> {
+    fn keys(&self) -> MutexGuard<'_, Keyspace> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Executes what the log has accepted just now. Returns the LSN of the first record.
+    fn execute(&self, records: &[Bytes]) -> u64 {
+        let mut keys = self.keys();
+        let first = records_of(&keys).len() as u64 + 1;
+        for record in records {
+            push(&mut keys, record);
+        }
+        first
+    }
+
+    /// Something in the other database, now and then.
+    async fn noise(&self, records: &[Bytes]) -> Result<(), LogError> {
+        if records.iter().map(Bytes::len).sum::<usize>() % 3 == 0 {
+            let (database, key) = OTHER;
+            self.log.append(database, &[b"INCR".as_slice(), key]).await?;
+            let mut keys = self.keys();
+            let number = database.to_string();
+            for command in [&[b"SELECT".as_slice(), number.as_bytes()], &[b"INCR", key], &[b"SELECT", b"0"]] {
+                // The data set has both commands and the database.
+                let _ = keys.load(command);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn push(keys: &mut Keyspace, record: &[u8]) {
+    // A list takes anything.
+    let _ = keys.load(&[b"RPUSH", LIST, record]);
+}
+
+/// Every record, in order.
+fn records_of(keys: &Keyspace) -> Vec<Vec<u8>> {
+    match keys.databases()[0].get(LIST).map(|entry| &entry.value) {
+        Some(Value::List(list)) => list.iter().map(|item| item.to_vec()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn recovered(keys: &Keyspace) -> Recovered {
+    let records: Vec<(u64, Bytes)> = (1..).zip(records_of(keys).into_iter().map(Bytes::from)).collect();
+    Recovered {
+        first: 1,
+        reported: records.len() as u64,
+        unproven_from: records.len() as u64 + 1,
+        records,
+        dropped: Vec::new(),
+        generation: None,
+        segments: 0,
+        tail: "with its last file".into(),
+    }
+}
+
+fn options(options: &EngineOptions, plants: Plants) -> Options {
+    let commands = options.commands;
+    Options {
+        append_fsync: match commands.policy {
+            Policy::Always => Fsync::Always,
+            Policy::EverySecond => Fsync::EverySecond,
+            Policy::No => Fsync::No,
+        },
+        ring_pages: commands.ring_pages,
+        ring_page_bytes: commands.ring_page_bytes,
+        split_large: options.split_large,
+        aof_timestamp_enabled: commands.timestamps,
+        plants,
+        ..Options::default()
+    }
+}
+
+fn refusal(error: &OpenError) -> Refusal {
+    Refusal { io: error.is_io(), message: error.to_string() }
+}
+
+impl<E: Env> Subject<E> for Commands<E> {
+    async fn open(env: E, path: &Path, engine: &EngineOptions, plants: Plants) -> Result<(Self, Recovered), Refusal> {
+        let mut keys = Keyspace::new();
+        let opened = CommandLog::open(env, path, options(engine, plants), &mut keys).await;
+        let (log, _) = opened.map_err(|error| refusal(&error))?;
+        // The next command says where it is executed.
+        let _ = keys.load(&[b"SELECT", b"0"]);
+        let recovered = recovered(&keys);
+        Ok((Commands { log, keys: Arc::new(Mutex::new(keys)), policy: engine.commands.policy }, recovered))
+    }
+
+    async fn peek(env: E, path: &Path, engine: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
+        let mut keys = Keyspace::new();
+        let verified = CommandLog::verify(env, path, options(engine, plants), &mut keys).await;
+        verified.map_err(|error| refusal(&error))?;
+        Ok(recovered(&keys))
+    }
+
+    async fn append(&self, records: &[Bytes], _: bool, class: Durability) -> Result<(u64, Durability), NotAppended> {
+        let definite = |error: LogError| NotAppended::Definite(error.to_string());
+        self.noise(records).await.map_err(definite)?;
+        let commands: Vec<[&[u8]; 3]> = records.iter().map(|record| [b"RPUSH".as_slice(), LIST, record]).collect();
+        let unit: Vec<&[&[u8]]> = commands.iter().map(<[&[u8]; 3]>::as_slice).collect();
+        // What is accepted is executed at once: nothing comes in between, not even a snapshot.
+        let position = self.log.append_unit(0, &unit).await.map_err(definite)?;
+        let first = self.execute(records);
+        let indeterminate = |_| NotAppended::Indeterminate(first);
+        let reached = match class {
+            Durability::Buffered => Durability::Buffered,
+            Durability::Written => {
+                self.log.round().await.map_err(indeterminate)?;
+                match self.policy {
+                    Policy::Always => Durability::Sync,
+                    // A round may end before what was written to the ring is with the operating system.
+                    Policy::EverySecond if self.log.written() < position => Durability::Buffered,
+                    Policy::EverySecond | Policy::No => Durability::Written,
+                }
+            }
+            Durability::Sync => {
+                self.log.wait_durable(position).await.map_err(indeterminate)?;
+                Durability::Sync
+            }
+        };
+        Ok((first, reached))
+    }
+
+    async fn sync(&self) -> Result<u64, String> {
+        let next = self.next();
+        self.log.sync().await.map_err(|error| error.to_string())?;
+        Ok(next)
+    }
+
+    async fn wait(&self, _: u64) -> Result<(), String> {
+        // A position is known to who appended; here all of them are waited for.
+        self.log.wait_durable(self.log.end()).await.map_err(|error| error.to_string())
+    }
+
+    async fn read(&self, lsn: u64) -> Result<Bytes, NotRead> {
+        let records = records_of(&self.keys());
+        let record = records.get(lsn.saturating_sub(1) as usize).cloned();
+        record.map(Bytes::from).ok_or_else(|| NotRead::Missing("no such record".into()))
+    }
+
+    async fn scan(&self) -> Result<Vec<(u64, Bytes)>, NotRead> {
+        Ok(recovered(&self.keys()).records)
+    }
+
+    fn next(&self) -> u64 {
+        records_of(&self.keys()).len() as u64 + 1
+    }
+
+    async fn truncate_front(&self, _: u64) -> Result<u64, NotTruncated> {
+        Err(NotTruncated::Definite("a command log is rewritten, not truncated".into()))
+    }
+
+    async fn truncate_back(&self, _: u64) -> Result<(), NotTruncated> {
+        Err(NotTruncated::Definite("a command log is rewritten, not truncated".into()))
+    }
+
+    async fn follow(&self, _: u64) -> Result<Vec<(u64, Bytes)>, NotRead> {
+        Err(NotRead::Refused("a command log is not followed".into()))
+    }
+
+    async fn write(&self, records: &[Bytes]) -> Result<u64, NotAppended> {
+        let definite = |error: LogError| NotAppended::Definite(error.to_string());
+        let mut writer: Writer<E> = self.log.writer().map_err(definite)?;
+        let mut first = None;
+        for record in records {
+            let appended: Result<Position, _> = writer.append(0, &[b"RPUSH".as_slice(), LIST, record]).await;
+            match appended {
+                Ok(_) => {
+                    let lsn = self.execute(std::slice::from_ref(record));
+                    first = first.or(Some(lsn));
+                }
+                // Those before it were accepted.
+                Err(error) => return Err(first.map_or_else(|| definite(error), NotAppended::Indeterminate)),
+            }
+        }
+        first.ok_or_else(|| NotAppended::Definite("nothing to write".into()))
+    }
+
+    async fn rewrite(&self, wait: bool) -> Result<(), String> {
+        let text = |error: RewriteError| error.to_string();
+        let rewrite = self.log.rewrite(|| self.keys().snapshot()).await.map_err(text)?;
+        if wait {
+            rewrite.done().await.map_err(text)?;
+        }
+        Ok(())
+    }
+
+    async fn close(self) -> Result<(), String> {
+        self.log.close().await.map_err(|error| error.to_string())
+    }
+}
+
+/// Names and lengths in the log's own directory.
+fn files(disk: &Disk) -> Vec<(String, u64)> {
+    let Some(dir) = disk.dir_at(Path::new(FILES_DIR)) else { return Vec::new() };
+    disk.files(dir).map(|(name, length)| (name.to_string_lossy().into_owned(), length)).collect()
+}
+
+fn read(disk: &Disk, dir: &str, name: &str) -> Option<Vec<u8>> {
+    disk.dir_at(Path::new(dir)).and_then(|dir| disk.read_file(dir, OsStr::new(name)))
+}
+
+impl Inspect for Commands<SimEnv> {
+    const NOTICES_DAMAGE: bool = false;
+
+    /// A sync of an increment. (A write that fails is tried again; what fails in a rewrite costs no more than that.)
+    fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
+        let Op::SyncData { file } = op else { return false };
+        disk.name_of(*file).is_some_and(|name| name.to_string_lossy().ends_with(".incr.aof"))
+    }
+
+    fn same_files(one: &Disk, two: &Disk) -> bool {
+        [LOG_DIR, FILES_DIR].into_iter().all(|path| match (one.dir_at(Path::new(path)), two.dir_at(Path::new(path))) {
+            (Some(dir), Some(other)) => one.same_content(dir, two, other),
+            (one, two) => one.is_none() && two.is_none(),
+        })
+    }
+
+    fn open_bound(image: &Disk, _: &Recovered) -> u64 {
+        let files = files(image);
+        let bytes: u64 = files.iter().map(|(_, length)| length).sum();
+        // Injected interruptions and short transfers at most double what is needed, with a wide margin.
+        4 * (100 + 10 * files.len() as u64 + bytes / 512)
+    }
+
+    fn clean_directory(disk: &Disk, _: &Recovered, foreign: (&str, &[u8])) -> Result<(), Violation> {
+        let there = files(disk);
+        let manifest = read(disk, FILES_DIR, MANIFEST).and_then(|bytes| Manifest::parse(&bytes).ok());
+        let Some(manifest) = manifest else {
+            return ensure(false, "I22", "a manifest", format!("{there:?}"));
+        };
+        let listed: Vec<&str> = manifest.entries().map(|entry| entry.name.as_str()).collect();
+        let stray = there.iter().find(|(name, _)| name != MANIFEST && !listed.contains(&name.as_str()));
+        ensure(stray.is_none(), "I22", format!("{listed:?} and the manifest"), format!("{there:?}"))?;
+        let kept = read(disk, LOG_DIR, foreign.0).is_some_and(|bytes| bytes == foreign.1);
+        ensure(kept, "I22", format!("{} untouched", foreign.0), format!("{there:?}"))
+    }
+
+    /// It says how far each file is whole, which the walk that delivers decides.
+    fn report_is_true(_: &Disk, _: &Recovered) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    /// Redis's format has nothing that proves an end.
+    fn closed_end_is_proven(_: &Disk, _: impl FnOnce(SimEnv) -> Result<Recovered, String>) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    fn refusals_change_nothing(
+        image: &Disk,
+        draws: &mut Prng,
+        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<bool, Violation> {
+        let mut damaged = image.fork();
+        // What is pending is not durable, and a still machine never loses it: settle first.
+        damaged.power_cut(&Keep::All, draws);
+        let files = files(&damaged);
+        let Some(dir) = damaged.dir_at(Path::new(FILES_DIR)) else { return Ok(false) };
+        if files.is_empty() {
+            return Ok(false);
+        }
+        // A base or an increment that does not begin with a command, or a manifest that begins with something else.
+        let (name, _) = draws.pick(&files);
+        damaged.flip(dir, OsStr::new(name), 0, 1);
+        let env = SimEnv::still(damaged.fork());
+        match recover(env.clone()) {
+            Ok(_) => Ok(false),
+            Err(message) => {
+                let unchanged = Self::same_files(&damaged, &env.disk());
+                ensure(unchanged, "I25", "a refused open changes no byte", message)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn proven_next(_: &Disk) -> Option<u64> {
+        None
+    }
+}
