@@ -41,6 +41,7 @@ mod producer;
 pub mod rdb;
 pub mod resp;
 mod rewrite;
+mod sums;
 mod window;
 mod writer;
 

@@ -110,12 +110,12 @@ mod switches {
         AofSkipFailedWrite "aof-skip-failed-write" "go on behind a write that failed";
         AofTrustOldSync "aof-trust-old-sync" "at open cut and sync the old increment instead of copying it";
         AofIgnoreRdb "aof-ignore-rdb" "begin an empty log beside a snapshot that holds data (B3)";
+        AofNamesUnsynced "aof-names-unsynced" "name files in the manifest before their names are durable";
         AofManifestUnsynced "aof-manifest-unsynced" "rename a manifest into place that was not synced";
         RewriteRenameNoDirsync "rewrite-rename-no-dirsync" "skip the directory sync after a manifest is renamed into place";
         RewriteNewincrOldUnsynced "rewrite-newincr-old-unsynced" "go on in a new increment without a sync of the old one";
         RewriteManifestInplace "rewrite-manifest-inplace" "write the manifest in place";
         RewriteBaseUnsynced "rewrite-base-unsynced" "name a base in the manifest that was not synced";
-        RewriteBaseNameUnsynced "rewrite-base-name-unsynced" "name a base in the manifest before its name is durable";
         RewriteHistoryFirst "rewrite-history-first" "remove what a rewrite replaces before the manifest forgets it";
         WalTruncateWithoutWitness "wal-truncate-without-witness" "acknowledge a cut that only the new segment itself states";
     }

@@ -82,24 +82,36 @@ fn a_file_that_was_cut_anywhere_is_loaded_up_to_there_and_later_commands_survive
         let (log, mut keys, _) = open(folder.path(), &always()).await.unwrap();
         for number in 0..3 {
             run(&log, &mut keys, &["APPEND", "text", &number.to_string()]).await;
+            log.round().await.unwrap();
             (states.push(keys.clone()), ends.push(log.end().0)).0;
             let unit: [&[&str]; 2] = [&["INCR", "a"], &["INCR", "b"]];
             for command in unit {
                 keys.load(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>()).unwrap();
             }
             log.append_unit(0, &unit).await.unwrap();
+            log.round().await.unwrap();
             (states.push(keys.clone()), ends.push(log.end().0)).0;
         }
         log.close().await.unwrap();
     });
     let (bytes, manifest) = (fs::read(&increment).unwrap(), "appendonlydir/appendonly.aof.manifest");
-    let whole = fs::read(folder.path().join(manifest)).unwrap();
+    let closed = fs::read(folder.path().join(manifest)).unwrap();
+    let mut opened = Manifest::parse(&closed).unwrap();
+    assert_eq!(opened.increments[0].synced.take(), Some(bytes.len() as u64));
+    let whole = opened.encode().unwrap();
     for cut in 0..bytes.len() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("appendonlydir")).unwrap();
         fs::write(folder.path().join("appendonlydir/appendonly.aof.1.base.aof"), "").unwrap();
         fs::write(folder.path().join(manifest), &whole).unwrap();
         fs::write(folder.path().join("appendonlydir/appendonly.aof.1.incr.aof"), &bytes[..cut]).unwrap();
+        if cut % 10 == 0 {
+            // What was closed is known to be longer.
+            fs::write(folder.path().join(manifest), &closed).unwrap();
+            let refused = block_on(open(folder.path(), &always())).err().unwrap();
+            assert!(refused.to_string().contains("missing or changed"), "cut at {cut}: {refused}");
+            fs::write(folder.path().join(manifest), &whole).unwrap();
+        }
         let survived = ends.iter().filter(|end| **end <= cut as u64).count();
         let mut expected = survived.checked_sub(1).map_or_else(Keyspace::new, |last| states[last].clone());
         block_on(async {

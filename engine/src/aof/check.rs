@@ -9,6 +9,7 @@ use crate::env::File;
 
 use super::{
     resp::{Kind, Malformed, Parser, Reading, Stop},
+    sums::{LINE_BYTES, MARK, Sum},
     window::Window,
 };
 
@@ -19,6 +20,10 @@ pub struct Check {
     pub reading: Reading,
     /// End before the first timestamp that is later than this second since the Unix epoch.
     pub until: Option<i64>,
+    /// The file's batches have checksums with this salt, as its line in the manifest says.
+    pub salt: Option<u32>,
+    /// So many bytes of the file are durable, as its line in the manifest says.
+    pub durable: u64,
 }
 
 /// What was found.
@@ -55,13 +60,17 @@ pub enum End {
     Unit(u64),
     /// A timestamp later than asked for, at the end of the good part.
     Later(i64),
+    /// At this offset stands a batch that is not whole, and nothing says that it ever was.
+    Unproven(u64),
+    /// At this offset something is missing or changed that was stated to be durable.
+    Changed(u64),
 }
 
 impl End {
     /// Whether the file was cut off here, as a crash may leave it, and not damaged.
     #[must_use]
     pub const fn is_torn(self) -> bool {
-        matches!(self, End::ShortCommand | End::ShortAnnotation | End::OpenUnit)
+        matches!(self, End::ShortCommand | End::ShortAnnotation | End::OpenUnit | End::Unproven(_))
     }
 }
 
@@ -74,6 +83,8 @@ impl fmt::Display for End {
             End::OpenUnit => f.write_str("the file ends between MULTI and EXEC"),
             End::Malformed(at, what) => write!(f, "byte {at}: {what}"),
             End::Unit(at) => write!(f, "byte {at}: a MULTI within MULTI, or an EXEC or DISCARD without one"),
+            End::Unproven(at) => write!(f, "byte {at}: a batch was not written as a whole"),
+            End::Changed(at) => write!(f, "byte {at}: what was durable there is missing or changed"),
             End::Later(second) => write!(f, "what follows was executed in second {second}"),
         }
     }
@@ -96,17 +107,30 @@ pub(super) struct Walk<'f, F> {
     /// Length of the last item.
     item: usize,
     end: End,
+    salt: Option<u32>,
+    /// The file is known to be durable up to here.
+    durable: u64,
+    /// End of the batch that the walk is in.
+    batch_end: u64,
 }
 
 impl<'f, F: File> Walk<'f, F> {
     /// From the byte `begins` on.
     pub(super) async fn new(file: &'f F, begins: u64, check: Check) -> io::Result<Walk<'f, F>> {
         let scan = Scan { at: begins, ..Scan::new(check) };
-        Ok(Walk { window: Window::new(file, begins).await?, scan, item: 0, end: End::File })
+        let window = Window::new(file, begins).await?;
+        let Check { salt, durable, .. } = check;
+        Ok(Walk { window, scan, item: 0, end: End::File, salt, durable, batch_end: begins })
     }
 
     /// Goes to the next command or annotation; `None` at what ends the file.
     pub(super) async fn next(&mut self) -> io::Result<Option<Role>> {
+        if let Some(salt) = self.salt
+            && self.scan.at >= self.batch_end
+            && !self.enter(salt).await?
+        {
+            return Ok(None);
+        }
         loop {
             match self.scan.step(self.window.rest()) {
                 Ok((bytes, role)) => {
@@ -128,6 +152,86 @@ impl<'f, F: File> Walk<'f, F> {
         }
     }
 
+    /// Enters the batch that begins here. False if it is not whole. What has no checksum was appended by somebody else, by Redis
+    /// for example, and goes by its grammar.
+    async fn enter(&mut self, salt: u32) -> io::Result<bool> {
+        let at = self.window.at();
+        self.fill(LINE_BYTES).await?;
+        let rest = self.window.rest();
+        let Some(sum) = Sum::parse(rest) else {
+            let ours = rest.iter().zip(MARK).all(|(one, two)| one == two);
+            if rest.is_empty() || !ours && matches!(rest[0], b'*' | b'#') {
+                return Ok(true);
+            }
+            return self.ends_at(salt, at).await;
+        };
+        let end = at + LINE_BYTES as u64 + u64::from(sum.bytes);
+        if end <= self.window.length() {
+            let whole = (end - at) as usize;
+            self.fill(whole).await?;
+            if self.window.rest().get(LINE_BYTES..whole).is_some_and(|batch| sum.holds(salt, at, batch)) {
+                self.batch_end = end;
+                return Ok(true);
+            }
+        }
+        self.ends_at(salt, at).await
+    }
+
+    /// The walk ends at a batch that is not whole.
+    async fn ends_at(&mut self, salt: u32, at: u64) -> io::Result<bool> {
+        self.end = if self.is_stated(salt, at).await? { End::Changed(at) } else { End::Unproven(at) };
+        Ok(false)
+    }
+
+    /// Whether a later batch, or the manifest, states what is at `at` to be durable.
+    async fn is_stated(&mut self, salt: u32, at: u64) -> io::Result<bool> {
+        if at < self.durable {
+            return Ok(true);
+        }
+        loop {
+            let rest = self.window.rest();
+            let Some(skip) = rest.windows(MARK.len()).position(|bytes| bytes == MARK) else {
+                let skip = rest.len().saturating_sub(MARK.len() - 1);
+                self.window.take(skip);
+                let held = self.window.rest().len();
+                if !self.window.more(held + 1).await? {
+                    return Ok(false);
+                }
+                continue;
+            };
+            self.window.take(skip);
+            self.fill(LINE_BYTES).await?;
+            let from = self.window.at();
+            if let Some(sum) = Sum::parse(self.window.rest()).filter(|sum| sum.durable > at) {
+                let whole = LINE_BYTES + sum.bytes as usize;
+                if from + whole as u64 <= self.window.length() {
+                    self.fill(whole).await?;
+                    let batch = self.window.rest().get(LINE_BYTES..whole);
+                    if batch.is_some_and(|batch| sum.holds(salt, from, batch)) {
+                        return Ok(true);
+                    }
+                }
+            }
+            self.window.take(1);
+        }
+    }
+
+    /// Sees that `count` bytes are at hand, if the file has them.
+    async fn fill(&mut self, count: usize) -> io::Result<()> {
+        while self.window.rest().len() < count && self.window.more(count).await? {}
+        Ok(())
+    }
+
+    /// How far the walk has come.
+    pub(super) fn offset(&self) -> u64 {
+        self.scan.at
+    }
+
+    /// The bytes of the command or annotation that the walk is at.
+    pub(super) fn item(&self) -> &[u8] {
+        self.window.taken(self.item)
+    }
+
     /// The arguments of the command that the walk is at.
     pub(super) fn command(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.scan.parser.command(self.window.taken(self.item))
@@ -140,11 +244,16 @@ impl<'f, F: File> Walk<'f, F> {
 
     /// What was found so far.
     pub(super) fn checked(self) -> Checked {
-        self.scan.checked(self.window.length(), self.end)
+        let durable = self.durable;
+        let mut checked = self.scan.checked(self.window.length(), self.end);
+        if checked.good < durable && (checked.end == End::File || checked.end.is_torn()) {
+            checked.end = End::Changed(checked.good);
+        }
+        checked
     }
 }
 
-/// The same for bytes in memory.
+/// The same for bytes in memory; without a look at checksums.
 #[must_use]
 pub fn check_bytes(bytes: &[u8], check: Check) -> Checked {
     let mut scan = Scan::new(check);

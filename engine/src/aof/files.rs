@@ -5,7 +5,7 @@ use std::io;
 use tracing::debug;
 
 use crate::{
-    env::{Dir, File, OpenMode, interruptible, write_all_at},
+    env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
     failure::Failure,
     plant::{Plants, planted},
 };
@@ -31,14 +31,23 @@ impl Names {
         format!("temp-{}.manifest", self.name)
     }
 
+    /// A salt for a new file, if it is to have checksums.
+    pub(super) fn salt<E: Env>(&self, env: &E, checksums: bool) -> Option<u32> {
+        let mut bytes = [0; 4];
+        if checksums {
+            env.fill_random(&mut bytes);
+        }
+        checksums.then_some(u32::from_le_bytes(bytes))
+    }
+
     fn base(&self, seq: i64) -> Entry {
         let name = format!("{}.{seq}.base.aof", self.name);
-        Entry { name, seq, kind: FileKind::Base, synced: None }
+        Entry { name, seq, kind: FileKind::Base, synced: None, salt: None }
     }
 
     fn increment(&self, seq: i64) -> Entry {
         let name = format!("{}.{seq}.incr.aof", self.name);
-        Entry { name, seq, kind: FileKind::Increment, synced: None }
+        Entry { name, seq, kind: FileKind::Increment, synced: None, salt: None }
     }
 
     /// The next base of a log.
@@ -116,6 +125,11 @@ pub(super) async fn replace_manifest<D: Dir>(
         Ok(())
     };
     written.await.map_err(harmless)?;
+    // A manifest names only what is there for good: a power cut may keep any of the names that were given since the last sync.
+    if !planted!(plants, AofNamesUnsynced) {
+        let synced = interruptible(|| dir.sync()).await;
+        synced.map_err(|error| harmless(Failure::new("sync", "the directory", &error)))?;
+    }
     let renamed = interruptible(|| dir.rename(&temporary, &name)).await;
     renamed.map_err(|error| NotReplaced { failure: Failure::new("rename", &temporary, &error), unknown: true })?;
     if planted!(plants, RewriteRenameNoDirsync) {

@@ -14,8 +14,9 @@ use crate::{
 
 use super::{
     files::{self, Names},
-    manifest::Manifest,
-    producer::Page,
+    manifest::{Entry, Manifest},
+    producer::{Head, Page},
+    sums,
 };
 
 /// A job.
@@ -47,11 +48,13 @@ pub(super) struct Target<E: Env> {
     pub(super) name: String,
     /// In bytes.
     pub(super) offset: u64,
+    /// For the checksums of its batches, where they have some.
+    pub(super) salt: Option<u32>,
 }
 
 impl<E: Env> Clone for Target<E> {
     fn clone(&self) -> Self {
-        Target { file: self.file.clone(), name: self.name.clone(), offset: self.offset }
+        Target { file: self.file.clone(), name: self.name.clone(), offset: self.offset, salt: self.salt }
     }
 }
 
@@ -65,6 +68,10 @@ pub(super) struct WriteJob<E: Env> {
     pub(super) pages: VecDeque<Filled<Page>>,
     /// How far the log reaches before them.
     pub(super) written: u64,
+    /// How far the present increment is durable, in bytes.
+    pub(super) durable: u64,
+    /// For a new increment.
+    pub(super) salt: Option<u32>,
 }
 
 /// How a write ended.
@@ -105,11 +112,20 @@ impl<E: Env> WriteJob<E> {
         };
         // Taken whole: in a calm run the queue goes back as it came, and nothing is allocated.
         let mut count = 0;
-        for page in &self.pages {
-            written.result = if page.tag.switches {
-                switch(&self, &mut written).await
+        let mut pages = std::mem::take(&mut self.pages);
+        for page in &mut pages {
+            written.result = if page.tag.head == Head::Switch {
+                switch(&mut self, &mut written).await
             } else {
-                let Target { file, name, offset } = &written.target;
+                let Target { file, name, offset, salt } = &written.target;
+                let salt = salt.unwrap_or_default();
+                match page.tag.head {
+                    Head::Batch => sums::seal(&mut page.bytes, salt, *offset, self.durable),
+                    Head::Large(bytes, crc) => {
+                        sums::seal_part(&mut page.bytes, salt, *offset, self.durable, (bytes, crc));
+                    }
+                    Head::Plain | Head::Switch => {}
+                }
                 write_all_at(&**file, &page.bytes, *offset)
                     .await
                     .map_err(|error| NotWritten { failure: Failure::new("write", name, &error), fatal: false })
@@ -122,8 +138,8 @@ impl<E: Env> WriteJob<E> {
             written.bytes += page.bytes.len() as u64;
             written.upto = page.tag.upto;
         }
-        written.left = self.pages.split_off(count);
-        written.done = self.pages;
+        written.left = pages.split_off(count);
+        written.done = pages;
         if written.result.is_err() {
             // So that no part of a command stays behind, should the process end now. If this fails too, the next open
             // finds a torn tail, which is no worse.
@@ -135,14 +151,14 @@ impl<E: Env> WriteJob<E> {
 }
 
 /// Goes on in a new increment. The old one is durable before the manifest names another, and that before the first byte.
-async fn switch<E: Env>(job: &WriteJob<E>, written: &mut Written<E>) -> Result<(), NotWritten> {
+async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Result<(), NotWritten> {
     let old = &written.target;
     if !planted!(job.plants, RewriteNewincrOldUnsynced) {
         let synced = interruptible(|| old.file.sync_data()).await;
         synced.map_err(|error| NotWritten { failure: Failure::new("sync", &old.name, &error), fatal: true })?;
         written.synced = Some(written.upto);
     }
-    let entry = job.names.next_increment(&job.manifest);
+    let entry = Entry { salt: job.salt, ..job.names.next_increment(&job.manifest) };
     let file = match files::create(&job.dir, &entry.name).await {
         Ok(file) => file,
         // Then everything goes on where it was; only the rewrite has failed.
@@ -153,6 +169,9 @@ async fn switch<E: Env>(job: &WriteJob<E>, written: &mut Written<E>) -> Result<(
     };
     let mut manifest = job.manifest.clone();
     manifest.counted = true;
+    if let Some(old) = manifest.increments.last_mut() {
+        old.synced = Some(written.target.offset);
+    }
     manifest.increments.push(entry.clone());
     if let Err(error) = files::replace_manifest(&job.dir, &job.names, &manifest, &job.plants).await {
         if error.unknown {
@@ -164,7 +183,8 @@ async fn switch<E: Env>(job: &WriteJob<E>, written: &mut Written<E>) -> Result<(
     }
     debug!(file = %entry.name, "switched");
     written.switched = Some(Ok((manifest, written.target.offset)));
-    written.target = Target { file: Arc::new(file), name: entry.name, offset: 0 };
+    written.target = Target { file: Arc::new(file), name: entry.name, offset: 0, salt: entry.salt };
+    job.durable = 0;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     check::{Check, Checked, End, Role, Walk},
-    manifest::{Manifest, ManifestError},
+    manifest::{Entry, Manifest, ManifestError},
     rdb::{self, RdbError},
     resp::Reading,
 };
@@ -45,6 +45,14 @@ pub struct LoadOptions {
     pub until: Option<i64>,
     /// `aof-load-corrupt-tail-max-size`: a last file of which at most so many bytes at the end are damaged is loaded up to there.
     pub corrupt_tail_bytes: u64,
+}
+
+impl LoadOptions {
+    /// How a file of the manifest is read.
+    pub(super) fn check(&self, entry: &Entry) -> Check {
+        let (salt, durable) = (entry.salt, entry.synced.unwrap_or(0));
+        Check { reading: self.reading, until: self.until, salt, durable }
+    }
 }
 
 impl Default for LoadOptions {
@@ -208,7 +216,7 @@ impl<D: Dir> Source<'_, D> {
             })?;
             data.begin_file();
             loaded.database = 0;
-            let checked = load_file(&file, name, options, data, &mut loaded).await?;
+            let checked = load_file(&file, entry, options, data, &mut loaded).await?;
             let last = number + 1 == entries.len();
             let Checked { good, good_lines, length, end, .. } = checked;
             match end {
@@ -220,7 +228,7 @@ impl<D: Dir> Source<'_, D> {
                 end if end.is_torn() || matches!(end, End::Later(_)) => {
                     return Err(LoadError::Torn { file: name.clone(), good, length, end });
                 }
-                _ if last && length - good <= options.corrupt_tail_bytes => {}
+                End::Malformed(..) | End::Unit(_) if last && length - good <= options.corrupt_tail_bytes => {}
                 end => return Err(LoadError::Damaged { file: name.clone(), good, line: good_lines, end }),
             }
             loaded.files.push((name.clone(), checked));
@@ -246,11 +254,12 @@ pub(super) async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifes
 /// Executes the commands of one file; those of a unit once it is whole.
 async fn load_file<F: File>(
     file: &F,
-    name: &str,
+    entry: &Entry,
     options: &LoadOptions,
     data: &mut impl DataSet,
     loaded: &mut Loaded,
 ) -> Result<Checked, LoadError> {
+    let name = entry.name.as_str();
     let mut magic = [0; 5];
     let read = read_at_most(file, &mut magic, 0).await.map_err(LoadError::io("read", name))?;
     let begins = if &magic[..read] == rdb::MAGIC {
@@ -279,7 +288,7 @@ async fn load_file<F: File>(
             Ok(())
         }
     };
-    let check = Check { reading: options.reading, until: options.until };
+    let check = options.check(entry);
     let mut walk = Walk::new(file, begins, check).await.map_err(LoadError::io("read", name))?;
     // The commands of an open unit; what begins and what ends it are none.
     let mut unit: Option<Vec<(u64, Vec<Vec<u8>>)>> = None;

@@ -31,7 +31,7 @@ use super::{
     job::{Done, Job, SyncJob, Target, WriteJob, Written},
     manifest::Manifest,
     options::{Fsync, Options},
-    producer::{Page, Producer},
+    producer::{Head, Page, Producer},
     rewrite::Rewriting,
 };
 
@@ -194,7 +194,7 @@ impl<E: Env> Log<E> {
         let Opened { lock, target, database, manifest, earlier_bytes, reference_bytes } = opened;
         let now = env.monotonic();
         let state = State {
-            producer: Some(Producer::new(database)),
+            producer: Some(Producer::new(database, options.checksums)),
             has_writer: false,
             ring: Ring::new(options.ring_pages, options.ring_page_bytes),
             split: options.split_large,
@@ -330,7 +330,7 @@ impl<E: Env> Log<E> {
             pages = state.ring.take();
         }
         state.postponed = None;
-        state.switching = pages.iter().any(|page| page.tag.switches);
+        state.switching = pages.iter().any(|page| page.tag.head == Head::Switch);
         state.stats.writes += 1;
         state.stats.syncs += u64::from(state.switching);
         let job = WriteJob {
@@ -341,6 +341,9 @@ impl<E: Env> Log<E> {
             target: state.target.clone(),
             pages,
             written: state.written,
+            // What of this file is not durable is at its end.
+            durable: state.target.offset.saturating_sub(state.written - state.durable.min(state.written)),
+            salt: if state.switching { self.names.salt(&self.env, self.options.checksums) } else { None },
         };
         state.write.begin(Job::Write(job))
     }
@@ -532,7 +535,7 @@ impl<E: Env> State<E> {
     /// Whether a write may begin. Where it would switch to a new increment, and so sync the old one, no other sync may be under
     /// way: where one of two syncs of a file fails, the other may succeed without what the failed one dropped.
     fn can_write(&self) -> bool {
-        let switches = || self.left.iter().map(|page| &page.tag).chain(self.ring.waiting()).any(|page| page.switches);
+        let switches = || self.left.iter().map(|page| &page.tag).chain(self.ring.waiting()).any(|page| page.head == Head::Switch);
         self.write.is_idle() && (self.sync.is_idle() || !switches())
     }
 

@@ -3,8 +3,9 @@
 //! A line per file, as pairs of words: `file <name> seq <number> type <b|h|i>`; names with other than plain bytes are
 //! quoted. The reader takes what Redis 7.0 takes, and refuses what it refuses.
 //!
-//! Two more keys are ours, and skipped by Redis: `files <count>` in the first line, so that a manifest that lost lines is
-//! noticed, and `synced <bytes>` at an increment that was closed, so that it need not be proven again.
+//! Three more keys are ours, and skipped by Redis: `files <count>` in the first line, so that a manifest that lost lines is
+//! noticed; `synced <bytes>` at a file that was closed, so that it need not be proven again; and `salt <number>` at a file whose
+//! batches have checksums.
 
 use thiserror::Error;
 
@@ -43,6 +44,8 @@ pub struct Entry {
     pub kind: FileKind,
     /// It was closed with so many bytes, all of them durable.
     pub synced: Option<u64>,
+    /// Its batches have checksums, with this salt.
+    pub salt: Option<u32>,
 }
 
 /// The files of a log.
@@ -181,7 +184,7 @@ impl Manifest {
             return Err(Wrong::Pairs);
         }
         let (mut name, mut seq, mut kind) = (None, 0, None);
-        let (mut files, mut synced) = (None, None);
+        let (mut files, mut synced, mut salt) = (None, None, None);
         for pair in words.chunks_exact(2) {
             let (key, value) = (&pair[0], &pair[1]);
             // Of a key that is there twice the last one counts; others are for later versions.
@@ -195,6 +198,9 @@ impl Manifest {
                 files = Some(own_number("files", value)?);
             } else if key.eq_ignore_ascii_case(b"synced") {
                 synced = Some(own_number("synced", value)?);
+            } else if key.eq_ignore_ascii_case(b"salt") {
+                let number = u32::try_from(own_number("salt", value)?);
+                salt = Some(number.map_err(|_| Wrong::Number("salt"))?);
             }
         }
         let name = name.filter(|name| !name.is_empty()).ok_or(Wrong::Missing("file"))?;
@@ -209,11 +215,11 @@ impl Manifest {
         match kind.first() {
             Some(b'b') if self.base.is_some() => Err(Wrong::SecondBase),
             Some(b'b') => {
-                self.base = Some(Entry { name, seq, kind: FileKind::Base, synced });
+                self.base = Some(Entry { name, seq, kind: FileKind::Base, synced, salt });
                 Ok(files)
             }
             Some(b'h') => {
-                self.history.push(Entry { name, seq, kind: FileKind::History, synced });
+                self.history.push(Entry { name, seq, kind: FileKind::History, synced, salt });
                 Ok(files)
             }
             Some(b'i') => {
@@ -221,7 +227,7 @@ impl Manifest {
                 if seq <= before {
                     return Err(Wrong::Order { seq, before });
                 }
-                self.increments.push(Entry { name, seq, kind: FileKind::Increment, synced });
+                self.increments.push(Entry { name, seq, kind: FileKind::Increment, synced, salt });
                 Ok(files)
             }
             _ => Err(Wrong::Kind(String::from_utf8_lossy(kind).into_owned())),
@@ -250,6 +256,9 @@ impl Manifest {
             }
             if let Some(synced) = entry.synced {
                 line += &format!(" synced {synced}");
+            }
+            if let Some(salt) = entry.salt {
+                line += &format!(" salt {salt}");
             }
             line.push('\n');
             if line.len() > MAX_LINE_BYTES {
@@ -412,6 +421,7 @@ mod tests {
             ("file b2 seq 2 type b\n", Wrong::SecondBase),
             ("file i seq -4 type i\n", Wrong::Order { seq: -4, before: 0 }),
             ("file i seq 1 type i synced x\n", Wrong::Number("synced")),
+            ("file i seq 1 type i salt 4294967296\n", Wrong::Number("salt")),
             ("file i seq 1 type i files -1\n", Wrong::Number("files")),
             ("file i seq 1 type i files 3\n", Wrong::Count { stated: 3, found: 2 }),
         ] {
@@ -430,8 +440,9 @@ mod tests {
             base: bool,
             counted: bool,
             synced: Option<u64>,
+            salt: Option<u32>,
         ) {
-            let entry = |name: &String, seq, kind| Entry { name: name.clone(), seq, kind, synced };
+            let entry = |name: &String, seq, kind| Entry { name: name.clone(), seq, kind, synced, salt };
             let manifest = Manifest {
                 base: base.then(|| entry(&names[0], 3, FileKind::Base)),
                 history: vec![entry(&names[0], -2, FileKind::History)],

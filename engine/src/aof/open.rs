@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    check::End,
+    check::{End, Role, Walk},
     error::OpenError,
     files::{self, Names},
     job::Target,
@@ -22,12 +22,13 @@ use super::{
     log::{Log, Opened},
     manifest::{Entry, Manifest},
     options::Options,
+    sums::{self, LINE_BYTES, MARK},
 };
 
 /// What Redis calls a snapshot in RDB format.
 const RDB_NAME: &str = "dump.rdb";
 /// A file is copied by pieces of so many bytes.
-const COPY_BYTES: usize = 256 << 10;
+const COPY_BYTES: usize = 64 << 10;
 
 pub(super) async fn open<E: Env>(
     env: E,
@@ -151,7 +152,7 @@ impl<E: Env> Opening<'_, E> {
             let (good, whole, torn) = loaded.files.last().map_or((0, true, true), |(_, checked)| {
                 let inside = planted!(self.plants, AofMultiTruncInside);
                 let good = if inside { checked.whole } else { checked.good };
-                (good, checked.good == checked.length, checked.end.is_torn() || checked.end == End::File)
+                (good, checked.good == checked.length, !matches!(checked.end, End::Malformed(..) | End::Unit(_)))
             });
             if !torn {
                 self.keep_aside(&file, entry, good, dir).await?;
@@ -164,30 +165,32 @@ impl<E: Env> Opening<'_, E> {
                 };
                 synced.await.map_err(OpenError::io("sync", &entry.name))?;
             }
-            if trusted || (whole && entry.synced == Some(good)) {
-                let target = Target { file: Arc::new(file), name: entry.name.clone(), offset: good };
+            let summed = entry.salt.is_some() == self.options.checksums;
+            if trusted || (whole && summed && entry.synced == Some(good)) {
+                let target =
+                    Target { file: Arc::new(file), name: entry.name.clone(), offset: good, salt: entry.salt };
                 let database = loaded.database;
                 return Ok(Made { target, manifest, database, earlier_bytes: total - good, base_bytes });
             }
             // What a power cut would leave of it is not known: a sync now would not prove it, if one failed before.
-            let new = self.names.next_increment(&manifest);
-            let copied = self.copy(&file, &entry.name, good, dir, &new.name).await?;
-            debug!(from = entry.name, to = new.name, bytes = good, "copied");
+            let new = self.next_increment(&manifest);
+            let (copied, bytes) = self.copy(&file, entry, good, dir, &new).await?;
+            debug!(from = entry.name, to = new.name, bytes, "copied");
             manifest.increments.pop();
-            manifest.increments.push(new.clone());
+            manifest.increments.push(Entry { synced: Some(bytes), ..new.clone() });
             manifest.counted = true;
             self.replace(dir, &manifest).await?;
             let _ = dir.remove(&entry.name).await;
-            let target = Target { file: Arc::new(copied), name: new.name, offset: good };
+            let target = Target { file: Arc::new(copied), name: new.name, offset: bytes, salt: new.salt };
             return Ok(Made { target, manifest, database: loaded.database, earlier_bytes: total - good, base_bytes });
         }
         // A base alone, as a Redis that was stopped in an upgrade leaves it.
-        let new = self.names.next_increment(&manifest);
+        let new = self.next_increment(&manifest);
         let file = self.create(dir, &new.name).await?;
         manifest.increments.push(new.clone());
         manifest.counted = true;
         self.replace(dir, &manifest).await?;
-        let target = Target { file: Arc::new(file), name: new.name, offset: 0 };
+        let target = Target { file: Arc::new(file), name: new.name, offset: 0, salt: new.salt };
         Ok(Made { target, manifest, database: 0, earlier_bytes: total, base_bytes })
     }
 
@@ -208,31 +211,46 @@ impl<E: Env> Opening<'_, E> {
         interruptible(|| aside.sync_all()).await.map_err(OpenError::io("sync", &name))
     }
 
-    /// Copies the first `good` bytes of a file into a new one, and makes them durable.
+    /// Copies what is good of an increment into a new one, in new batches, and makes it durable. Returns the file and its length.
     async fn copy(
         &self,
         from: &<E::Dir as Dir>::File,
-        from_name: &str,
+        entry: &Entry,
         good: u64,
         dir: &E::Dir,
-        to_name: &str,
-    ) -> Result<<E::Dir as Dir>::File, OpenError> {
-        let to = self.create(dir, to_name).await?;
-        let mut piece = vec![0; COPY_BYTES.min(good as usize)];
-        let mut at = 0;
-        while at < good {
-            let wanted = (good - at).min(piece.len() as u64) as usize;
-            let read = read_at_most(from, &mut piece[..wanted], at).await.map_err(OpenError::io("read", from_name))?;
-            if read < wanted {
-                let error = io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter");
-                return Err(OpenError::io("read", from_name)(error));
+        new: &Entry,
+    ) -> Result<(<E::Dir as Dir>::File, u64), OpenError> {
+        let reads = |error| OpenError::io("read", &entry.name)(error);
+        let to = self.create(dir, &new.name).await?;
+        let line = vec![0; if new.salt.is_some() { LINE_BYTES } else { 0 }];
+        let (mut batch, mut length) = (line.clone(), 0);
+        let mut walk = Walk::new(from, 0, self.options.loading().check(entry)).await.map_err(reads)?;
+        let mut open_unit = false;
+        loop {
+            let role = if walk.offset() < good { walk.next().await.map_err(reads)? } else { None };
+            let full = batch.len() >= COPY_BYTES && !open_unit;
+            match role {
+                Some(Role::Begins) => open_unit = true,
+                Some(Role::Executes | Role::Discards) => open_unit = false,
+                _ => {}
             }
-            write_all_at(&to, &piece[..read], at).await.map_err(OpenError::io("write", to_name))?;
-            at += read as u64;
-            self.env.yield_now().await;
+            if (full || role.is_none()) && batch.len() > line.len() {
+                if let Some(salt) = new.salt {
+                    sums::seal(&mut batch, salt, length, length);
+                }
+                write_all_at(&to, &batch, length).await.map_err(OpenError::io("write", &new.name))?;
+                length += batch.len() as u64;
+                batch.truncate(line.len());
+                self.env.yield_now().await;
+            }
+            match role {
+                Some(_) if !walk.item().starts_with(MARK) => batch.extend_from_slice(walk.item()),
+                Some(_) => {}
+                None => break,
+            }
         }
-        interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", to_name))?;
-        Ok(to)
+        interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", &new.name))?;
+        Ok((to, length))
     }
 
     /// Whether a new log may begin where there is none.
@@ -258,17 +276,21 @@ impl<E: Env> Opening<'_, E> {
     /// Begins a log: an empty base, an empty increment, and the manifest that names them.
     async fn begin(&self, dir: &E::Dir) -> Result<Made<E>, OpenError> {
         let mut manifest = Manifest { counted: true, ..Manifest::default() };
-        let (base, increment) = (self.names.next_base(&manifest), self.names.next_increment(&manifest));
+        let base = Entry { synced: Some(0), ..self.names.next_base(&manifest) };
+        let increment = self.next_increment(&manifest);
         self.create(dir, &base.name).await?;
         let file = self.create(dir, &increment.name).await?;
-        // A manifest names only what is there for good.
-        interruptible(|| dir.sync()).await.map_err(OpenError::io("sync", &self.options.append_dirname))?;
-        let target = Target { file: Arc::new(file), name: increment.name.clone(), offset: 0 };
+        let target = Target { file: Arc::new(file), name: increment.name.clone(), offset: 0, salt: increment.salt };
         manifest.base = Some(base);
         manifest.increments.push(increment);
         self.replace(dir, &manifest).await?;
         info!("a new log");
         Ok(Made { target, manifest, database: 0, earlier_bytes: 0, base_bytes: 0 })
+    }
+
+    fn next_increment(&self, manifest: &Manifest) -> Entry {
+        let salt = self.names.salt(self.env, self.options.checksums);
+        Entry { salt, ..self.names.next_increment(manifest) }
     }
 
     async fn create(&self, dir: &E::Dir, name: &str) -> Result<<E::Dir as Dir>::File, OpenError> {

@@ -56,6 +56,10 @@ pub struct Options {
     /// Commands larger than a page are split over pages; else they stand beside the ring. The file is the same. Not in redis.conf.
     /// Default no.
     pub split_large: bool,
+    /// What is written at once begins with an annotation that has its checksum, so that a torn or damaged batch is known for one.
+    /// Redis skips annotations. Without them a crash may leave commands that read well and were never given. Not in redis.conf.
+    /// Default yes.
+    pub checksums: bool,
     /// Begin an empty log beside a snapshot in RDB format, which then no longer counts. Not in redis.conf. Default no.
     pub ignore_rdb: bool,
     /// A planted bug.
@@ -91,6 +95,7 @@ impl Default for Options {
             ring_pages: PAGES,
             ring_page_bytes: PAGE_BYTES,
             split_large: false,
+            checksums: true,
             ignore_rdb: false,
             #[cfg(feature = "plants")]
             plants: Plants::default(),

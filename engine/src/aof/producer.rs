@@ -5,15 +5,28 @@
 
 use crate::ring::Ring;
 
-use super::resp;
+use super::{resp, sums::LINE_BYTES};
 
 /// What a filled page of the ring means.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Page {
     /// How far the log reaches with it, in bytes since open.
     pub(super) upto: u64,
-    /// No bytes, but the place where a new increment begins.
-    pub(super) switches: bool,
+    /// What it begins with.
+    pub(super) head: Head,
+}
+
+/// What the bytes of a page begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// The line of a batch that ends with the page; to be filled in.
+    Batch,
+    /// The line of a batch that goes on in the next pages: bytes behind the line, and their CRC-32.
+    Large(u32, u32),
+    /// Nothing of the kind.
+    Plain,
+    /// There are no bytes: a new increment begins here.
+    Switch,
 }
 
 /// Something to append: a command, or several that are executed as one.
@@ -31,6 +44,7 @@ struct Rest {
     bytes: Vec<u8>,
     /// How much of it is in pages.
     done: usize,
+    head: Head,
 }
 
 /// All pages are in use.
@@ -53,6 +67,8 @@ pub(super) struct Producer {
     database: u32,
     /// The second that was noted last.
     second: Option<i64>,
+    /// Batches begin with a line for their checksum.
+    sums: bool,
 }
 
 const MULTI: &[&[u8]] = &[b"MULTI"];
@@ -60,7 +76,7 @@ const EXEC: &[&[u8]] = &[b"EXEC"];
 
 impl Producer {
     /// At the end of an increment of which a reader has `database` selected.
-    pub(super) fn new(database: u32) -> Producer {
+    pub(super) fn new(database: u32, sums: bool) -> Producer {
         Producer {
             page: Vec::new(),
             page_bytes: 0,
@@ -70,6 +86,7 @@ impl Producer {
             commands: 0,
             database,
             second: None,
+            sums,
         }
     }
 
@@ -77,7 +94,7 @@ impl Producer {
     #[inline]
     pub(super) fn append<A: AsRef<[u8]>>(&mut self, record: &Record<'_, A>) -> bool {
         let bytes = self.encoded_bytes(record);
-        let fits = self.page.len() + bytes <= self.page_bytes;
+        let fits = self.page.len().max(self.line_bytes()) + bytes <= self.page_bytes;
         if fits {
             self.encode(record, bytes);
         }
@@ -100,6 +117,10 @@ impl Producer {
     }
 
     fn encode<A: AsRef<[u8]>>(&mut self, record: &Record<'_, A>, bytes: usize) {
+        if self.page.is_empty() {
+            self.page.resize(self.line_bytes(), 0);
+            self.accepted += self.line_bytes() as u64;
+        }
         let before = self.page.len();
         if let Some(second) = record.second.filter(|second| Some(*second) != self.second) {
             resp::encode_timestamp(&mut self.page, second);
@@ -125,6 +146,11 @@ impl Producer {
         self.commands += record.commands.len() as u64;
     }
 
+    /// Bytes of the line that a batch begins with.
+    fn line_bytes(&self) -> usize {
+        if self.sums { LINE_BYTES } else { 0 }
+    }
+
     /// Bytes that were accepted and that the ring hasn't.
     pub(super) fn held(&self) -> u64 {
         (self.page.len() + self.rest.as_ref().map_or(0, |rest| rest.bytes.len() - rest.done)) as u64
@@ -137,10 +163,11 @@ impl Producer {
             if !ring.has_room_for(bytes as u64) {
                 return Err(Full);
             }
+            let bytes = bytes + self.line_bytes();
             (self.page, self.page_bytes, self.appendix) = (Vec::with_capacity(bytes), bytes, true);
         } else {
             self.page = ring.empty_page().ok_or(Full)?;
-            self.page_bytes = ring.page_bytes();
+            self.page_bytes = ring.page_bytes() + self.line_bytes();
         }
         Ok(())
     }
@@ -148,7 +175,10 @@ impl Producer {
     /// Puts what was accepted into the ring.
     pub(super) fn hand_over(&mut self, ring: &mut Ring<Page>, split: bool) -> Result<(), Full> {
         if self.appendix && split && !self.page.is_empty() {
-            self.rest = Some(Rest { bytes: std::mem::take(&mut self.page), done: 0 });
+            let bytes = std::mem::take(&mut self.page);
+            let data = &bytes[self.line_bytes()..];
+            let head = if self.sums { Head::Large(data.len() as u32, crc32fast::hash(data)) } else { Head::Plain };
+            self.rest = Some(Rest { bytes, done: 0, head });
             (self.appendix, self.page_bytes) = (false, 0);
         }
         self.split(ring)?;
@@ -156,7 +186,8 @@ impl Producer {
             if !ring.has_room() {
                 return Err(Full);
             }
-            ring.append(Page { upto: self.accepted, switches: false }, std::mem::take(&mut self.page), self.appendix);
+            let head = if self.sums { Head::Batch } else { Head::Plain };
+            ring.append(Page { upto: self.accepted, head }, std::mem::take(&mut self.page), self.appendix);
         } else if self.page.capacity() > 0 && !self.appendix {
             ring.put_back(std::mem::take(&mut self.page));
         } else {
@@ -173,11 +204,14 @@ impl Producer {
                 return Err(Full);
             }
             let mut page = ring.empty_page().ok_or(Full)?;
-            let piece = &rest.bytes[rest.done..rest.bytes.len().min(rest.done + ring.page_bytes())];
+            // The line of a batch stays in one piece.
+            let least = if rest.done == 0 && self.sums { LINE_BYTES } else { 0 };
+            let piece = &rest.bytes[rest.done..rest.bytes.len().min(rest.done + ring.page_bytes().max(least))];
             page.extend_from_slice(piece);
             rest.done += piece.len();
+            let head = std::mem::replace(&mut rest.head, Head::Plain);
             let left = rest.bytes.len() - rest.done;
-            ring.append(Page { upto: self.accepted - left as u64, switches: false }, page, false);
+            ring.append(Page { upto: self.accepted - left as u64, head }, page, false);
             if left == 0 {
                 self.rest = None;
             }
@@ -191,7 +225,7 @@ impl Producer {
         if !ring.has_room() {
             return Err(Full);
         }
-        ring.append(Page { upto: self.accepted, switches: true }, Vec::new(), true);
+        ring.append(Page { upto: self.accepted, head: Head::Switch }, Vec::new(), true);
         (self.database, self.second) = (0, None);
         Ok(())
     }

@@ -18,8 +18,9 @@ use super::{
     error::{LogError, RewriteError},
     files::{self, TEMPORARY_BASE},
     log::{Log, State, Stuck, Want},
-    manifest::{FileKind, Manifest},
+    manifest::{Entry, FileKind, Manifest},
     resp,
+    sums::{self, LINE_BYTES},
 };
 
 /// A file being rewritten is synced whenever so many bytes were written, where `aof-rewrite-incremental-fsync` says so.
@@ -163,14 +164,14 @@ impl<E: Env> Log<E> {
     async fn rewrite_marked(&self, snapshot: impl Snapshot) -> Result<Rewritten, RewriteError> {
         let before = self.switched().await?;
         let written = self.write_base(snapshot).await;
-        let (base, syncs) = match written {
+        let (base, syncs, salt) = match written {
             Ok(written) => written,
             Err(error) => {
                 let _ = self.dir.remove(TEMPORARY_BASE).await;
                 return Err(error);
             }
         };
-        self.replace(base).await?;
+        self.replace(base, salt).await?;
         debug!(before, base, "rewritten");
         Ok(Rewritten { before, base, syncs })
     }
@@ -210,11 +211,13 @@ impl<E: Env> Log<E> {
         }
     }
 
-    /// Writes the base under its temporary name. Returns its length, and how often it was synced.
-    async fn write_base(&self, mut snapshot: impl Snapshot) -> Result<(u64, u64), RewriteError> {
+    /// Writes the base under its temporary name. Returns its length, how often it was synced, and its salt.
+    async fn write_base(&self, mut snapshot: impl Snapshot) -> Result<(u64, u64, Option<u32>), RewriteError> {
+        let salt = self.names.salt(&self.env, self.options.checksums);
         let file = files::create(&self.dir, TEMPORARY_BASE).await.map_err(RewriteError::Failed)?;
         let failed = |operation| move |error| RewriteError::Failed(Failure::new(operation, TEMPORARY_BASE, &error));
-        let mut commands = Commands::default();
+        let line = vec![0; if salt.is_some() { LINE_BYTES } else { 0 }];
+        let mut commands = Commands { bytes: line.clone(), database: 0 };
         if self.options.aof_timestamp_enabled {
             resp::encode_timestamp(&mut commands.bytes, self.env.wall_ns().div_euclid(1_000_000_000));
         }
@@ -231,9 +234,14 @@ impl<E: Env> Log<E> {
                         return Err(RewriteError::Log(LogError::Poisoned(failure.clone())));
                     }
                 }
-                write_all_at(&file, &commands.bytes, offset).await.map_err(failed("write"))?;
-                offset += commands.bytes.len() as u64;
-                commands.bytes.clear();
+                if let Some(salt) = salt {
+                    sums::seal(&mut commands.bytes, salt, offset, offset);
+                }
+                if commands.bytes.len() > line.len() {
+                    write_all_at(&file, &commands.bytes, offset).await.map_err(failed("write"))?;
+                    offset += commands.bytes.len() as u64;
+                }
+                commands.bytes.truncate(line.len());
                 if self.options.aof_rewrite_incremental_fsync && offset - synced >= SYNC_BYTES {
                     interruptible(|| file.sync_data()).await.map_err(failed("sync"))?;
                     (synced, syncs) = (offset, syncs + 1);
@@ -247,20 +255,15 @@ impl<E: Env> Log<E> {
         if !planted!(self.plants, RewriteBaseUnsynced) {
             interruptible(|| file.sync_all()).await.map_err(failed("sync"))?;
         }
-        Ok((offset, syncs + 1))
+        Ok((offset, syncs + 1, salt))
     }
 
     /// Gives the base its name, and lets a new manifest name it and the present increment alone.
-    async fn replace(&self, bytes: u64) -> Result<(), RewriteError> {
+    async fn replace(&self, bytes: u64, salt: Option<u32>) -> Result<(), RewriteError> {
         let mut manifest = self.lock().manifest.clone();
-        let entry = self.names.next_base(&manifest);
+        let entry = Entry { synced: Some(bytes), salt, ..self.names.next_base(&manifest) };
         let renamed = interruptible(|| self.dir.rename(TEMPORARY_BASE, &entry.name)).await;
         renamed.map_err(|error| RewriteError::Failed(Failure::new("rename", TEMPORARY_BASE, &error)))?;
-        // The manifest must not be there before the name that it gives is.
-        if !planted!(self.plants, RewriteBaseNameUnsynced) {
-            let synced = interruptible(|| self.dir.sync()).await;
-            synced.map_err(|error| RewriteError::Failed(Failure::new("sync", "the directory", &error)))?;
-        }
         let old = manifest.base.replace(entry.clone());
         let current = manifest.increments.len().saturating_sub(1);
         let replaced: Vec<_> = old.into_iter().chain(manifest.increments.drain(..current)).collect();
