@@ -159,8 +159,8 @@ impl<'f, F: File> Walk<'f, F> {
         self.fill(LINE_BYTES).await?;
         let rest = self.window.rest();
         let Some(sum) = Sum::parse(rest) else {
-            let ours = rest.iter().zip(MARK).all(|(one, two)| one == two);
-            if rest.is_empty() || !ours && matches!(rest[0], b'*' | b'#') {
+            if rest.is_empty() || self.is_plain(at).await? {
+                self.batch_end = u64::MAX;
                 return Ok(true);
             }
             return self.ends_at(salt, at).await;
@@ -175,6 +175,17 @@ impl<'f, F: File> Walk<'f, F> {
             }
         }
         self.ends_at(salt, at).await
+    }
+
+    /// Whether all that is left of the file is whole commands without checksums, so that what stands here is no torn batch.
+    async fn is_plain(&self, at: u64) -> io::Result<bool> {
+        if !matches!(self.window.rest().first(), Some(b'*' | b'#')) {
+            return Ok(false);
+        }
+        let check = Check { reading: self.scan.reading(), ..Check::default() };
+        let mut plain = Box::pin(Walk::new(self.window.file(), at, check)).await?;
+        while Box::pin(plain.next()).await?.is_some() {}
+        Ok(plain.end == End::File)
     }
 
     /// The walk ends at a batch that is not whole.
@@ -314,6 +325,10 @@ impl Scan {
             commands: 0,
             unit: None,
         }
+    }
+
+    fn reading(&self) -> Reading {
+        if self.lenient { Reading::Lenient } else { Reading::Strict }
     }
 
     /// Takes in what `bytes`, which stand at `at`, begin with. Returns its length and what it is.

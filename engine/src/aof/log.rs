@@ -380,6 +380,7 @@ impl<E: Env> Log<E> {
         }
         let keeper = state.postponed.is_some() || state.trouble.is_some() || state.failure.is_some();
         let all = state.failure.is_some() || state.trouble.is_some();
+        let rewriting = state.rewriting.is_some();
         drop(state);
         self.gates.space.open();
         if operation == Operation::Sync || all {
@@ -388,7 +389,7 @@ impl<E: Env> Log<E> {
         if keeper {
             self.gates.keeper.open();
         }
-        if all {
+        if all || rewriting {
             self.gates.rewrite.open();
         }
     }
@@ -476,6 +477,9 @@ impl<E: Env> Log<E> {
         let seen = self.gates.space.seq();
         let worker = {
             let mut state = self.lock();
+            if state.failure.is_some() {
+                return;
+            }
             if !state.can_write() {
                 None
             } else {

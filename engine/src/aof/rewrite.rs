@@ -185,6 +185,9 @@ impl<E: Env> Log<E> {
                 if state.closed {
                     return Err(RewriteError::Closed);
                 }
+                if let Some(failure) = &state.failure {
+                    return Err(RewriteError::Log(LogError::Poisoned(failure.clone())));
+                }
                 let Some(rewriting) = &mut state.rewriting else { return Err(RewriteError::Closed) };
                 match std::mem::replace(&mut rewriting.phase, Phase::Marked) {
                     Phase::Switched(bytes) => {

@@ -23,6 +23,11 @@ impl<'f, F: File> Window<'f, F> {
         Ok(Window { file, length: file.len().await?, bytes: Vec::new(), offset: begins, used: 0 })
     }
 
+    /// The file.
+    pub(super) fn file(&self) -> &'f F {
+        self.file
+    }
+
     /// Length of the file.
     pub(super) fn length(&self) -> u64 {
         self.length

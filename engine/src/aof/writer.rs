@@ -94,12 +94,14 @@ impl<E: Env> Writer<E> {
                 let bytes = producer.encoded_bytes(record);
                 let made = producer.make_room(&mut state.ring, bytes, state.split);
                 state.published = state.published.max(producer.accepted - producer.held());
-                let producer = self.producer.insert(producer);
                 if made.is_ok() && producer.append(record) {
                     let position = Position(producer.accepted);
+                    self.producer = Some(producer);
                     self.log.log.rouse(guard);
                     return Ok(position);
                 }
+                // What it holds is not this writer's alone: whoever waits for it must find it.
+                state.producer = Some(producer);
                 state.stats.waits += 1;
                 state.ring.drained()
             };
