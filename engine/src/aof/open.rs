@@ -170,6 +170,11 @@ impl<E: Env> Opening<'_, E> {
                 let target =
                     Target { file: Arc::new(file), name: entry.name.clone(), offset: good, salt: entry.salt };
                 let database = loaded.database;
+                // Which manifest the disk holds is not known either: the sync after its rename may have failed.
+                if !planted!(self.plants, AofManifestTrusted) {
+                    manifest.counted = true;
+                    self.replace(dir, &manifest).await?;
+                }
                 return Ok(Made { target, manifest, database, earlier_bytes: total - good, base_bytes });
             }
             // What a power cut would leave of it is not known: a sync now would not prove it, if one failed before.
