@@ -117,6 +117,7 @@ mod switches {
         RewriteNewincrOldUnsynced "rewrite-newincr-old-unsynced" "go on in a new increment without a sync of the old one";
         RewriteManifestInplace "rewrite-manifest-inplace" "write the manifest in place";
         RewriteBaseUnsynced "rewrite-base-unsynced" "name a base in the manifest that was not synced";
+        RewriteSelectForgotten "rewrite-select-forgotten" "take database 0 for selected where a switch to a new increment was to be";
         RewriteHistoryFirst "rewrite-history-first" "remove what a rewrite replaces before the manifest forgets it";
         WalTruncateWithoutWitness "wal-truncate-without-witness" "acknowledge a cut that only the new segment itself states";
     }

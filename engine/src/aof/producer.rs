@@ -3,7 +3,10 @@
 //! While a command fits the page nothing else is looked at: no mutex, no allocation. What needs more goes through
 //! [`Producer::make_room`], under the log's mutex.
 
-use crate::ring::Ring;
+use crate::{
+    plant::{Plants, planted},
+    ring::Ring,
+};
 
 use super::{resp, sums::LINE_BYTES};
 
@@ -63,8 +66,9 @@ pub(super) struct Producer {
     /// Bytes accepted since open.
     pub(super) accepted: u64,
     pub(super) commands: u64,
-    /// The database that a reader of the increment would have selected here.
-    database: u32,
+    /// The database that a reader of the increment would have selected here; `None` behind a switch, which may fail and leave the
+    /// old increment where it was.
+    database: Option<u32>,
     /// The second that was noted last.
     second: Option<i64>,
     /// Batches begin with a line for their checksum.
@@ -84,7 +88,7 @@ impl Producer {
             rest: None,
             accepted: 0,
             commands: 0,
-            database,
+            database: Some(database),
             second: None,
             sums,
         }
@@ -107,7 +111,7 @@ impl Producer {
         if record.second != self.second && record.second.is_some() {
             bytes += record.second.map_or(0, resp::timestamp_bytes);
         }
-        if record.database != self.database {
+        if Some(record.database) != self.database {
             bytes += resp::encoded_bytes(&[b"SELECT".as_slice(), record.database.to_string().as_bytes()]);
         }
         if record.commands.len() > 1 {
@@ -126,10 +130,10 @@ impl Producer {
             resp::encode_timestamp(&mut self.page, second);
             self.second = Some(second);
         }
-        if record.database != self.database {
+        if Some(record.database) != self.database {
             let number = record.database.to_string();
             resp::encode(&mut self.page, &[b"SELECT".as_slice(), number.as_bytes()]);
-            self.database = record.database;
+            self.database = Some(record.database);
         }
         let unit = record.commands.len() > 1;
         if unit {
@@ -220,13 +224,14 @@ impl Producer {
     }
 
     /// Lets a new increment begin here.
-    pub(super) fn switch(&mut self, ring: &mut Ring<Page>, split: bool) -> Result<(), Full> {
+    pub(super) fn switch(&mut self, ring: &mut Ring<Page>, split: bool, plants: &Plants) -> Result<(), Full> {
         self.hand_over(ring, split)?;
         if !ring.has_room() {
             return Err(Full);
         }
         ring.append(Page { upto: self.accepted, head: Head::Switch }, Vec::new(), true);
-        (self.database, self.second) = (0, None);
+        self.database = if planted!(plants, RewriteSelectForgotten) { Some(0) } else { None };
+        self.second = None;
         Ok(())
     }
 }

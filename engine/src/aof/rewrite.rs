@@ -122,7 +122,7 @@ impl<E: Env> Log<E> {
                 let Some(mut producer) = state.producer.take() else {
                     return Err(RewriteError::Log(LogError::WriterExists));
                 };
-                let marked = producer.switch(&mut state.ring, state.split);
+                let marked = producer.switch(&mut state.ring, state.split, &self.plants);
                 state.published = state.published.max(producer.accepted - producer.held());
                 let at = producer.accepted;
                 state.producer = Some(producer);
