@@ -28,7 +28,7 @@ pub(super) enum Job<E: Env> {
 /// How a job ended.
 pub(super) enum Done<E: Env> {
     Written(Written<E>),
-    Synced { upto: u64, result: Result<(), Failure> },
+    Synced { job: SyncJob<E>, result: Result<(), Failure> },
 }
 
 impl<E: Env> worker::Job for Job<E> {
@@ -37,7 +37,10 @@ impl<E: Env> worker::Job for Job<E> {
     async fn run(self) -> Done<E> {
         match self {
             Job::Write(job) => Done::Written(job.run().await),
-            Job::Sync(job) => Done::Synced { upto: job.upto, result: job.run().await },
+            Job::Sync(job) => {
+                let result = job.run().await;
+                Done::Synced { job, result }
+            }
         }
     }
 }
@@ -48,13 +51,21 @@ pub(super) struct Target<E: Env> {
     pub(super) name: String,
     /// In bytes.
     pub(super) offset: u64,
+    /// Where the last batch ends that is whole, in bytes.
+    pub(super) whole: u64,
     /// For the checksums of its batches, where they have some.
     pub(super) salt: Option<u32>,
 }
 
 impl<E: Env> Clone for Target<E> {
     fn clone(&self) -> Self {
-        Target { file: self.file.clone(), name: self.name.clone(), offset: self.offset, salt: self.salt }
+        Target {
+            file: self.file.clone(),
+            name: self.name.clone(),
+            offset: self.offset,
+            whole: self.whole,
+            salt: self.salt,
+        }
     }
 }
 
@@ -68,7 +79,7 @@ pub(super) struct WriteJob<E: Env> {
     pub(super) pages: VecDeque<Filled<Page>>,
     /// How far the log reaches before them.
     pub(super) written: u64,
-    /// How far the present increment is durable, in bytes.
+    /// How far the present increment is known to be durable: the end of a batch.
     pub(super) durable: u64,
     /// For a new increment.
     pub(super) salt: Option<u32>,
@@ -117,7 +128,7 @@ impl<E: Env> WriteJob<E> {
             written.result = if page.tag.head == Head::Switch {
                 switch(&mut self, &mut written).await
             } else {
-                let Target { file, name, offset, salt } = &written.target;
+                let Target { file, name, offset, salt, .. } = &written.target;
                 let salt = salt.unwrap_or_default();
                 match page.tag.head {
                     Head::Batch => sums::seal(&mut page.bytes, salt, *offset, self.durable),
@@ -135,6 +146,9 @@ impl<E: Env> WriteJob<E> {
             }
             count += 1;
             written.target.offset += page.bytes.len() as u64;
+            if page.tag.ends {
+                written.target.whole = written.target.offset;
+            }
             written.bytes += page.bytes.len() as u64;
             written.upto = page.tag.upto;
         }
@@ -183,7 +197,7 @@ async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Resu
     }
     debug!(file = %entry.name, "switched");
     written.switched = Some(Ok((manifest, written.target.offset)));
-    written.target = Target { file: Arc::new(file), name: entry.name, offset: 0, salt: entry.salt };
+    written.target = Target { file: Arc::new(file), name: entry.name, offset: 0, whole: 0, salt: entry.salt };
     job.durable = 0;
     Ok(())
 }

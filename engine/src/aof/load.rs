@@ -80,6 +80,8 @@ pub struct Loaded {
     pub failures: u64,
     /// The database that is selected at the end.
     pub database: u32,
+    /// Checksum of the last file's good part.
+    pub(super) digest: u32,
 }
 
 /// Why a log was not loaded. What the data set holds then is of no use. Nothing was written.
@@ -307,5 +309,6 @@ async fn load_file<F: File>(
             }
         }
     }
+    loaded.digest = walk.digest();
     Ok(walk.checked())
 }

@@ -90,6 +90,8 @@ pub(super) struct State<E: Env> {
     pub(super) published: u64,
     pub(super) written: u64,
     pub(super) durable: u64,
+    /// How far the present increment is known to be durable, in bytes: the end of a batch.
+    durable_whole: u64,
     pub(super) target: Target<E>,
     pub(super) manifest: Manifest,
     /// Pages of a write that failed.
@@ -201,6 +203,7 @@ impl<E: Env> Log<E> {
             published: 0,
             written: 0,
             durable: 0,
+            durable_whole: target.whole,
             target,
             manifest,
             left: VecDeque::new(),
@@ -341,8 +344,7 @@ impl<E: Env> Log<E> {
             target: state.target.clone(),
             pages,
             written: state.written,
-            // What of this file is not durable is at its end.
-            durable: state.target.offset.saturating_sub(state.written - state.durable.min(state.written)),
+            durable: state.durable_whole,
             salt: if state.switching { self.names.salt(&self.env, self.options.checksums) } else { None },
         };
         state.write.begin(Job::Write(job))
@@ -366,9 +368,15 @@ impl<E: Env> Log<E> {
         *slot = Slot::Idle(worker);
         match done {
             Done::Written(written) => self.written(&mut state, written),
-            Done::Synced { upto, result } => {
+            Done::Synced { job, result } => {
+                let SyncJob { target, upto } = job;
                 match result {
-                    Ok(()) => state.durable = state.durable.max(upto),
+                    Ok(()) => {
+                        state.durable = state.durable.max(upto);
+                        if target.name == state.target.name {
+                            state.durable_whole = state.durable_whole.max(target.whole);
+                        }
+                    }
                     Err(failure) if planted!(self.plants, AofSyncErrorIgnored) => {
                         debug!(%failure, "ignored");
                         state.durable = state.durable.max(upto);
@@ -409,6 +417,7 @@ impl<E: Env> Log<E> {
                 Ok((manifest, bytes)) => {
                     state.manifest = manifest;
                     state.earlier_bytes += bytes;
+                    state.durable_whole = 0;
                     state.switched(Ok(state.earlier_bytes));
                 }
                 Err(failure) => state.switched(Err(failure)),
@@ -539,7 +548,8 @@ impl<E: Env> State<E> {
     /// Whether a write may begin. Where it would switch to a new increment, and so sync the old one, no other sync may be under
     /// way: where one of two syncs of a file fails, the other may succeed without what the failed one dropped.
     fn can_write(&self) -> bool {
-        let switches = || self.left.iter().map(|page| &page.tag).chain(self.ring.waiting()).any(|page| page.head == Head::Switch);
+        let switches =
+            || self.left.iter().map(|page| &page.tag).chain(self.ring.waiting()).any(|page| page.head == Head::Switch);
         self.write.is_idle() && (self.sync.is_idle() || !switches())
     }
 

@@ -167,8 +167,13 @@ impl<E: Env> Opening<'_, E> {
             }
             let summed = entry.salt.is_some() == self.options.checksums;
             if trusted || (whole && summed && entry.synced == Some(good)) {
-                let target =
-                    Target { file: Arc::new(file), name: entry.name.clone(), offset: good, salt: entry.salt };
+                let target = Target {
+                    file: Arc::new(file),
+                    name: entry.name.clone(),
+                    offset: good,
+                    whole: good,
+                    salt: entry.salt,
+                };
                 let database = loaded.database;
                 // Which manifest the disk holds is not known either: the sync after its rename may have failed.
                 if !planted!(self.plants, AofManifestTrusted) {
@@ -179,14 +184,14 @@ impl<E: Env> Opening<'_, E> {
             }
             // What a power cut would leave of it is not known: a sync now would not prove it, if one failed before.
             let new = self.next_increment(&manifest);
-            let (copied, bytes) = self.copy(&file, entry, good, dir, &new).await?;
+            let (copied, bytes) = self.copy(&file, entry, (good, loaded.digest), dir, &new).await?;
             debug!(from = entry.name, to = new.name, bytes, "copied");
             manifest.increments.pop();
             manifest.increments.push(Entry { synced: Some(bytes), ..new.clone() });
             manifest.counted = true;
             self.replace(dir, &manifest).await?;
             let _ = dir.remove(&entry.name).await;
-            let target = Target { file: Arc::new(copied), name: new.name, offset: bytes, salt: new.salt };
+            let target = Target { file: Arc::new(copied), name: new.name, offset: bytes, whole: bytes, salt: new.salt };
             return Ok(Made { target, manifest, database: loaded.database, earlier_bytes: total - good, base_bytes });
         }
         // A base alone, as a Redis that was stopped in an upgrade leaves it.
@@ -195,7 +200,7 @@ impl<E: Env> Opening<'_, E> {
         manifest.increments.push(new.clone());
         manifest.counted = true;
         self.replace(dir, &manifest).await?;
-        let target = Target { file: Arc::new(file), name: new.name, offset: 0, salt: new.salt };
+        let target = Target { file: Arc::new(file), name: new.name, offset: 0, whole: 0, salt: new.salt };
         Ok(Made { target, manifest, database: 0, earlier_bytes: total, base_bytes })
     }
 
@@ -221,7 +226,7 @@ impl<E: Env> Opening<'_, E> {
         &self,
         from: &<E::Dir as Dir>::File,
         entry: &Entry,
-        good: u64,
+        (good, digest): (u64, u32),
         dir: &E::Dir,
         new: &Entry,
     ) -> Result<(<E::Dir as Dir>::File, u64), OpenError> {
@@ -254,6 +259,10 @@ impl<E: Env> Opening<'_, E> {
                 None => break,
             }
         }
+        // After a failed sync the cache may have forgotten, since the file was loaded, what the disk never had.
+        if walk.digest() != digest && !planted!(self.plants, AofSecondReadTrusted) {
+            return Err(reads(io::Error::other("it reads differently from when it was loaded")));
+        }
         interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", &new.name))?;
         Ok((to, length))
     }
@@ -285,7 +294,8 @@ impl<E: Env> Opening<'_, E> {
         let increment = self.next_increment(&manifest);
         self.create(dir, &base.name).await?;
         let file = self.create(dir, &increment.name).await?;
-        let target = Target { file: Arc::new(file), name: increment.name.clone(), offset: 0, salt: increment.salt };
+        let target =
+            Target { file: Arc::new(file), name: increment.name.clone(), offset: 0, whole: 0, salt: increment.salt };
         manifest.base = Some(base);
         manifest.increments.push(increment);
         self.replace(dir, &manifest).await?;

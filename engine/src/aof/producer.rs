@@ -17,6 +17,8 @@ pub(super) struct Page {
     pub(super) upto: u64,
     /// What it begins with.
     pub(super) head: Head,
+    /// A batch ends with it.
+    pub(super) ends: bool,
 }
 
 /// What the bytes of a page begin with.
@@ -191,7 +193,7 @@ impl Producer {
                 return Err(Full);
             }
             let head = if self.sums { Head::Batch } else { Head::Plain };
-            ring.append(Page { upto: self.accepted, head }, std::mem::take(&mut self.page), self.appendix);
+            ring.append(Page { upto: self.accepted, head, ends: true }, std::mem::take(&mut self.page), self.appendix);
         } else if self.page.capacity() > 0 && !self.appendix {
             ring.put_back(std::mem::take(&mut self.page));
         } else {
@@ -215,7 +217,7 @@ impl Producer {
             rest.done += piece.len();
             let head = std::mem::replace(&mut rest.head, Head::Plain);
             let left = rest.bytes.len() - rest.done;
-            ring.append(Page { upto: self.accepted - left as u64, head }, page, false);
+            ring.append(Page { upto: self.accepted - left as u64, head, ends: left == 0 }, page, false);
             if left == 0 {
                 self.rest = None;
             }
@@ -229,7 +231,7 @@ impl Producer {
         if !ring.has_room() {
             return Err(Full);
         }
-        ring.append(Page { upto: self.accepted, head: Head::Switch }, Vec::new(), true);
+        ring.append(Page { upto: self.accepted, head: Head::Switch, ends: true }, Vec::new(), true);
         self.database = if planted!(plants, RewriteSelectForgotten) { Some(0) } else { None };
         self.second = None;
         Ok(())
