@@ -55,11 +55,19 @@ pub struct CommandOptions {
     pub ring_page_bytes: usize,
     /// The second is noted where it changes.
     pub timestamps: bool,
+    /// Batches have checksums. Without them only kills are survived: a power cut may leave what reads well and was never given.
+    pub checksums: bool,
 }
 
 impl Default for CommandOptions {
     fn default() -> CommandOptions {
-        CommandOptions { policy: Policy::EverySecond, ring_pages: 3, ring_page_bytes: 64 << 10, timestamps: false }
+        CommandOptions {
+            policy: Policy::EverySecond,
+            ring_pages: 3,
+            ring_page_bytes: 64 << 10,
+            timestamps: false,
+            checksums: true,
+        }
     }
 }
 

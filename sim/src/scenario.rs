@@ -219,6 +219,8 @@ struct EngineText {
     ring_page_bytes: Option<Spanned<usize>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timestamps: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksums: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -367,6 +369,7 @@ impl EngineText {
             ring_pages: Some(placeless(engine.commands.ring_pages)),
             ring_page_bytes: Some(placeless(engine.commands.ring_page_bytes)),
             timestamps: Some(engine.commands.timestamps),
+            checksums: Some(engine.commands.checksums),
             split_large,
             ..EngineText::default()
         }
@@ -385,6 +388,7 @@ impl EngineText {
             commands.ring_page_bytes = *bytes.get_ref();
         }
         commands.timestamps = self.timestamps.unwrap_or(commands.timestamps);
+        commands.checksums = self.checksums.unwrap_or(commands.checksums);
         let options = aof::options::Options {
             ring_pages: commands.ring_pages,
             ring_page_bytes: commands.ring_page_bytes,

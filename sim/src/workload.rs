@@ -464,7 +464,7 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
     let rates: Vec<String> =
         plan.machine.rates.iter().map(|(fault, calls)| format!("{} 1/{calls}", fault.name())).collect();
     let pair = |name: &str, value: String| (name.to_owned(), value);
-    let CommandOptions { policy, ring_pages, ring_page_bytes, timestamps } = plan.engine.commands;
+    let CommandOptions { policy, ring_pages, ring_page_bytes, timestamps, checksums } = plan.engine.commands;
     let mut drawn = if plan.subject == "wal" {
         vec![
             pair("segment_bytes", plan.engine.segment_bytes.to_string()),
@@ -478,6 +478,7 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
             pair("ring_pages", ring_pages.to_string()),
             pair("ring_page_bytes", ring_page_bytes.to_string()),
             pair("timestamps", timestamps.to_string()),
+            pair("checksums", checksums.to_string()),
         ]
     };
     drawn.extend([

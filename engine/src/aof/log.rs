@@ -196,7 +196,7 @@ impl<E: Env> Log<E> {
         let Opened { lock, target, database, manifest, earlier_bytes, reference_bytes } = opened;
         let now = env.monotonic();
         let state = State {
-            producer: Some(Producer::new(database, options.checksums)),
+            producer: Some(Producer::new(database, options.sums(&plants))),
             has_writer: false,
             ring: Ring::new(options.ring_pages, options.ring_page_bytes),
             split: options.split_large,
@@ -345,7 +345,7 @@ impl<E: Env> Log<E> {
             pages,
             written: state.written,
             durable: state.durable_whole,
-            salt: if state.switching { self.names.salt(&self.env, self.options.checksums) } else { None },
+            salt: if state.switching { self.names.salt(&self.env, self.options.sums(&self.plants)) } else { None },
         };
         state.write.begin(Job::Write(job))
     }
@@ -439,6 +439,9 @@ impl<E: Env> Log<E> {
                 state.stats.stalls += 1;
                 if planted!(self.plants, AofSkipFailedWrite) {
                     let skipped = mem::take(&mut state.left);
+                    if skipped.iter().any(|page| page.tag.head == Head::Switch) {
+                        state.switched(Err(error.failure));
+                    }
                     state.target.offset += skipped.iter().map(|page| page.bytes.len() as u64).sum::<u64>();
                     state.written = skipped.back().map_or(state.written, |page| page.tag.upto);
                     state.ring.give_back(skipped);

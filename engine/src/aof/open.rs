@@ -165,7 +165,7 @@ impl<E: Env> Opening<'_, E> {
                 };
                 synced.await.map_err(OpenError::io("sync", &entry.name))?;
             }
-            let summed = entry.salt.is_some() == self.options.checksums;
+            let summed = entry.salt.is_some() == self.options.sums(&self.plants);
             if trusted || (whole && summed && entry.synced == Some(good)) {
                 let target = Target {
                     file: Arc::new(file),
@@ -304,7 +304,7 @@ impl<E: Env> Opening<'_, E> {
     }
 
     fn next_increment(&self, manifest: &Manifest) -> Entry {
-        let salt = self.names.salt(self.env, self.options.checksums);
+        let salt = self.names.salt(self.env, self.options.sums(&self.plants));
         Entry { salt, ..self.names.next_increment(manifest) }
     }
 

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::plant::Plants;
+use crate::plant::{Plants, planted};
 
 use super::{
     load::LoadOptions,
@@ -191,6 +191,11 @@ impl Options {
             Some((option, _, wrong)) => Err(OptionsError { option, wrong }),
             None => Ok(()),
         }
+    }
+
+    /// Whether batches have checksums.
+    pub(super) fn sums(&self, plants: &Plants) -> bool {
+        self.checksums && !planted!(plants, AofNoChecksums)
     }
 
     #[cfg(feature = "plants")]

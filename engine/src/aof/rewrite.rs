@@ -214,7 +214,7 @@ impl<E: Env> Log<E> {
 
     /// Writes the base under its temporary name. Returns its length, how often it was synced, and its salt.
     async fn write_base(&self, mut snapshot: impl Snapshot) -> Result<(u64, u64, Option<u32>), RewriteError> {
-        let salt = self.names.salt(&self.env, self.options.checksums);
+        let salt = self.names.salt(&self.env, self.options.sums(&self.plants));
         let file = files::create(&self.dir, TEMPORARY_BASE).await.map_err(RewriteError::Failed)?;
         let failed = |operation| move |error| RewriteError::Failed(Failure::new(operation, TEMPORARY_BASE, &error));
         let line = vec![0; if salt.is_some() { LINE_BYTES } else { 0 }];

@@ -123,6 +123,7 @@ fn options(options: &EngineOptions, plants: Plants) -> Options {
         ring_page_bytes: commands.ring_page_bytes,
         split_large: options.split_large,
         aof_timestamp_enabled: commands.timestamps,
+        checksums: commands.checksums,
         plants,
         ..Options::default()
     }

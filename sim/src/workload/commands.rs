@@ -21,6 +21,7 @@ pub(super) fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         ring_pages: *options.pick(&[2, 3, 8]),
         ring_page_bytes: *options.pick(&[16, 200, 1 << 10, 64 << 10]),
         timestamps: options.chance(1, 4),
+        checksums: !prng.fork("plain").chance(1, 8),
     };
     let engine = EngineOptions { split_large: options.chance(1, 3), commands, ..EngineOptions::default() };
     let sector_bytes = *options.pick(&[512, 512, 4096]);
@@ -81,6 +82,21 @@ pub(super) fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         damage_checks: 0,
         no_faults,
     };
+    if !commands.checksums {
+        // Plain commands prove nothing about what a disk kept.
+        plan.image_checks = 0;
+        plan.machine.capacity_bytes = 0;
+        for fault in [Fault::EioSync, Fault::EioDirSync, Fault::LyingSync, Fault::Enospc] {
+            plan.machine.rates.remove(&fault);
+        }
+        let opening = plan.lives.iter_mut().flat_map(|life| &mut life.opening);
+        opening.for_each(|crash| crash.kind = CrashKind::Kill);
+        for life in &mut plan.lives {
+            if let End::Crash(crash) = &mut life.end {
+                crash.kind = CrashKind::Kill;
+            }
+        }
+    }
     if no_faults {
         calm(&mut plan);
     }
