@@ -103,6 +103,7 @@ mod switches {
         WalTruncateUnsynced "wal-truncate-unsynced" "cut the back of the log before the part that is kept is durable";
         WalLenNotChecksummed "wal-len-not-checksummed" "let checksums cover the bodies of frames alone, not their headers";
         AofRingFullDrops "aof-ring-full-drops" "drop a command that finds the ring full while a sync runs (B1)";
+        AofRingSlotFreedEarly "aof-ring-slot-freed-early" "free the pages of a write before it has succeeded";
         AofEverysecIdleTail "aof-everysec-idle-tail" "skip the sync of a second in which there was nothing to write";
         AofMultiTruncInside "aof-multi-trunc-inside" "cut a torn tail after the last whole command, leaving MULTI open (B2)";
         AofSyncPublishesAccepted "aof-sync-publishes-accepted" "let a sync publish what was accepted when it began, written or not";

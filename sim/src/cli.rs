@@ -112,6 +112,9 @@ enum Command {
         /// The seed
         #[arg(long, value_name = "N", conflicts_with = "path", required_unless_present = "path")]
         seed: Option<u64>,
+        /// What is under test with that seed
+        #[arg(long, value_name = "NAME", default_value = "wal", value_parser = subject)]
+        subject: String,
         /// The scenario file
         path: Option<PathBuf>,
         /// The planted bug under which it fails; a scenario file names its own
@@ -202,8 +205,9 @@ fn usage(message: &str) -> io::Result<u8> {
 fn dispatch(arguments: &Arguments) -> io::Result<u8> {
     match &arguments.command {
         Some(Command::Scenarios { path, json }) => return scenarios(path, *json),
-        Some(Command::Shrink { seed, path, plant, out, time, json }) => {
-            return shrink_command(*seed, path.as_deref(), *plant, out.as_deref(), *time, *json);
+        Some(Command::Shrink { seed, subject, path, plant, out, time, json }) => {
+            let seed = seed.map(|seed| (seed, subject.as_str()));
+            return shrink_command(seed, path.as_deref(), *plant, out.as_deref(), *time, *json);
         }
         Some(Command::Child { seed, life, next, dir }) => return crate::osrun::child(*seed, *life, *next, dir),
         None => {}
@@ -217,6 +221,9 @@ fn dispatch(arguments: &Arguments) -> io::Result<u8> {
         return usage(&format!("--log {filter}: {error}"));
     }
     if arguments.backend == Backend::Os {
+        if arguments.subject != "wal" {
+            return usage("--backend os has the subject wal alone");
+        }
         let Some(dir) = &arguments.dir else { return usage("--backend os needs --dir DIR") };
         let range = match (&arguments.seeds, arguments.seed) {
             (Some(range), _) => range.clone(),
@@ -276,6 +283,11 @@ fn fresh_seed() -> u64 {
 
 fn replay(arguments: &Arguments, what: &str) -> String {
     let mut command = format!("cargo run -p sim -- {what}");
+    // A scenario file names its own.
+    if arguments.subject != "wal" && arguments.scenario.is_none() {
+        command.push_str(" --subject ");
+        command.push_str(&arguments.subject);
+    }
     if arguments.no_faults {
         command.push_str(" --no-faults");
     }
@@ -305,7 +317,7 @@ fn one(arguments: &Arguments, plan: &Plan, what: &str) -> io::Result<u8> {
 const SHRINK_SECONDS: u64 = 60;
 
 fn shrink_command(
-    seed: Option<u64>,
+    seed: Option<(u64, &str)>,
     path: Option<&Path>,
     plant: Option<Plant>,
     out: Option<&Path>,
@@ -313,7 +325,7 @@ fn shrink_command(
     json: bool,
 ) -> io::Result<u8> {
     let (plan, plant) = match (seed, path) {
-        (Some(seed), _) => (workload::draw(seed, "wal", false), plant),
+        (Some((seed, subject)), _) => (workload::draw(seed, subject, false), plant),
         (None, Some(path)) => match Scenario::read(path) {
             Ok(scenario) => (scenario.plan, plant.or(scenario.expect.fails_under)),
             Err(error) => return usage(&error.to_string()),

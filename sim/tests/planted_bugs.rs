@@ -34,24 +34,48 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
     (Plant::WalTruncateUnsynced, 60, &["I1", "I6", "I8", "I9"]),
 ];
 
+/// The same for those of the command log, with the subject that shows them.
+const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
+    ("aof", Plant::AofRingFullDrops, 60, &["I1", "I6", "I9", "I16"]),
+    ("aof", Plant::AofRingSlotFreedEarly, 60, &["I1", "I1a", "I6", "I9", "I16"]),
+    ("aof", Plant::AofEverysecIdleTail, 60, &["I16"]),
+    ("aof", Plant::AofMultiTruncInside, 120, &["I1", "I5", "I6", "I7"]),
+    ("aof", Plant::AofSyncPublishesAccepted, 60, &["I1", "I6", "I9"]),
+    ("aof", Plant::AofSyncErrorIgnored, 60, &["I1", "I6", "I8", "I9"]),
+    ("aof", Plant::AofSkipFailedWrite, 60, &["I1", "I1a", "I6", "I9"]),
+    ("aof", Plant::AofTrustOldSync, 60, &["I1", "I6", "I9"]),
+    ("aof", Plant::AofNamesUnsynced, 60, &["I1", "I6", "I9", "I20"]),
+    ("aof", Plant::AofManifestTrusted, 120, &["I1", "I6", "I9"]),
+    ("aof", Plant::AofNoChecksums, 60, &["I1", "I3", "I5", "I6", "I9", "I20"]),
+    ("aof", Plant::AofManifestUnsynced, 60, &["I1", "I6", "I9", "I20"]),
+    ("rewrite", Plant::RewriteRenameNoDirsync, 60, &["I1", "I6", "I9", "I20"]),
+    ("rewrite", Plant::RewriteNewincrOldUnsynced, 60, &["I1", "I6", "I9", "I20"]),
+    ("rewrite", Plant::RewriteManifestInplace, 60, &["I1", "I6", "I9", "I20"]),
+    ("rewrite", Plant::RewriteBaseUnsynced, 60, &["I1", "I6", "I9", "I20"]),
+    ("rewrite", Plant::RewriteHistoryFirst, 60, &["I1", "I6", "I9", "I20"]),
+];
+
 /// Too rare for a bounded search: a stored scenario shows each of them instead.
 const BY_SCENARIO: &[Plant] = &[
     Plant::WalOverlappingSyncs,
     Plant::WalSparesOutOfOrder,
     Plant::WalFloorBeforeSync,
     Plant::WalTruncateWithoutWitness,
+    Plant::AofSecondReadTrusted,
+    Plant::RewriteSelectForgotten,
 ];
 
-/// In a recovery mode that the simulator doesn't use.
-const BY_MODE: &[Plant] = &[Plant::WalAbsoluteTolerates];
+/// Shown by a test below: in a recovery mode, or beside files, that the simulator doesn't use.
+const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofIgnoreRdb];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
 const NEEDS_NO_FAULT: &[Plant] = &[Plant::WalRecycledStale, Plant::WalSparesOutOfOrder];
 
 #[test]
 fn each_planted_bug_is_found_within_its_seeds_and_named() {
-    for (plant, within, named) in BUGS {
-        let found = campaign::run(1..within + 1, Some(*plant), |seed| draw(seed, "wal", false), |_| {});
+    let wal = BUGS.iter().map(|(plant, within, named)| ("wal", plant, within, named));
+    for (subject, plant, within, named) in wal.chain(COMMAND_BUGS.iter().map(|(a, b, c, d)| (*a, b, c, d))) {
+        let found = campaign::run(1..within + 1, Some(*plant), |seed| draw(seed, subject, false), |_| {});
         let reached = found.total.as_ref().and_then(|total| total.reached.get(plant.name()).copied());
         assert!(reached.unwrap_or(0) > 0, "{} was never reached", plant.name());
         let first =
@@ -68,8 +92,9 @@ fn each_planted_bug_is_found_within_its_seeds_and_named() {
 #[test]
 fn every_planted_bug_is_searched_or_has_a_scenario() {
     for plant in Plant::ALL {
-        let searched = BUGS.iter().any(|(bug, ..)| bug == plant);
-        let shown = [searched, BY_SCENARIO.contains(plant), BY_MODE.contains(plant)];
+        let searched =
+            BUGS.iter().any(|(bug, ..)| bug == plant) || COMMAND_BUGS.iter().any(|(_, bug, ..)| bug == plant);
+        let shown = [searched, BY_SCENARIO.contains(plant), BY_TEST.contains(plant)];
         assert_eq!(shown.iter().filter(|shown| **shown).count(), 1, "{}", plant.name());
     }
 }
@@ -77,16 +102,45 @@ fn every_planted_bug_is_searched_or_has_a_scenario() {
 #[test]
 fn without_faults_no_planted_bug_shows() {
     for plant in Plant::ALL.iter().filter(|plant| !NEEDS_NO_FAULT.contains(plant)) {
-        let calm = campaign::run(1..501, Some(*plant), |seed| draw(seed, "wal", true), |_| {});
-        assert_eq!((calm.runs, calm.failed), (500, 0), "{}: {:?}", plant.name(), calm.failures.first());
+        let subjects: &[&str] = if plant.name().starts_with("wal") || plant.name().starts_with("env") {
+            &["wal"]
+        } else {
+            &["aof", "rewrite"]
+        };
+        for subject in subjects {
+            let calm = campaign::run(1..501, Some(*plant), |seed| draw(seed, subject, true), |_| {});
+            assert_eq!((calm.runs, calm.failed), (500, 0), "{}: {:?}", plant.name(), calm.failures.first());
+        }
     }
 }
 
 #[test]
 fn without_a_plant_no_seed_fails_and_nothing_stays_unchecked() {
-    let storm = campaign::run(1..2001, None, |seed| draw(seed, "wal", false), |_| {});
-    assert_eq!((storm.runs, storm.failed), (2000, 0), "{:?}", storm.failures.first());
-    assert_eq!(storm.total.map(|total| total.never()), Some(Vec::new()));
+    for subject in ["wal", "aof", "rewrite"] {
+        let storm = campaign::run(1..2001, None, |seed| draw(seed, subject, false), |_| {});
+        assert_eq!((storm.runs, storm.failed), (2000, 0), "{:?}", storm.failures.first());
+        let Some(total) = storm.total else { panic!("{subject}: nothing ran") };
+        assert_eq!(total.never(), Vec::<String>::new(), "{subject}");
+        assert!(subject == "wal" || total.checked.get("I16").is_some_and(|count| *count > 20), "{:?}", total.checked);
+    }
+}
+
+/// A snapshot in RDB format without a log is refused; the planted bug begins empty beside it (B3).
+#[test]
+fn a_snapshot_without_a_log_is_held_by_its_planted_bug() {
+    use engine::{
+        aof::{CommandLog, OpenError, options::Options},
+        env::{OsEnv, block_on},
+        keyspace::Keyspace,
+        plant::Plants,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("dump.rdb"), "REDIS0010").unwrap();
+    let open = |options| block_on(CommandLog::open(OsEnv, folder.path(), options, &mut Keyspace::new()));
+    let refused = open(Options::default());
+    assert!(matches!(refused, Err(OpenError::OtherData { .. })), "{refused:?}");
+    let planted = Options { plants: Plants::only(Plant::AofIgnoreRdb), ..Options::default() };
+    assert!(open(planted).is_ok(), "the bug shows");
 }
 
 /// The absolute mode refuses a log that was not closed; the planted bug opens it.

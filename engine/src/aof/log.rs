@@ -437,6 +437,16 @@ impl<E: Env> Log<E> {
             Err(error) => {
                 warn!(failure = %error.failure, "will be tried again");
                 state.stats.stalls += 1;
+                if planted!(self.plants, AofRingSlotFreedEarly) {
+                    // What is gone from the ring can't be written again.
+                    let freed = mem::take(&mut state.left);
+                    if freed.iter().any(|page| page.tag.head == Head::Switch) {
+                        state.switched(Err(error.failure));
+                    }
+                    state.written = freed.back().map_or(state.written, |page| page.tag.upto);
+                    state.ring.give_back(freed);
+                    return;
+                }
                 if planted!(self.plants, AofSkipFailedWrite) {
                     let skipped = mem::take(&mut state.left);
                     if skipped.iter().any(|page| page.tag.head == Head::Switch) {

@@ -149,6 +149,7 @@ impl<E: Env> Opening<'_, E> {
         if let Some(entry) = &last {
             let file = interruptible(|| dir.open(&entry.name, OpenMode::Write)).await;
             let file = file.map_err(OpenError::io("open", &entry.name))?;
+            let total = total - loaded.files.last().map_or(0, |(_, checked)| checked.good);
             let (good, whole, torn) = loaded.files.last().map_or((0, true, true), |(_, checked)| {
                 let inside = planted!(self.plants, AofMultiTruncInside);
                 let good = if inside { checked.whole } else { checked.good };
@@ -180,7 +181,7 @@ impl<E: Env> Opening<'_, E> {
                     manifest.counted = true;
                     self.replace(dir, &manifest).await?;
                 }
-                return Ok(Made { target, manifest, database, earlier_bytes: total - good, base_bytes });
+                return Ok(Made { target, manifest, database, earlier_bytes: total, base_bytes });
             }
             // What a power cut would leave of it is not known: a sync now would not prove it, if one failed before.
             let new = self.next_increment(&manifest);
@@ -192,7 +193,7 @@ impl<E: Env> Opening<'_, E> {
             self.replace(dir, &manifest).await?;
             let _ = dir.remove(&entry.name).await;
             let target = Target { file: Arc::new(copied), name: new.name, offset: bytes, whole: bytes, salt: new.salt };
-            return Ok(Made { target, manifest, database: loaded.database, earlier_bytes: total - good, base_bytes });
+            return Ok(Made { target, manifest, database: loaded.database, earlier_bytes: total, base_bytes });
         }
         // A base alone, as a Redis that was stopped in an upgrade leaves it.
         let new = self.next_increment(&manifest);
@@ -260,7 +261,8 @@ impl<E: Env> Opening<'_, E> {
             }
         }
         // After a failed sync the cache may have forgotten, since the file was loaded, what the disk never had.
-        if walk.digest() != digest && !planted!(self.plants, AofSecondReadTrusted) {
+        let inside = planted!(self.plants, AofMultiTruncInside);
+        if walk.digest() != digest && !inside && !planted!(self.plants, AofSecondReadTrusted) {
             return Err(reads(io::Error::other("it reads differently from when it was loaded")));
         }
         interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", &new.name))?;
