@@ -106,7 +106,7 @@ mod switches {
         AofRingSlotFreedEarly "aof-ring-slot-freed-early" "free the pages of a write before it has succeeded";
         AofEverysecIdleTail "aof-everysec-idle-tail" "skip the sync of a second in which there was nothing to write";
         AofMultiTruncInside "aof-multi-trunc-inside" "cut a torn tail after the last whole command, leaving MULTI open (B2)";
-        AofSyncPublishesAccepted "aof-sync-publishes-accepted" "let a sync publish what was accepted when it began, written or not";
+        AofSyncPublishesPresent "aof-sync-publishes-present" "let a sync publish what is written when it ends instead of when it began";
         AofSyncErrorIgnored "aof-sync-error-ignored" "take a failed sync for one that succeeded (M17)";
         AofSkipFailedWrite "aof-skip-failed-write" "go on behind a write that failed";
         AofTrustOldSync "aof-trust-old-sync" "at open cut and sync the old increment instead of copying it";

@@ -357,8 +357,7 @@ impl<E: Env> Log<E> {
         }
         state.stats.syncs += 1;
         state.synced_at = self.env.monotonic();
-        let upto = if planted!(self.plants, AofSyncPublishesAccepted) { state.accepted() } else { state.written };
-        state.sync.begin(Job::Sync(SyncJob { target: state.target.clone(), upto }))
+        state.sync.begin(Job::Sync(SyncJob { target: state.target.clone(), upto: state.written }))
     }
 
     /// Takes in how an operation ended.
@@ -372,7 +371,8 @@ impl<E: Env> Log<E> {
                 let SyncJob { target, upto } = job;
                 match result {
                     Ok(()) => {
-                        state.durable = state.durable.max(upto);
+                        let present = planted!(self.plants, AofSyncPublishesPresent);
+                        state.durable = state.durable.max(if present { state.written } else { upto });
                         if target.name == state.target.name {
                             state.durable_whole = state.durable_whole.max(target.whole);
                         }
