@@ -34,8 +34,12 @@ declare -A promise=(
 
 determinism_seeds=(1 2 3 42 1000 18446744073709551615)
 campaign_seeds=1..10001
-# Planted bug and the seeds within which it must be found.
+# Planted bug, the seeds within which it must be found, and the subject if it is not wal.
 plant_samples=(
+  "aof-ring-full-drops 1..501 aof"
+  "aof-everysec-idle-tail 1..501 aof"
+  "aof-no-checksums 1..501 aof"
+  "rewrite-newincr-old-unsynced 1..501 rewrite"
   "wal-seg-no-dirsync 1..501"
   "wal-fsync-retry-ok 1..2001"
   "wal-reuse-torn-tail 1..2001"
@@ -51,12 +55,15 @@ cargo_fuzz_version=0.13.2
 # --- Steps: each runs in a subshell of its own, and fails with its first failing command
 
 step_setup() {
-  if ! command -v g++ >/dev/null; then
+  local packages=()
+  command -v g++ >/dev/null || packages+=(g++) # for the fuzz step
+  command -v redis-server >/dev/null || packages+=(redis-server) # for the tests of the command log
+  if [ "${#packages[@]}" != 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       apt-get update -q
-      DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends g++
+      DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
     else
-      echo "g++ is missing: install a C++ compiler (only the fuzz step needs it)"
+      echo "missing: install ${packages[*]}"
       return 1
     fi
   fi
@@ -105,13 +112,13 @@ step_scenarios() {
 }
 
 step_plants() {
-  local sample id seeds code log missed=0
+  local sample id seeds subject code log missed=0
   log=$(scratch plants)/last.log
   cargo build -p sim --release
   for sample in "${plant_samples[@]}"; do
-    read -r id seeds <<<"$sample"
+    read -r id seeds subject <<<"$sample"
     code=0
-    cargo run -q --release -p sim -- --plant "$id" --seeds "$seeds" >"$log" 2>&1 || code=$?
+    cargo run -q --release -p sim -- --subject "${subject:-wal}" --plant "$id" --seeds "$seeds" >"$log" 2>&1 || code=$?
     # 1 means a violation was found; 0 that none was, and anything else that the run itself went wrong.
     if [ "$code" = 1 ]; then
       echo "$id: found within seeds $seeds"
@@ -125,7 +132,10 @@ step_plants() {
 }
 
 step_campaign() {
-  cargo run --release -p sim -- --seeds "$campaign_seeds"
+  local subject
+  for subject in wal aof rewrite; do
+    cargo run --release -p sim -- --subject "$subject" --seeds "$campaign_seeds"
+  done
 }
 
 step_os() {

@@ -70,8 +70,7 @@ const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofIgnoreRdb];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
 /// And a ring may be full on a good day.
-const NEEDS_NO_FAULT: &[Plant] =
-    &[Plant::WalRecycledStale, Plant::WalSparesOutOfOrder, Plant::AofRingFullDrops];
+const NEEDS_NO_FAULT: &[Plant] = &[Plant::WalRecycledStale, Plant::WalSparesOutOfOrder, Plant::AofRingFullDrops];
 
 #[test]
 fn each_planted_bug_is_found_within_its_seeds_and_named() {

@@ -1,0 +1,486 @@
+//! The command log against a live redis-server: our directories load there, its directories load here, with equal content.
+//!
+//! Needs `redis-server` and `redis-check-aof` (Debian package `redis-server`, version 7). Where they are missing the tests say so
+//! and pass, but not where `CI` is set.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use engine::{
+    aof::{
+        CommandLog,
+        options::{Fsync, Options},
+    },
+    env::{OsEnv, block_on},
+    keyspace::{Keyspace, Value},
+};
+
+/// Whether the server is there; says so if it isn't.
+fn missing() -> bool {
+    let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+    assert!(found || std::env::var_os("CI").is_none(), "redis-server is missing; install the package redis-server");
+    if !found {
+        eprintln!("SKIPPED: redis-server is missing; install the package redis-server to run this test");
+    }
+    !found
+}
+
+/// What a server answers.
+#[derive(Clone, Debug, PartialEq)]
+enum Reply {
+    Text(Vec<u8>),
+    Error(String),
+    Number(i64),
+    Nothing,
+    List(Vec<Reply>),
+}
+
+impl Reply {
+    fn text(&self) -> Vec<u8> {
+        match self {
+            Reply::Text(text) => text.clone(),
+            other => panic!("no text: {other:?}"),
+        }
+    }
+
+    fn texts(&self) -> Vec<Vec<u8>> {
+        match self {
+            Reply::List(items) => items.iter().map(Reply::text).collect(),
+            other => panic!("no list: {other:?}"),
+        }
+    }
+}
+
+struct Server {
+    process: Child,
+    stream: BufReader<UnixStream>,
+}
+
+impl Server {
+    /// A server on the data directory `path`; `None` if it refuses to start.
+    fn start(path: &Path, preamble: bool) -> Option<Server> {
+        let socket = path.join("s");
+        let _ = fs::remove_file(&socket);
+        let mut process = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "yes", "--enable-debug-command", "yes"])
+            .args(["--appendfsync", "no", "--daemonize", "no", "--loglevel", "warning"])
+            .args(["--aof-use-rdb-preamble", if preamble { "yes" } else { "no" }])
+            .arg("--dir")
+            .arg(path)
+            .arg("--unixsocket")
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a server");
+        for _ in 0..2000 {
+            if let Ok(stream) = UnixStream::connect(&socket) {
+                let mut server = Server { process, stream: BufReader::new(stream) };
+                // While it loads it answers with an error.
+                while matches!(server.ask(&[b"PING"]), Reply::Error(_)) {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                return Some(server);
+            }
+            if process.try_wait().expect("a process").is_some() {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        panic!("the server does not answer");
+    }
+
+    fn ask(&mut self, command: &[&[u8]]) -> Reply {
+        let mut bytes = Vec::new();
+        engine::aof::resp::encode(&mut bytes, command);
+        self.stream.get_mut().write_all(&bytes).expect("a server that listens");
+        self.reply()
+    }
+
+    fn reply(&mut self) -> Reply {
+        let mut line = Vec::new();
+        self.stream.read_until(b'\n', &mut line).expect("an answer");
+        if line.is_empty() {
+            return Reply::Error("the server has ended".into());
+        }
+        let text = String::from_utf8_lossy(&line[1..line.len() - 2]).into_owned();
+        let number = || text.parse::<i64>().expect("a number");
+        match line[0] {
+            b'+' => Reply::Text(text.into_bytes()),
+            b'-' => Reply::Error(text),
+            b':' => Reply::Number(number()),
+            b'$' if number() < 0 => Reply::Nothing,
+            b'$' => {
+                let mut bytes = vec![0; number() as usize + 2];
+                self.stream.read_exact(&mut bytes).expect("an answer");
+                bytes.truncate(bytes.len() - 2);
+                Reply::Text(bytes)
+            }
+            b'*' => Reply::List((0..number()).map(|_| self.reply()).collect()),
+            other => panic!("no reply begins with {other}"),
+        }
+    }
+
+    fn digest(&mut self) -> Vec<u8> {
+        self.ask(&[b"DEBUG", b"DIGEST"]).text()
+    }
+
+    /// Waits for a rewrite to end.
+    fn rewrite(&mut self) {
+        assert!(!matches!(self.ask(&[b"BGREWRITEAOF"]), Reply::Error(_)));
+        loop {
+            let info = String::from_utf8(self.ask(&[b"INFO", b"persistence"]).text()).expect("text");
+            if info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0") {
+                assert!(info.contains("aof_last_bgrewrite_status:ok"), "{info}");
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// All that it holds, as our data set holds it.
+    fn dump(&mut self) -> Vec<Vec<(Vec<u8>, String)>> {
+        (0..16_u32)
+            .map(|number| {
+                self.ask(&[b"SELECT", number.to_string().as_bytes()]);
+                let mut keys = self.ask(&[b"KEYS", b"*"]).texts();
+                keys.sort();
+                keys.into_iter()
+                    .map(|key| {
+                        let content = self.content(&key);
+                        (key, content)
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+
+    fn content(&mut self, key: &[u8]) -> String {
+        let kind = self.ask(&[b"TYPE", key]).text();
+        let sorted = |mut texts: Vec<Vec<u8>>| {
+            texts.sort();
+            texts
+        };
+        let pairs = |texts: Vec<Vec<u8>>| {
+            let mut pairs: Vec<_> = texts.chunks(2).map(<[Vec<u8>]>::to_vec).collect();
+            pairs.sort();
+            pairs
+        };
+        let content = match kind.as_slice() {
+            b"string" => format!("{:?}", self.ask(&[b"GET", key]).text()),
+            b"list" => format!("{:?}", self.ask(&[b"LRANGE", key, b"0", b"-1"]).texts()),
+            b"set" => format!("{:?}", sorted(self.ask(&[b"SMEMBERS", key]).texts())),
+            b"hash" => format!("{:?}", pairs(self.ask(&[b"HGETALL", key]).texts())),
+            _ => {
+                let scores = pairs(self.ask(&[b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"]).texts());
+                let number = |text: &[u8]| String::from_utf8_lossy(text).parse::<f64>().expect("a score");
+                let scores: Vec<_> = scores.into_iter().map(|pair| (pair[0].clone(), number(&pair[1]))).collect();
+                format!("{scores:?}")
+            }
+        };
+        match self.ask(&[b"PEXPIRETIME", key]) {
+            Reply::Number(-1) => content,
+            Reply::Number(time) => format!("{content} until {time}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stop(mut self) {
+        let _ = self.stream.get_mut().write_all(b"*1\r\n$8\r\nSHUTDOWN\r\n");
+        self.process.wait().expect("an end");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The same of our data set.
+fn dump(keys: &Keyspace) -> Vec<Vec<(Vec<u8>, String)>> {
+    let database = |database: &engine::keyspace::Database| {
+        let mut all: Vec<_> = database
+            .iter()
+            .map(|(key, entry)| {
+                let content = match &entry.value {
+                    Value::String(value) => format!("{:?}", value.to_vec()),
+                    Value::List(list) => format!("{:?}", list.iter().map(|item| item.to_vec()).collect::<Vec<_>>()),
+                    Value::Set(set) => format!("{:?}", set.iter().map(|item| item.to_vec()).collect::<Vec<_>>()),
+                    Value::Hash(hash) => {
+                        let pairs = hash.iter().map(|(field, value)| vec![field.to_vec(), value.to_vec()]);
+                        format!("{:?}", pairs.collect::<Vec<_>>())
+                    }
+                    Value::Sorted(sorted) => {
+                        let mut scores: Vec<_> =
+                            sorted.iter().map(|(member, score)| (member.to_vec(), *score)).collect();
+                        scores.sort_by(|one, two| one.0.cmp(&two.0));
+                        format!("{scores:?}")
+                    }
+                };
+                let until = entry.expires_ms.map_or_else(String::new, |time| format!(" until {time}"));
+                (key.to_vec(), content + &until)
+            })
+            .collect();
+        all.sort();
+        all
+    };
+    keys.databases().iter().map(database).collect()
+}
+
+/// Draws without a crate: the same numbers on every machine.
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+
+    fn word(&mut self) -> String {
+        let length = [0, 1, 5, 20, 70, 300][self.below(6) as usize];
+        (0..length).map(|_| char::from(b'a' + self.below(26) as u8)).collect()
+    }
+
+    fn command(&mut self) -> Vec<String> {
+        let kinds = ["s", "n", "l", "t", "h", "z"];
+        let kind = self.below(6) as usize;
+        let key = format!("{}{}", kinds[kind], self.below(8));
+        let other = format!("{}{}", kinds[kind], self.below(8));
+        let (word, number) = (self.word(), self.below(100).to_string());
+        let text = match (kind, self.below(8)) {
+            (_, 7) => match self.below(7) {
+                0 => format!("DEL {key}"),
+                1 => format!("RENAME {key} {other}"),
+                2 => format!("COPY {key} {other} REPLACE"),
+                3 => format!("PEXPIREAT {key} {}", 4_000_000_000_000 + self.below(1000)),
+                4 => format!("PERSIST {key}"),
+                5 => format!("MOVE {key} 5"),
+                _ => "SWAPDB 5 6".into(),
+            },
+            (0, 0) => format!("APPEND {key} x{word}"),
+            (0, 1) => format!("SETRANGE {key} {number} y{word}"),
+            (0, 2) => format!("GETSET {key} z{word}"),
+            (0, 3) => format!("MSET {key} a{word} {other} b{word}"),
+            (0, 4) => format!("GETDEL {key}"),
+            (0, _) => format!("SET {key} v{word}"),
+            (1, 0) => format!("INCRBY {key} {number}"),
+            (1, 1) => format!("DECR {key}"),
+            (1, _) => format!("INCR {key}"),
+            (2, 0) => format!("LPUSH {key} x{word} {number}"),
+            (2, 1) => format!("LTRIM {key} 0 20"),
+            (2, 2) => format!("RPOPLPUSH {key} {other}"),
+            (2, 3) => format!("LINSERT {key} BEFORE {number} y{word}"),
+            (2, 4) => format!("LREM {key} 1 {number}"),
+            (2, _) => format!("RPUSH {key} {number} z{word}"),
+            (3, 0) => format!("SREM {key} {number}"),
+            (3, 1) => format!("SUNIONSTORE {key} {key} {other}"),
+            (3, 2) => format!("SMOVE {key} {other} {number}"),
+            (3, _) => format!("SADD {key} {number} m{word}"),
+            (4, 0) => format!("HDEL {key} {number}"),
+            (4, 1) => format!("HINCRBY {key} counter {number}"),
+            (4, _) => format!("HSET {key} {number} v{word} f{number} w{word}"),
+            (_, 0) => format!("ZREM {key} m{number}"),
+            (_, 1) => format!("ZINCRBY {key} 0.1 m{number}"),
+            (_, 2) => format!("ZREMRANGEBYRANK {key} 30 -1"),
+            (_, 3) => format!("ZPOPMIN {key}"),
+            (_, _) => format!("ZADD {key} {number}.{} m{number} -1e{} n{number}", self.below(1000), self.below(300)),
+        };
+        text.split(' ').map(str::to_owned).collect()
+    }
+}
+
+fn bytes(command: &[String]) -> Vec<&[u8]> {
+    command.iter().map(|word| word.as_bytes()).collect()
+}
+
+/// What `redis-check-aof` says of the log in a data directory.
+fn accepted_by_the_tool(path: &Path) -> bool {
+    let manifest = path.join("appendonlydir/appendonly.aof.manifest");
+    let output = Command::new("redis-check-aof").arg(manifest).output().expect("the tool");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    output.status.success()
+}
+
+#[test]
+fn our_directory_loads_in_redis_with_equal_content() {
+    if missing() {
+        return;
+    }
+    for (number, options) in [
+        Options { append_fsync: Fsync::No, ..Options::default() },
+        Options { append_fsync: Fsync::No, checksums: false, aof_timestamp_enabled: true, ..Options::default() },
+        Options { append_fsync: Fsync::EverySecond, ring_page_bytes: 100, split_large: true, ..Options::default() },
+        Options {
+            append_fsync: Fsync::Always,
+            append_filename: "appendonly.aof".into(),
+            ring_page_bytes: 100,
+            ..Options::default()
+        },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut server = Server::start(theirs.path(), true).expect("a server");
+        let mut keys = Keyspace::new();
+        let mut draws = Draws(number as u64);
+        block_on(async {
+            let (log, _) = CommandLog::open(OsEnv, ours.path(), options, &mut keys).await.unwrap();
+            let mut rewrite = None;
+            for round in 0..400 {
+                let database = draws.below(3) as u32;
+                for reader in [b"SELECT".as_slice()] {
+                    let number = database.to_string();
+                    server.ask(&[reader, number.as_bytes()]);
+                    keys.load(&[reader, number.as_bytes()]).unwrap();
+                }
+                let mut unit = Vec::new();
+                for _ in 0..1 + draws.below(4) {
+                    let command = draws.command();
+                    let (theirs, ours) =
+                        (server.ask(&bytes(&command)), keys.execute(&bytes(&command), 1_700_000_000_000));
+                    assert_eq!(matches!(theirs, Reply::Error(_)), ours.is_err(), "{command:?}: {theirs:?} {ours:?}");
+                    if ours == Ok(true) {
+                        unit.push(command);
+                    }
+                }
+                let unit: Vec<&[String]> = unit.iter().map(Vec::as_slice).collect();
+                if !unit.is_empty() {
+                    log.append_unit(database, &unit).await.unwrap();
+                }
+                log.round().await.unwrap();
+                if round % 150 == 149 {
+                    rewrite = Some(log.rewrite(|| keys.snapshot()).await.unwrap());
+                }
+            }
+            if let Some(rewrite) = rewrite {
+                rewrite.done().await.unwrap();
+            }
+            log.close().await.unwrap();
+        });
+        let expected = server.digest();
+        assert_eq!(server.dump(), dump(&keys));
+        server.stop();
+        assert!(accepted_by_the_tool(ours.path()));
+        let mut server = Server::start(ours.path(), true).expect("our directory");
+        assert_eq!(server.digest(), expected, "options {number}");
+        server.stop();
+    }
+}
+
+#[test]
+fn a_directory_of_redis_loads_here_goes_on_and_loads_there_again() {
+    if missing() {
+        return;
+    }
+    for preamble in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut draws = Draws(77);
+        let mut server = Server::start(folder.path(), preamble).expect("a server");
+        for round in 0..600 {
+            server.ask(&[b"SELECT", draws.below(3).to_string().as_bytes()]);
+            let command = draws.command();
+            let multi = draws.below(5) == 0;
+            if multi {
+                server.ask(&[b"MULTI"]);
+                server.ask(&bytes(&draws.command()));
+            }
+            server.ask(&bytes(&command));
+            if multi {
+                server.ask(&[b"EXEC"]);
+            }
+            if round == 300 {
+                server.rewrite();
+            }
+        }
+        let expected = server.dump();
+        server.stop();
+        let mut keys = Keyspace::new();
+        block_on(async {
+            let (log, loaded) = CommandLog::open(OsEnv, folder.path(), Options::default(), &mut keys).await.unwrap();
+            assert_eq!((dump(&keys), loaded.failures), (expected, 0), "preamble {preamble}");
+            for _ in 0..200 {
+                let command = draws.command();
+                keys.load(&[b"SELECT", b"2"]).unwrap();
+                if keys.execute(&bytes(&command), 1_700_000_000_000) == Ok(true) {
+                    log.append(2, &command).await.unwrap();
+                }
+            }
+            log.close().await.unwrap();
+        });
+        // There and back: what the server appends behind our batches has no checksum, and is loaded all the same.
+        assert!(accepted_by_the_tool(folder.path()));
+        let mut server = Server::start(folder.path(), preamble).expect("our directory");
+        assert_eq!(server.dump(), dump(&keys));
+        for _ in 0..50 {
+            server.ask(&[b"SELECT", b"1"]);
+            server.ask(&bytes(&draws.command()));
+        }
+        let expected = server.dump();
+        server.stop();
+        let mut keys = Keyspace::new();
+        let (log, _) = block_on(CommandLog::open(OsEnv, folder.path(), Options::default(), &mut keys)).unwrap();
+        assert_eq!(dump(&keys), expected);
+        block_on(log.close()).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_at_any_byte_holds_the_same_there_and_here() {
+    if missing() {
+        return;
+    }
+    let mut log = Vec::new();
+    let mut draws = Draws(5);
+    let encode = |log: &mut Vec<u8>, command: &str| {
+        engine::aof::resp::encode(log, &command.split(' ').collect::<Vec<_>>());
+    };
+    encode(&mut log, "SELECT 0");
+    while log.len() < 1900 {
+        let unit = draws.below(3) == 0;
+        if unit {
+            encode(&mut log, "MULTI");
+        }
+        for _ in 0..1 + draws.below(3) {
+            encode(&mut log, &format!("INCR n{}", draws.below(3)));
+            encode(&mut log, &format!("APPEND s{} {}", draws.below(3), draws.below(1_000_000)));
+        }
+        if unit {
+            encode(&mut log, "EXEC");
+        }
+    }
+    // A server ends when it is asked to load a torn file again, so each cut gets one of its own: two at a time.
+    thread::scope(|scope| {
+        for half in 0..2 {
+            let log = &log;
+            scope
+                .spawn(move || (1..=log.len()).filter(|cut| cut % 2 == half).for_each(|cut| same_content(&log[..cut])));
+        }
+    });
+}
+
+/// Loads a log of these bytes in a server and here.
+fn same_content(log: &[u8]) {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("appendonlydir");
+    fs::create_dir(&inner).unwrap();
+    let file = |name: &str| -> PathBuf { inner.join(name) };
+    fs::write(file("appendonly.aof.1.base.aof"), "").unwrap();
+    fs::write(file("appendonly.aof.1.incr.aof"), log).unwrap();
+    let manifest = "file appendonly.aof.1.base.aof seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n";
+    fs::write(file("appendonly.aof.manifest"), manifest).unwrap();
+    let mut keys = Keyspace::new();
+    let verified = block_on(CommandLog::verify(OsEnv, folder.path(), Options::default(), &mut keys)).unwrap();
+    assert_eq!(verified.files[1].1.length, log.len() as u64);
+    let mut server = Server::start(folder.path(), false).expect("a server that takes what was cut off");
+    assert_eq!(dump(&keys), server.dump(), "cut at {}", log.len());
+}
