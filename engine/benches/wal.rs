@@ -10,6 +10,8 @@
 )]
 #![allow(missing_docs, reason = "a program, not an interface")]
 
+#[path = "wal/commands.rs"]
+mod commands;
 #[path = "wal/ours.rs"]
 mod ours;
 #[path = "wal/raw.rs"]
@@ -47,6 +49,7 @@ pub(crate) struct Sizes {
     pub(crate) synced: u64,
     pub(crate) grouped: u64,
     pub(crate) replayed: u64,
+    pub(crate) loaded: u64,
 }
 
 struct Options {
@@ -76,6 +79,12 @@ const CASES: &[Case] = &[
     Case { name: "raw-read", baseline: None, run: raw::read },
     Case { name: "replay", baseline: Some(("raw-read", 0.5)), run: ours::replay },
     Case { name: "open of the same log", baseline: Some(("raw-read", 0.0)), run: ours::open },
+    Case { name: "commands, no sync", baseline: Some(("raw-buffered", 0.5)), run: commands::appended },
+    Case { name: "commands, 32 committers", baseline: Some(("raw-group, 32 writers", 0.9)), run: commands::committed },
+    Case { name: "redis load", baseline: None, run: commands::redis_loaded },
+    Case { name: "commands, load", baseline: Some(("redis load", 5.0)), run: commands::loaded },
+    Case { name: "redis rewrite", baseline: None, run: commands::redis_rewritten },
+    Case { name: "commands, rewrite", baseline: Some(("redis rewrite", 3.0)), run: commands::rewritten },
 ];
 
 fn main() -> ExitCode {
@@ -97,11 +106,16 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let redis = commands::has_redis();
+    if !redis {
+        eprintln!("redis-server is missing: no comparison with it");
+    }
     let wanted = |case: &Case| {
-        case.name.contains(&options.filter)
+        let asked = case.name.contains(&options.filter)
             || CASES.iter().any(|other| {
                 other.name.contains(&options.filter) && other.baseline.is_some_and(|(name, _)| name == case.name)
-            })
+            });
+        asked && (redis || !case.name.starts_with("redis"))
     };
     let mut figures: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for repeat in 1..=options.repeats {
@@ -119,8 +133,8 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
-    let full = Sizes { buffered: 250_000, synced: 2_000, grouped: 24_000, replayed: 2_000_000 };
-    let quick = Sizes { buffered: 200_000, synced: 50, grouped: 640, replayed: 100_000 };
+    let full = Sizes { buffered: 250_000, synced: 2_000, grouped: 24_000, replayed: 2_000_000, loaded: 1_000_000 };
+    let quick = Sizes { buffered: 200_000, synced: 50, grouped: 640, replayed: 100_000, loaded: 20_000 };
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned();
     let mut options = Options { json: false, repeats: 7, filter: String::new(), dir: target, sizes: full };
     while let Some(arg) = args.next() {

@@ -11,6 +11,7 @@ mod keys;
 mod lists;
 mod numbers;
 mod sets;
+mod shards;
 mod snapshot;
 mod sorted;
 mod strings;
@@ -21,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thiserror::Error;
 
 use crate::aof::load::DataSet;
+
+use shards::Shards;
 
 pub use snapshot::KeyspaceSnapshot;
 pub(crate) use snapshot::rebuild;
@@ -83,13 +86,13 @@ pub struct Entry {
 /// One database.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Database {
-    keys: BTreeMap<Text, Entry>,
+    keys: Shards,
 }
 
 impl Database {
     /// All keys, in the order of their bytes, also those that are expired and not removed yet.
     pub fn iter(&self) -> impl Iterator<Item = (&Text, &Entry)> {
-        self.keys.iter()
+        self.keys.sorted()
     }
 
     /// A key's entry.
@@ -99,7 +102,7 @@ impl Database {
     }
 
     /// Puts a key in place; not with a value that no key may have.
-    fn insert(&mut self, key: Text, entry: Entry) {
+    fn insert(&mut self, key: &[u8], entry: Entry) {
         if !entry.value.is_gone() {
             self.keys.insert(key, entry);
         }
@@ -142,10 +145,18 @@ pub enum CommandError {
 }
 
 /// The databases, and the one that is selected.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Keyspace {
     databases: Vec<Database>,
     selected: usize,
+    /// The command that was executed last, by its name in upper case.
+    last: Option<(&'static str, Run)>,
+}
+
+impl PartialEq for Keyspace {
+    fn eq(&self, other: &Keyspace) -> bool {
+        (self.selected, &self.databases) == (other.selected, &other.databases)
+    }
 }
 
 impl Default for Keyspace {
@@ -158,7 +169,7 @@ impl Keyspace {
     /// No keys; database 0 is selected.
     #[must_use]
     pub fn new() -> Keyspace {
-        Keyspace { databases: vec![Database::default(); DATABASES], selected: 0 }
+        Keyspace { databases: vec![Database::default(); DATABASES], selected: 0, last: None }
     }
 
     /// The databases by number.
@@ -206,14 +217,25 @@ impl Keyspace {
     }
 
     fn run(&mut self, command: &[&[u8]], now_ms: Option<i64>) -> Result<bool, CommandError> {
-        let name = String::from_utf8_lossy(command.first().copied().unwrap_or_default()).to_ascii_uppercase();
-        let run = table::find(&name)?;
+        let given = command.first().copied().unwrap_or_default();
+        let run = match self.last {
+            // Commands come in runs of the same.
+            Some((name, run)) if name.as_bytes() == given => run,
+            _ => {
+                let (name, run) = table::find(given)?;
+                self.last = Some((name, run));
+                run
+            }
+        };
         let mut call = Call { keyspace: self, arguments: command.get(1..).unwrap_or_default(), now_ms };
-        run(&mut call).map_err(|failed| match failed {
-            Failed::Arguments => CommandError::Arguments(name),
-            Failed::Type(found) => CommandError::Type(name, found),
-            Failed::Number => CommandError::Number(name),
-            Failed::NoKey => CommandError::NoKey(name),
+        run(&mut call).map_err(|failed| {
+            let name = String::from_utf8_lossy(given).to_ascii_uppercase();
+            match failed {
+                Failed::Arguments => CommandError::Arguments(name),
+                Failed::Type(found) => CommandError::Type(name, found),
+                Failed::Number => CommandError::Number(name),
+                Failed::NoKey => CommandError::NoKey(name),
+            }
         })
     }
 }
@@ -302,7 +324,7 @@ impl<'a> Call<'a> {
 
     /// Sets a key, without an expiry.
     fn set(&mut self, key: &[u8], value: Value) {
-        self.database(key).keys.insert(key.to_vec(), Entry { value, expires_ms: None });
+        self.database(key).keys.insert(key, Entry { value, expires_ms: None });
     }
 
     fn remove(&mut self, key: &[u8]) -> bool {
@@ -319,7 +341,7 @@ impl<'a> Call<'a> {
             }
             let mut value = T::default();
             let done = change(&mut value)?;
-            database.insert(key.to_vec(), Entry { value: value.into_value(), expires_ms: None });
+            database.insert(key, Entry { value: value.into_value(), expires_ms: None });
             return Ok(done);
         };
         let done = change(T::of(&mut entry.value)?)?;

@@ -5,8 +5,6 @@
 
 use std::{fmt, io};
 
-use crc32fast::Hasher;
-
 use crate::env::File;
 
 use super::{
@@ -114,8 +112,6 @@ pub(super) struct Walk<'f, F> {
     durable: u64,
     /// End of the batch that the walk is in.
     batch_end: u64,
-    /// Checksum of what was walked through, up to the last end of a unit.
-    digest: (Hasher, u32),
 }
 
 impl<'f, F: File> Walk<'f, F> {
@@ -124,7 +120,7 @@ impl<'f, F: File> Walk<'f, F> {
         let scan = Scan { at: begins, ..Scan::new(check) };
         let window = Window::new(file, begins).await?;
         let Check { salt, durable, .. } = check;
-        Ok(Walk { window, scan, item: 0, end: End::File, salt, durable, batch_end: begins, digest: (Hasher::new(), 0) })
+        Ok(Walk { window, scan, item: 0, end: End::File, salt, durable, batch_end: begins })
     }
 
     /// Goes to the next command or annotation; `None` at what ends the file.
@@ -140,11 +136,6 @@ impl<'f, F: File> Walk<'f, F> {
                 Ok((bytes, role)) => {
                     self.item = bytes;
                     self.window.take(bytes);
-                    let (hasher, digest) = &mut self.digest;
-                    hasher.update(self.window.taken(bytes));
-                    if self.scan.unit.is_none() {
-                        *digest = hasher.clone().finalize();
-                    }
                     return Ok(Some(role));
                 }
                 Err(Stopped::End(end)) => {
@@ -247,9 +238,9 @@ impl<'f, F: File> Walk<'f, F> {
         Ok(())
     }
 
-    /// Checksum of everything up to the last end of a unit: two walks that saw the same have the same.
+    /// Checksum of everything that the walk has seen: two walks that saw the same have the same.
     pub(super) fn digest(&self) -> u32 {
-        self.digest.1
+        self.window.digest()
     }
 
     /// How far the walk has come.

@@ -253,6 +253,9 @@ pub(super) async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifes
     Manifest::parse(&text[..read]).map_err(|error| LoadError::Manifest { file: name.to_owned(), error })
 }
 
+/// Commands of at most so many arguments are executed without an allocation for them.
+const FEW: usize = 8;
+
 /// Executes the commands of one file; those of a unit once it is whole.
 async fn load_file<F: File>(
     file: &F,
@@ -298,7 +301,17 @@ async fn load_file<F: File>(
         match (role, &mut unit) {
             // (A stray one fails, as it did when it was logged.)
             (Role::Annotation | Role::Stray, _) => {}
-            (Role::Command, None) => execute(walk.at(), &walk.command().collect::<Vec<_>>())?,
+            (Role::Command, None) => {
+                let mut few: [&[u8]; FEW] = [b""; FEW];
+                let mut arguments = walk.command();
+                let count = arguments.len();
+                if count <= FEW {
+                    few.iter_mut().zip(arguments).for_each(|(place, argument)| *place = argument);
+                    execute(walk.at(), &few[..count])?;
+                } else {
+                    execute(walk.at(), &arguments.by_ref().collect::<Vec<_>>())?;
+                }
+            }
             (Role::Command, Some(commands)) => commands.push((walk.at(), walk.command().map(<[u8]>::to_vec).collect())),
             (Role::Begins, _) => unit = Some(Vec::new()),
             (Role::Discards, _) => unit = None,

@@ -238,7 +238,7 @@ impl<E: Env> Opening<'_, E> {
         let mut walk = Walk::new(from, 0, self.options.loading().check(entry)).await.map_err(reads)?;
         let mut open_unit = false;
         loop {
-            let role = if walk.offset() < good { walk.next().await.map_err(reads)? } else { None };
+            let role = walk.next().await.map_err(reads)?.filter(|_| walk.offset() <= good);
             let full = batch.len() >= COPY_BYTES && !open_unit;
             match role {
                 Some(Role::Begins) => open_unit = true,
@@ -260,6 +260,8 @@ impl<E: Env> Opening<'_, E> {
                 None => break,
             }
         }
+        // To its end, so that it has seen what was loaded.
+        while walk.next().await.map_err(reads)?.is_some() {}
         // After a failed sync the cache may have forgotten, since the file was loaded, what the disk never had.
         let inside = planted!(self.plants, AofMultiTruncInside);
         if walk.digest() != digest && !inside && !planted!(self.plants, AofSecondReadTrusted) {

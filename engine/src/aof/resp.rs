@@ -33,10 +33,25 @@ pub fn encoded_bytes(arguments: &[impl AsRef<[u8]>]) -> usize {
 }
 
 fn header_bytes(number: usize) -> usize {
-    3 + number.checked_ilog10().map_or(1, |more| more as usize + 1)
+    match number {
+        0..10 => 4,
+        10..100 => 5,
+        100..1000 => 6,
+        _ => 4 + number.ilog10() as usize,
+    }
 }
 
 fn header(out: &mut Vec<u8>, mark: u8, number: usize) {
+    let digit = |number: usize| b'0' + (number % 10) as u8;
+    match number {
+        0..10 => return out.extend_from_slice(&[mark, digit(number), b'\r', b'\n']),
+        10..100 => return out.extend_from_slice(&[mark, digit(number / 10), digit(number), b'\r', b'\n']),
+        100..1000 => {
+            let digits = [digit(number / 100), digit(number / 10), digit(number)];
+            return out.extend_from_slice(&[mark, digits[0], digits[1], digits[2], b'\r', b'\n']);
+        }
+        _ => {}
+    }
     // Twenty digits hold every number.
     let (mut digits, mut at, mut left) = ([0; 20], 20, number);
     loop {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crc32fast::Hasher;
+
 use crate::env::{File, read_at_most};
 
 /// Bytes that are read at once.
@@ -15,12 +17,21 @@ pub(super) struct Window<'f, F> {
     /// Where the bytes begin in the file, and how many of them are done with.
     offset: u64,
     used: usize,
+    /// Of what was done with and is no longer at hand.
+    hasher: Hasher,
 }
 
 impl<'f, F: File> Window<'f, F> {
     /// Nothing at hand yet, from the byte `begins` on.
     pub(super) async fn new(file: &'f F, begins: u64) -> io::Result<Window<'f, F>> {
-        Ok(Window { file, length: file.len().await?, bytes: Vec::new(), offset: begins, used: 0 })
+        Ok(Window {
+            file,
+            length: file.len().await?,
+            bytes: Vec::new(),
+            offset: begins,
+            used: 0,
+            hasher: Hasher::new(),
+        })
     }
 
     /// The file.
@@ -31,6 +42,13 @@ impl<'f, F: File> Window<'f, F> {
     /// Length of the file.
     pub(super) fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Checksum of all that was done with.
+    pub(super) fn digest(&self) -> u32 {
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.bytes[..self.used]);
+        hasher.finalize()
     }
 
     /// Where in the file the rest begins.
@@ -56,6 +74,7 @@ impl<'f, F: File> Window<'f, F> {
 
     /// Reads on, so that `needed` bytes are at hand if the file has them, or some more at least. False at its end.
     pub(super) async fn more(&mut self, needed: usize) -> io::Result<bool> {
+        self.hasher.update(&self.bytes[..self.used]);
         self.bytes.drain(..self.used);
         self.offset += self.used as u64;
         self.used = 0;

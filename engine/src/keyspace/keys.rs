@@ -108,7 +108,7 @@ fn renames(call: &mut Call<'_>, replace: bool) -> Done {
     }
     let entry = call.database(from).keys.remove(from);
     let entry = entry.ok_or(Failed::NoKey)?;
-    call.database(to).keys.insert(to.to_vec(), entry);
+    call.database(to).keys.insert(to, entry);
     Ok(true)
 }
 
@@ -148,7 +148,7 @@ pub(super) fn copy(call: &mut Call<'_>) -> Done {
     if !replace && target.keys.contains_key(to) {
         return Ok(false);
     }
-    target.keys.insert(to.to_vec(), entry);
+    target.keys.insert(to, entry);
     Ok(true)
 }
 
@@ -162,7 +162,7 @@ pub(super) fn moves(call: &mut Call<'_>) -> Done {
         return Ok(false);
     }
     let Some(entry) = call.database(key).keys.remove(key) else { return Ok(false) };
-    call.database_of(number, key).keys.insert(key.to_vec(), entry);
+    call.database_of(number, key).keys.insert(key, entry);
     Ok(true)
 }
 

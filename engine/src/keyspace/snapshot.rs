@@ -2,51 +2,48 @@
 
 use crate::aof::{Commands, Snapshot};
 
-use super::{Database, Entry, Keyspace, Text, Value};
+use super::{Database, Entry, Keyspace, Value};
 
 /// A command rebuilds so many elements, members or fields at most.
 const ITEMS: usize = 64;
-/// A snapshot writes so many bytes at once, or one key.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// All keys of a [`Keyspace`] at one moment. What happens to the keyspace afterwards doesn't show.
 #[derive(Debug)]
 pub struct KeyspaceSnapshot {
     databases: Vec<Database>,
-    /// The database that is being written, and its last key that was.
-    at: usize,
-    last: Option<Text>,
+    /// The database that is being written, and its part.
+    at: (usize, usize),
 }
 
 impl KeyspaceSnapshot {
     pub(super) fn new(keyspace: &Keyspace) -> KeyspaceSnapshot {
-        KeyspaceSnapshot { databases: keyspace.databases.clone(), at: 0, last: None }
+        KeyspaceSnapshot { databases: keyspace.databases.clone(), at: (0, 0) }
     }
 }
 
 impl Snapshot for KeyspaceSnapshot {
     fn write(&mut self, commands: &mut Commands) -> bool {
-        let until = commands.bytes() + PIECE_BYTES;
-        while let Some(database) = self.databases.get(self.at) {
-            let from = match &self.last {
-                Some(last) => std::ops::Bound::Excluded(last.clone()),
-                None => std::ops::Bound::Unbounded,
-            };
-            for (key, entry) in database.keys.range((from, std::ops::Bound::Unbounded)) {
-                rebuild(key, entry, |command| commands.add(self.at as u32, command));
-                if commands.bytes() >= until {
-                    self.last = Some(key.clone());
-                    return true;
-                }
+        let (number, part) = self.at;
+        let Some(database) = self.databases.get_mut(number) else { return false };
+        if let Some(keys) = database.keys.part_at(part) {
+            for (key, entry) in keys {
+                rebuild(key, entry, |command| commands.add(number as u32, command));
             }
-            (self.at, self.last) = (self.at + 1, None);
+            self.at.1 += 1;
+            return true;
         }
-        false
+        // Whoever changes its keys from now on need not copy them.
+        database.keys.clear();
+        self.at = (number + 1, 0);
+        true
     }
 }
 
 /// The commands that rebuild a key, as Redis rewrites it: at most 64 items each, then its expiry.
 pub(crate) fn rebuild(key: &[u8], entry: &Entry, mut command: impl FnMut(&[&[u8]])) {
+    if let (Value::String(value), None) = (&entry.value, entry.expires_ms) {
+        return command(&[b"SET", key, value]);
+    }
     let mut items = |name: &[u8], items: &mut dyn Iterator<Item = [&[u8]; 2]>, single: bool| {
         let mut arguments: Vec<&[u8]> = Vec::with_capacity(2 + 2 * ITEMS);
         let mut count = 0;

@@ -8,6 +8,10 @@ const MAX_STRING_BYTES: usize = 512 << 20;
 pub(super) fn set(call: &mut Call<'_>) -> Done {
     let (key, rest) = call.first_and(1)?;
     let (value, mut options) = (rest[0], &rest[1..]);
+    if options.is_empty() {
+        call.set(key, Value::String(value.to_vec()));
+        return Ok(true);
+    }
     let (mut until, mut keep, mut only_new, mut only_there, mut get) = (None, false, false, false, false);
     while let Some((option, after)) = options.split_first() {
         let option = option.to_ascii_uppercase();
@@ -40,7 +44,7 @@ pub(super) fn set(call: &mut Call<'_>) -> Done {
     }
     let kept = if keep { call.entry(key).and_then(|entry| entry.expires_ms) } else { None };
     let entry = Entry { value: Value::String(value.to_vec()), expires_ms: until.or(kept) };
-    call.database(key).keys.insert(key.to_vec(), entry);
+    call.database(key).keys.insert(key, entry);
     Ok(true)
 }
 
@@ -48,7 +52,7 @@ fn set_until(call: &mut Call<'_>, kind: Until) -> Done {
     let [key, number, value] = call.exactly()?;
     let until = kind.time(call, number)?;
     let entry = Entry { value: Value::String(value.to_vec()), expires_ms: Some(until) };
-    call.database(key).keys.insert(key.to_vec(), entry);
+    call.database(key).keys.insert(key, entry);
     Ok(true)
 }
 

@@ -185,13 +185,15 @@ const UNSUPPORTED: &[&str] = &[
     "ZUNIONSTORE",
 ];
 
-/// The command of this name, which is in upper case.
-pub(super) fn find(name: &str) -> Result<Run, CommandError> {
+/// The command of this name in upper or lower case, with the name in upper case.
+pub(super) fn find(given: &[u8]) -> Result<(&'static str, Run), CommandError> {
+    let name = String::from_utf8_lossy(given).to_ascii_uppercase();
+    let name = name.as_str();
     if let Ok(at) = COMMANDS.binary_search_by_key(&name, |(name, _)| *name) {
-        return Ok(COMMANDS[at].1);
+        return Ok(COMMANDS[at]);
     }
-    if READS.binary_search(&name).is_ok() {
-        return Ok(keys::reads);
+    if let Ok(at) = READS.binary_search(&name) {
+        return Ok((READS[at], keys::reads));
     }
     let unsupported = UNSUPPORTED.binary_search(&name).is_ok();
     Err(if unsupported { CommandError::Unsupported(name.to_owned()) } else { CommandError::Unknown(name.to_owned()) })
@@ -217,7 +219,7 @@ mod tests {
         let mut all = [&commands, READS, UNSUPPORTED].concat();
         all.sort_unstable();
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]));
-        assert_eq!(find("NOSUCH").err(), Some(CommandError::Unknown("NOSUCH".into())));
-        assert_eq!(find("XADD").err(), Some(CommandError::Unsupported("XADD".into())));
+        assert_eq!(find(b"nosuch").err(), Some(CommandError::Unknown("NOSUCH".into())));
+        assert_eq!(find(b"XADD").err(), Some(CommandError::Unsupported("XADD".into())));
     }
 }
