@@ -91,7 +91,7 @@ pub struct Database {
 
 impl Database {
     /// All keys, in the order of their bytes, also those that are expired and not removed yet.
-    pub fn iter(&self) -> impl Iterator<Item = (&Text, &Entry)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
         self.keys.sorted()
     }
 

@@ -8,15 +8,19 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
-use super::{Entry, Text};
+use super::Entry;
 
 /// Keys of a part, on average.
 const PART_KEYS: usize = 256;
 
+/// A short key lies in its table itself.
+type Key = SmallVec<[u8; 16]>;
+
 #[derive(Clone, Debug)]
 struct Item {
-    key: Text,
+    key: Key,
     entry: Arc<Entry>,
 }
 
@@ -53,7 +57,7 @@ impl Shards {
     pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
         let hash = hash(key);
         let part = self.parts.get(self.part(hash))?;
-        part.find(hash, |item| item.key == key).map(|item| &*item.entry)
+        part.find(hash, |item| *item.key == *key).map(|item| &*item.entry)
     }
 
     pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
@@ -61,8 +65,8 @@ impl Shards {
         let at = self.part(hash);
         let part = self.parts.get_mut(at)?;
         // A part that stays as it is need not be copied.
-        part.find(hash, |item| item.key == key)?;
-        let item = Arc::make_mut(part).find_mut(hash, |item| item.key == key)?;
+        part.find(hash, |item| *item.key == *key)?;
+        let item = Arc::make_mut(part).find_mut(hash, |item| *item.key == *key)?;
         Some(Arc::make_mut(&mut item.entry))
     }
 
@@ -78,10 +82,10 @@ impl Shards {
         }
         let at = self.part(hash);
         let part = Arc::make_mut(&mut self.parts[at]);
-        match part.entry(hash, |item| item.key == key, |item| self::hash(&item.key)) {
+        match part.entry(hash, |item| *item.key == *key, |item| self::hash(&item.key)) {
             hashbrown::hash_table::Entry::Occupied(mut there) => there.get_mut().entry = Arc::new(entry),
             hashbrown::hash_table::Entry::Vacant(place) => {
-                place.insert(Item { key: key.into(), entry: Arc::new(entry) });
+                place.insert(Item { key: Key::from_slice(key), entry: Arc::new(entry) });
                 self.len += 1;
                 if self.len > self.parts.len() * PART_KEYS {
                     self.split();
@@ -94,8 +98,8 @@ impl Shards {
         let hash = hash(key);
         let at = self.part(hash);
         let part = self.parts.get_mut(at)?;
-        part.find(hash, |item| item.key == key)?;
-        let found = Arc::make_mut(part).find_entry(hash, |item| item.key == key).ok()?;
+        part.find(hash, |item| *item.key == *key)?;
+        let found = Arc::make_mut(part).find_entry(hash, |item| *item.key == *key).ok()?;
         let (item, _) = found.remove();
         self.len -= 1;
         Some(Arc::unwrap_or_clone(item.entry))
@@ -129,15 +133,15 @@ impl Shards {
     }
 
     /// The keys of one part; `None` behind the last one.
-    pub(super) fn part_at(&self, at: usize) -> Option<impl Iterator<Item = (&Text, &Entry)>> {
-        Some(self.parts.get(at)?.iter().map(|item| (&item.key, &*item.entry)))
+    pub(super) fn part_at(&self, at: usize) -> Option<impl Iterator<Item = (&[u8], &Entry)>> {
+        Some(self.parts.get(at)?.iter().map(|item| (&*item.key, &*item.entry)))
     }
 
     /// All keys, in the order of their bytes.
-    pub(super) fn sorted(&self) -> impl Iterator<Item = (&Text, &Entry)> {
+    pub(super) fn sorted(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
         let mut items: Vec<&Item> = self.parts.iter().flat_map(|part| part.iter()).collect();
         items.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        items.into_iter().map(|item| (&item.key, &*item.entry))
+        items.into_iter().map(|item| (&*item.key, &*item.entry))
     }
 }
 
@@ -189,7 +193,7 @@ mod tests {
                 prop_assert_eq!(shards.len(), model.len());
             }
             for (shards, model) in kept.into_iter().chain([(shards, model)]) {
-                prop_assert!(shards.sorted().eq(model.iter()));
+                prop_assert!(shards.sorted().eq(model.iter().map(|(key, entry)| (key.as_slice(), entry))));
                 prop_assert!(model.iter().all(|(key, entry)| shards.get(key) == Some(entry)));
             }
         }
