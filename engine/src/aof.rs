@@ -9,6 +9,9 @@
 //! | `everysec` | nothing of a round that has ended; while a sync is under way, what came in the last 2 s | what came in the last second and while two syncs took their time, at most; while a sync is under way, 2 s more |
 //! | `no` | nothing of a round that has ended | what the operating system had not written, about 30 s |
 //!
+//! While a rewrite switches to a new increment (some milliseconds, with several syncs), `everysec` and `no` end rounds without
+//! waiting for it, as under a sync.
+//!
 //! With `no-appendfsync-on-rewrite yes` a policy counts as `no` while a rewrite runs. [`CommandLog::wait_durable`] waits for a
 //! sync under any policy, and is the only thing to go by where a single command matters. After a failed sync, under any policy,
 //! nothing is acknowledged any more until the log is opened again; opening writes all that is not known to be durable into a
@@ -212,7 +215,7 @@ impl<E: Env> CommandLog<E> {
             let held_back = options.no_append_fsync_on_rewrite && state.rewriting.is_some();
             match options.append_fsync {
                 Fsync::Always if !held_back => (Some(Want::Durable(accepted)), false),
-                Fsync::EverySecond if state.syncs() && state.failure.is_none() && state.trouble.is_none() => {
+                Fsync::EverySecond | Fsync::No if state.postpones(options.append_fsync) => {
                     let now = log.env.monotonic();
                     let first = state.postponed.is_none();
                     let since = *state.postponed.get_or_insert(now);

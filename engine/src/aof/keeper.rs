@@ -127,7 +127,8 @@ fn duty<E: Env>(log: &Log<E>) -> Duty {
     }
     let mut sleep = None;
     if let Some(since) = state.postponed {
-        let left = if state.syncs() { until(since, POSTPONE) } else { Duration::ZERO };
+        let waits = state.postpones(log.options.append_fsync);
+        let left = if waits { until(since, POSTPONE) } else { Duration::ZERO };
         if left.is_zero() {
             state.stats.delayed += u64::from(state.syncs());
             return Duty::Write;

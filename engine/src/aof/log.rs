@@ -561,9 +561,23 @@ impl<E: Env> State<E> {
     /// Whether a write may begin. Where it would switch to a new increment, and so sync the old one, no other sync may be under
     /// way: where one of two syncs of a file fails, the other may succeed without what the failed one dropped.
     fn can_write(&self) -> bool {
-        let switches =
-            || self.left.iter().map(|page| &page.tag).chain(self.ring.waiting()).any(|page| page.head == Head::Switch);
-        self.write.is_idle() && (self.sync.is_idle() || !switches())
+        self.write.is_idle() && (self.sync.is_idle() || !self.write_switches())
+    }
+
+    /// Whether the next write switches to a new increment.
+    fn write_switches(&self) -> bool {
+        self.left.iter().map(|page| &page.tag).chain(self.ring.waiting()).any(|page| page.head == Head::Switch)
+    }
+
+    /// Whether a round may end before what it appended is written, because a sync stands in its way.
+    pub(super) fn postpones(&self, policy: Fsync) -> bool {
+        let syncs = policy == Fsync::EverySecond && self.syncs() || self.switches();
+        syncs && self.failure.is_none() && self.trouble.is_none()
+    }
+
+    /// Whether a switch to a new increment is under way, or the next thing that its rewrite does.
+    pub(super) fn switches(&self) -> bool {
+        self.switching || self.rewriting.is_some() && self.write_switches()
     }
 
     /// Hands the producer's page to the ring, if there is room, so that the next write takes it too.

@@ -141,8 +141,10 @@ impl Producer {
         if unit {
             resp::encode(&mut self.page, MULTI);
         }
+        let mut at = self.page.len();
+        self.page.resize(before + bytes - if unit { resp::encoded_bytes(EXEC) } else { 0 }, 0);
         for command in record.commands {
-            resp::encode(&mut self.page, command);
+            at += resp::encode_into(&mut self.page[at..], command);
         }
         if unit {
             resp::encode(&mut self.page, EXEC);

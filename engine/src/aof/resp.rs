@@ -16,22 +16,35 @@ pub const MAX_ARGUMENT_BYTES: u64 = 512 << 20;
 /// assert_eq!(out, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n");
 /// ```
 pub fn encode(out: &mut Vec<u8>, arguments: &[impl AsRef<[u8]>]) {
-    header(out, b'*', arguments.len());
+    let at = out.len();
+    out.resize(at + encoded_bytes(arguments), 0);
+    encode_into(&mut out[at..], arguments);
+}
+
+/// Encodes a command at the beginning of `out`, which has room for it. Returns its length.
+#[inline]
+pub(super) fn encode_into(out: &mut [u8], arguments: &[impl AsRef<[u8]>]) -> usize {
+    let mut at = header(out, b'*', arguments.len());
     for argument in arguments {
         let argument = argument.as_ref();
-        header(out, b'$', argument.len());
-        out.extend_from_slice(argument);
-        out.extend_from_slice(b"\r\n");
+        at += header(&mut out[at..], b'$', argument.len());
+        let (data, rest) = out[at..].split_at_mut(argument.len());
+        data.copy_from_slice(argument);
+        rest[..2].copy_from_slice(b"\r\n");
+        at += argument.len() + 2;
     }
+    at
 }
 
 /// How many bytes [`encode`] appends.
 #[must_use]
+#[inline]
 pub fn encoded_bytes(arguments: &[impl AsRef<[u8]>]) -> usize {
     let argument = |bytes: usize| header_bytes(bytes) + bytes + 2;
     header_bytes(arguments.len()) + arguments.iter().map(|bytes| argument(bytes.as_ref().len())).sum::<usize>()
 }
 
+#[inline]
 fn header_bytes(number: usize) -> usize {
     match number {
         0..10 => 4,
@@ -41,30 +54,28 @@ fn header_bytes(number: usize) -> usize {
     }
 }
 
-fn header(out: &mut Vec<u8>, mark: u8, number: usize) {
+/// Writes a header at the beginning of `out`, and returns its length.
+#[inline]
+fn header(out: &mut [u8], mark: u8, number: usize) -> usize {
     let digit = |number: usize| b'0' + (number % 10) as u8;
     match number {
-        0..10 => return out.extend_from_slice(&[mark, digit(number), b'\r', b'\n']),
-        10..100 => return out.extend_from_slice(&[mark, digit(number / 10), digit(number), b'\r', b'\n']),
+        0..10 => out[..4].copy_from_slice(&[mark, digit(number), b'\r', b'\n']),
+        10..100 => out[..5].copy_from_slice(&[mark, digit(number / 10), digit(number), b'\r', b'\n']),
         100..1000 => {
             let digits = [digit(number / 100), digit(number / 10), digit(number)];
-            return out.extend_from_slice(&[mark, digits[0], digits[1], digits[2], b'\r', b'\n']);
+            out[..6].copy_from_slice(&[mark, digits[0], digits[1], digits[2], b'\r', b'\n']);
         }
-        _ => {}
-    }
-    // Twenty digits hold every number.
-    let (mut digits, mut at, mut left) = ([0; 20], 20, number);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
-        if left == 0 {
-            break;
+        _ => {
+            let (bytes, mut left) = (header_bytes(number), number);
+            for place in out[1..bytes - 2].iter_mut().rev() {
+                *place = digit(left);
+                left /= 10;
+            }
+            out[0] = mark;
+            out[bytes - 2..bytes].copy_from_slice(b"\r\n");
         }
     }
-    out.push(mark);
-    out.extend_from_slice(&digits[at..]);
-    out.extend_from_slice(b"\r\n");
+    header_bytes(number)
 }
 
 /// Appends the annotation that what follows was executed in this second since the Unix epoch.

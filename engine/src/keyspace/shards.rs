@@ -1,5 +1,6 @@
-//! The keys of a database: a hash table in many small parts, so that the whole of it can be kept as it is at one moment for the
-//! price of a pointer per part. Whoever changes a part that a snapshot holds copies that part first, and only pointers in it.
+//! The keys of a database: a hash table in many small parts, and the parts in groups, so that the whole of it can be kept as it is
+//! at one moment for the price of a pointer per group. Whoever changes a part that a snapshot holds copies the group and the part
+//! first, and only pointers in them.
 //!
 //! Parts are split one at a time as keys come in (linear hashing, Litwin 1980), so no insertion pays for all. The hash is the same
 //! in every run, and so is every order that follows from it.
@@ -13,7 +14,9 @@ use smallvec::SmallVec;
 use super::Entry;
 
 /// Keys of a part, on average.
-const PART_KEYS: usize = 256;
+const PART_KEYS: usize = 64;
+/// Parts of a group.
+const GROUP_PARTS: usize = 256;
 
 /// A short key lies in its table itself.
 type Key = SmallVec<[u8; 16]>;
@@ -24,10 +27,48 @@ struct Item {
     entry: Arc<Entry>,
 }
 
+type Part = Arc<HashTable<Item>>;
+
+/// All parts, by number.
+#[derive(Clone, Debug, Default)]
+struct Parts {
+    groups: Vec<Arc<Vec<Part>>>,
+    len: usize,
+}
+
+impl Parts {
+    fn get(&self, at: usize) -> Option<&Part> {
+        self.groups.get(at / GROUP_PARTS)?.get(at % GROUP_PARTS)
+    }
+
+    /// A part that may be changed; its group is copied if a snapshot holds it.
+    fn get_mut(&mut self, at: usize) -> Option<&mut Part> {
+        Arc::make_mut(self.groups.get_mut(at / GROUP_PARTS)?).get_mut(at % GROUP_PARTS)
+    }
+
+    fn set(&mut self, at: usize, part: HashTable<Item>) {
+        if at == self.len {
+            if at.is_multiple_of(GROUP_PARTS) {
+                self.groups.push(Arc::default());
+            }
+            if let Some(group) = self.groups.last_mut() {
+                Arc::make_mut(group).push(Arc::new(part));
+                self.len += 1;
+            }
+        } else if let Some(place) = self.get_mut(at) {
+            *place = Arc::new(part);
+        }
+    }
+
+    fn items(&self) -> impl Iterator<Item = &Item> {
+        self.groups.iter().flat_map(|group| group.iter()).flat_map(|part| part.iter())
+    }
+}
+
 /// Keys and their entries. A clone is a snapshot.
 #[derive(Clone, Debug)]
 pub(super) struct Shards {
-    parts: Vec<Arc<HashTable<Item>>>,
+    parts: Parts,
     len: usize,
     /// How many parts there were when the present doubling began.
     round: usize,
@@ -35,7 +76,7 @@ pub(super) struct Shards {
 
 impl Default for Shards {
     fn default() -> Shards {
-        Shards { parts: Vec::new(), len: 0, round: 1 }
+        Shards { parts: Parts::default(), len: 0, round: 1 }
     }
 }
 
@@ -51,7 +92,7 @@ impl Shards {
     fn part(&self, hash: u64) -> usize {
         let bits = (hash >> 24) as usize & 0xffff_ffff;
         let part = bits & (2 * self.round - 1);
-        if part < self.parts.len() { part } else { bits & (self.round - 1) }
+        if part < self.parts.len { part } else { bits & (self.round - 1) }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
@@ -63,10 +104,9 @@ impl Shards {
     pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
         let hash = hash(key);
         let at = self.part(hash);
-        let part = self.parts.get_mut(at)?;
         // A part that stays as it is need not be copied.
-        part.find(hash, |item| *item.key == *key)?;
-        let item = Arc::make_mut(part).find_mut(hash, |item| *item.key == *key)?;
+        self.parts.get(at)?.find(hash, |item| *item.key == *key)?;
+        let item = Arc::make_mut(self.parts.get_mut(at)?).find_mut(hash, |item| *item.key == *key)?;
         Some(Arc::make_mut(&mut item.entry))
     }
 
@@ -77,17 +117,17 @@ impl Shards {
     /// Puts an entry in place of the one that the key has, if it has one.
     pub(super) fn insert(&mut self, key: &[u8], entry: Entry) {
         let hash = hash(key);
-        if self.parts.is_empty() {
-            self.parts.push(Arc::default());
+        if self.parts.len == 0 {
+            self.parts.set(0, HashTable::new());
         }
         let at = self.part(hash);
-        let part = Arc::make_mut(&mut self.parts[at]);
+        let Some(part) = self.parts.get_mut(at).map(Arc::make_mut) else { return };
         match part.entry(hash, |item| *item.key == *key, |item| self::hash(&item.key)) {
             hashbrown::hash_table::Entry::Occupied(mut there) => there.get_mut().entry = Arc::new(entry),
             hashbrown::hash_table::Entry::Vacant(place) => {
                 place.insert(Item { key: Key::from_slice(key), entry: Arc::new(entry) });
                 self.len += 1;
-                if self.len > self.parts.len() * PART_KEYS {
+                if self.len > self.parts.len * PART_KEYS {
                     self.split();
                 }
             }
@@ -97,9 +137,8 @@ impl Shards {
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Entry> {
         let hash = hash(key);
         let at = self.part(hash);
-        let part = self.parts.get_mut(at)?;
-        part.find(hash, |item| *item.key == *key)?;
-        let found = Arc::make_mut(part).find_entry(hash, |item| *item.key == *key).ok()?;
+        self.parts.get(at)?.find(hash, |item| *item.key == *key)?;
+        let found = Arc::make_mut(self.parts.get_mut(at)?).find_entry(hash, |item| *item.key == *key).ok()?;
         let (item, _) = found.remove();
         self.len -= 1;
         Some(Arc::unwrap_or_clone(item.entry))
@@ -107,15 +146,22 @@ impl Shards {
 
     /// Makes two of the next part in turn.
     fn split(&mut self) {
-        let old = self.parts.len() - self.round;
-        let items = Arc::unwrap_or_clone(std::mem::take(&mut self.parts[old]));
-        self.parts.push(Arc::default());
+        let old = self.parts.len - self.round;
+        let Some(items) = self.parts.get_mut(old).map(|part| Arc::unwrap_or_clone(std::mem::take(part))) else {
+            return;
+        };
+        let half = || HashTable::with_capacity(items.len() * 5 / 8);
+        let (mut stay, mut go) = (half(), half());
+        let new = self.parts.len;
+        self.parts.set(new, HashTable::new());
         for item in items {
             let hash = hash(&item.key);
-            let at = self.part(hash);
-            Arc::make_mut(&mut self.parts[at]).insert_unique(hash, item, |item| self::hash(&item.key));
+            let part = if self.part(hash) == old { &mut stay } else { &mut go };
+            part.insert_unique(hash, item, |item| self::hash(&item.key));
         }
-        if self.parts.len() == 2 * self.round {
+        self.parts.set(old, stay);
+        self.parts.set(new, go);
+        if self.parts.len == 2 * self.round {
             self.round *= 2;
         }
     }
@@ -139,7 +185,7 @@ impl Shards {
 
     /// All keys, in the order of their bytes.
     pub(super) fn sorted(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
-        let mut items: Vec<&Item> = self.parts.iter().flat_map(|part| part.iter()).collect();
+        let mut items: Vec<&Item> = self.parts.items().collect();
         items.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         items.into_iter().map(|item| (&*item.key, &*item.entry))
     }
@@ -148,7 +194,7 @@ impl Shards {
 impl PartialEq for Shards {
     fn eq(&self, other: &Shards) -> bool {
         let same = |item: &Item| other.get(&item.key) == Some(&*item.entry);
-        self.len == other.len && self.parts.iter().flat_map(|part| part.iter()).all(same)
+        self.len == other.len && self.parts.items().all(same)
     }
 }
 
@@ -205,8 +251,8 @@ mod tests {
         for number in 0..100_000_u32 {
             shards.insert(format!("key:{number:09}").as_bytes(), entry(number));
         }
-        let largest = shards.parts.iter().map(|part| part.len()).max();
-        assert!(shards.parts.len() >= 100_000 / PART_KEYS && largest < Some(4 * PART_KEYS), "{largest:?}");
+        let largest = (0..shards.parts.len).filter_map(|at| Some(shards.parts.get(at)?.len())).max();
+        assert!(shards.parts.len >= 100_000 / PART_KEYS && largest < Some(4 * PART_KEYS), "{largest:?}");
         assert!((0..100_000_u32).all(|number| shards.contains_key(format!("key:{number:09}").as_bytes())));
     }
 }

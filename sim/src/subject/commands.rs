@@ -167,7 +167,7 @@ impl<E: Env> Subject<E> for Commands<E> {
                 match self.policy {
                     Policy::Always => Durability::Sync,
                     // A round may end before what was written to the ring is with the operating system.
-                    Policy::EverySecond if self.log.written() < position => Durability::Buffered,
+                    _ if self.log.written() < position => Durability::Buffered,
                     Policy::EverySecond | Policy::No => Durability::Written,
                 }
             }

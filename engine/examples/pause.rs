@@ -1,0 +1,80 @@
+//! How long a rewrite stops the thread that executes commands, by the number of keys: `cargo run --release -p engine --example pause`.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "it measures the clock, and decides nothing by it"
+)]
+
+use std::time::{Duration, Instant};
+
+use engine::{
+    aof::{
+        CommandLog,
+        options::{Fsync, Options},
+    },
+    env::{OsEnv, block_on},
+    keyspace::Keyspace,
+};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!(
+        "{:>10} {:>12} {:>12} {:>12} {:>12} {:>12}",
+        "keys", "snapshot", "p99 before", "p99 during", "max during", "rewrite"
+    );
+    for keys in [1_000_u64, 10_000, 100_000, 1_000_000, 4_000_000] {
+        let folder = tempfile::tempdir_in(std::env::current_dir()?)?;
+        let mut data = Keyspace::new();
+        let value = [b'v'; 100];
+        for number in 0..keys {
+            data.load(&[b"SET", format!("key:{number:09}").as_bytes(), &value])?;
+        }
+        let options = Options { append_fsync: Fsync::No, ..Options::default() };
+        block_on(async {
+            let (log, _) = CommandLog::open(OsEnv, folder.path(), options, &mut Keyspace::new()).await?;
+            let mut number = 0_u64;
+            // A round of one command: executed, appended, written.
+            let mut round = async |data: &mut Keyspace, log: &CommandLog<OsEnv>| {
+                let began = Instant::now();
+                number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let key = format!("key:{:09}", (number >> 33) % keys);
+                let command: [&[u8]; 3] = [b"SET", key.as_bytes(), &value];
+                data.load(&command)?;
+                log.append(0, &command).await?;
+                log.round().await?;
+                Ok::<Duration, Box<dyn std::error::Error>>(began.elapsed())
+            };
+            let mut before = Vec::new();
+            for _ in 0..20_000 {
+                before.push(round(&mut data, &log).await?);
+            }
+            let began = Instant::now();
+            let mut snapshot = Duration::ZERO;
+            let rewrite = log
+                .rewrite(|| {
+                    let began = Instant::now();
+                    let taken = data.snapshot();
+                    snapshot = began.elapsed();
+                    taken
+                })
+                .await?;
+            let mut during = Vec::new();
+            while !rewrite.is_done() {
+                during.push(round(&mut data, &log).await?);
+            }
+            rewrite.done().await?;
+            let took = began.elapsed();
+            let p99 = |times: &mut Vec<Duration>| {
+                times.sort_unstable();
+                times.get(times.len() * 99 / 100).copied().unwrap_or_default()
+            };
+            let (p99_before, p99_during) = (p99(&mut before), p99(&mut during));
+            let most = during.last().copied().unwrap_or_default();
+            println!(
+                "{keys:>10} {snapshot:>12.1?} {p99_before:>12.1?} {p99_during:>12.1?} {most:>12.1?} {took:>12.1?}"
+            );
+            log.close().await?;
+            Ok::<(), Box<dyn std::error::Error>>(())
+        })?;
+    }
+    Ok(())
+}
