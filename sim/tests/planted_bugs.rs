@@ -38,7 +38,7 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
 const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("aof", Plant::AofRingFullDrops, 60, &["I1", "I6", "I9", "I16"]),
     ("aof", Plant::AofRingSlotFreedEarly, 60, &["I1", "I1a", "I6", "I9", "I16"]),
-    ("aof", Plant::AofEverysecIdleTail, 60, &["I16"]),
+    ("aof", Plant::AofEverysecIdleTail, 160, &["I16"]),
     ("aof", Plant::AofMultiTruncInside, 120, &["I1", "I5", "I6", "I7"]),
     ("aof", Plant::AofSyncPublishesPresent, 120, &["I1", "I6", "I9"]),
     ("aof", Plant::AofSyncErrorIgnored, 60, &["I1", "I6", "I8", "I9"]),
