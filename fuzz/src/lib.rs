@@ -13,9 +13,11 @@ use engine::codec::{
 };
 use engine::{
     aof::{
+        CommandLog,
         check::{Check, End, check_bytes},
         load::{LoadOptions, load},
         manifest::Manifest,
+        options::Options as AofOptions,
         resp::{self as commands, Kind, Parser, Reading},
     },
     env::block_on,
@@ -32,7 +34,7 @@ use sim::{
 pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("frame", frame),
     ("segment", segment),
     ("recovery", recovery),
@@ -40,6 +42,7 @@ pub const TARGETS: [(&str, Body); 7] = [
     ("resp", resp),
     ("manifest", manifest),
     ("load", load_directory),
+    ("open", open_directory),
 ];
 
 /// A command log: hostile bytes, read strictly and leniently.
@@ -49,7 +52,7 @@ pub const TARGETS: [(&str, Body); 7] = [
 /// - Behind the good part a command can be appended, and is read: nothing that came before takes it in.
 /// - What was read strictly, written again, is a command of at most the same length.
 pub fn resp(data: &[u8]) {
-    let check = |bytes: &[u8], reading| check_bytes(bytes, Check { reading, until: None });
+    let check = |bytes: &[u8], reading| check_bytes(bytes, Check { reading, ..Check::default() });
     let (strict, lenient) = (check(data, Reading::Strict), check(data, Reading::Lenient));
     assert!(strict.good <= lenient.good && lenient.good <= data.len() as u64);
     for (reading, checked) in [(Reading::Strict, strict), (Reading::Lenient, lenient)] {
@@ -99,6 +102,29 @@ pub fn load_directory(data: &[u8]) {
     if let Ok(loaded) = loaded {
         let (_, checked) = &loaded.files[0];
         assert!(checked.good <= base.len() as u64 && (checked.end == End::File || checked.end.is_torn()));
+    }
+}
+
+/// A command log's directory whose only increment is hostile bytes, with checksums or without: it opens, or says why not. What it
+/// opens with is what it opens with again. The first byte says whether there are checksums.
+pub fn open_directory(data: &[u8]) {
+    let Some((first, increment)) = data.split_first() else { return };
+    let mut disk = Disk::new(DiskOptions::default());
+    disk.make_dir(Path::new("/data"));
+    let dir = disk.make_dir(Path::new("/data/appendonlydir"));
+    let salt = if first & 1 == 0 { "" } else { " salt 7" };
+    let manifest = format!("file appendonly.aof.1.incr.aof seq 1 type i files 1{salt}\n");
+    disk.write_foreign(dir, "appendonly.aof.manifest", manifest.as_bytes());
+    disk.write_foreign(dir, "appendonly.aof.1.incr.aof", increment);
+    let env = SimEnv::still(disk);
+    let open = |env: &SimEnv| {
+        let mut keys = Keyspace::new();
+        let opened = CommandLog::open(env.clone(), Path::new("/data"), AofOptions::default(), &mut keys);
+        block_on(opened).map(|(_, loaded)| (keys, loaded.failures))
+    };
+    if let Ok((keys, failures)) = open(&env) {
+        let again = open(&SimEnv::still(env.disk())).expect("what was opened opens again");
+        assert_eq!((again.0.databases(), again.1), (keys.databases(), failures));
     }
 }
 

@@ -20,12 +20,14 @@ use super::{
 };
 
 /// A job.
+#[expect(clippy::large_enum_variant, reason = "it is moved once per write; a box would be an allocation each time")]
 pub(super) enum Job<E: Env> {
     Write(WriteJob<E>),
     Sync(SyncJob<E>),
 }
 
 /// How a job ended.
+#[expect(clippy::large_enum_variant, reason = "it is moved once per write; a box would be an allocation each time")]
 pub(super) enum Done<E: Env> {
     Written(Written<E>),
     Synced { job: SyncJob<E>, result: Result<(), Failure> },

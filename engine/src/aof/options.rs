@@ -41,7 +41,7 @@ pub struct Options {
     pub aof_load_truncated: bool,
     /// `aof-load-corrupt-tail-max-size`: a damaged tail of at most so many bytes is cut, too; 0 is none. Default 0.
     pub aof_load_corrupt_tail_max_size: u64,
-    /// `aof-use-rdb-preamble`: a rewrite writes its base in RDB format. Default yes.
+    /// `aof-use-rdb-preamble`: accepted, and without effect: a rewrite writes commands. Bases in RDB format are read. Default yes.
     pub aof_use_rdb_preamble: bool,
     /// `aof-timestamp-enabled`: the second is noted where it changes. Default no.
     pub aof_timestamp_enabled: bool,
