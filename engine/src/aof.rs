@@ -38,6 +38,8 @@ mod keeper;
 pub mod load;
 mod log;
 pub mod manifest;
+#[cfg(all(test, feature = "loom"))]
+mod model;
 mod open;
 pub mod options;
 mod producer;

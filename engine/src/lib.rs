@@ -27,6 +27,9 @@ mod gate;
 
 mod sync;
 
+#[cfg(all(test, feature = "loom"))]
+mod memory;
+
 pub mod env;
 
 #[cfg(feature = "plants")]
