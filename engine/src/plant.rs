@@ -115,6 +115,7 @@ mod switches {
         AofManifestTrusted "aof-manifest-trusted" "take the manifest that open finds for the one that the disk holds";
         AofSecondReadTrusted "aof-second-read-trusted" "copy what a second read of the old increment shows";
         AofNoChecksums "aof-no-checksums" "write commands as Redis does, with nothing that proves them (W3, W4)";
+        AofUpgradeRemovesFirst "aof-upgrade-removes-first" "remove the one file of an older log before a manifest names its copy";
         AofManifestUnsynced "aof-manifest-unsynced" "rename a manifest into place that was not synced";
         RewriteRenameNoDirsync "rewrite-rename-no-dirsync" "skip the directory sync after a manifest is renamed into place";
         RewriteNewincrOldUnsynced "rewrite-newincr-old-unsynced" "go on in a new increment without a sync of the old one";

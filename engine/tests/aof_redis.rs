@@ -485,3 +485,27 @@ fn same_content(log: &[u8]) {
     let mut server = Server::start(folder.path(), false).expect("a server that takes what was cut off");
     assert_eq!(dump(&keys), server.dump(), "cut at {}", log.len());
 }
+
+#[test]
+fn a_log_of_one_file_becomes_a_directory_that_redis_loads() {
+    if missing() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = Vec::new();
+    for number in 0..100 {
+        engine::aof::resp::encode(&mut log, &["RPUSH", "list", &number.to_string()]);
+    }
+    fs::write(folder.path().join("appendonly.aof"), &log).unwrap();
+    let mut keys = Keyspace::new();
+    block_on(async {
+        let (log, _) = CommandLog::open(OsEnv, folder.path(), Options::default(), &mut keys).await.unwrap();
+        keys.load(&[b"RPUSH", b"list", b"later"]).unwrap();
+        log.append(0, &["RPUSH", "list", "later"]).await.unwrap();
+        log.close().await.unwrap();
+    });
+    assert!(!folder.path().join("appendonly.aof").exists() && accepted_by_the_tool(folder.path()));
+    let mut server = Server::start(folder.path(), false).expect("our directory");
+    assert_eq!(server.dump(), dump(&keys));
+    server.stop();
+}

@@ -66,7 +66,7 @@ const BY_SCENARIO: &[Plant] = &[
 ];
 
 /// Shown by a test below: in a recovery mode, or beside files, that the simulator doesn't use.
-const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofIgnoreRdb];
+const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofIgnoreRdb, Plant::AofUpgradeRemovesFirst];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
 /// And a ring may be full on a good day.

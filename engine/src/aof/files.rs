@@ -50,6 +50,11 @@ impl Names {
         Entry { name, seq, kind: FileKind::Increment, synced: None, salt: None }
     }
 
+    /// The one file of a log before Redis 7.
+    pub(super) fn single(&self) -> Entry {
+        Entry { name: self.name.clone(), ..self.base(1) }
+    }
+
     /// The next base of a log.
     pub(super) fn next_base(&self, manifest: &Manifest) -> Entry {
         let bases = manifest.base.iter().chain(manifest.history.iter().filter(|entry| entry.name.contains(".base.")));
@@ -70,7 +75,7 @@ impl Names {
         }
         let Some(rest) = file.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('.')) else { return false };
         let Some((seq, kind)) = rest.split_once('.') else { return false };
-        seq.parse::<u64>().is_ok() && matches!(kind, "base.aof" | "incr.aof")
+        seq.parse::<u64>().is_ok() && matches!(kind, "base.aof" | "base.rdb" | "incr.aof")
     }
 }
 

@@ -80,8 +80,9 @@ pub struct Loaded {
     pub failures: u64,
     /// The database that is selected at the end.
     pub database: u32,
-    /// Checksum of the last file's good part.
+    /// Checksum of the commands that were read of the last file, and where they begin.
     pub(super) digest: u32,
+    pub(super) begins: u64,
 }
 
 /// Why a log was not loaded. What the data set holds then is of no use. Nothing was written.
@@ -211,32 +212,44 @@ impl<D: Dir> Source<'_, D> {
         let entries: Vec<_> = manifest.base.iter().chain(&manifest.increments).collect();
         let mut loaded = Loaded::default();
         for (number, entry) in entries.iter().enumerate() {
-            let name = &entry.name;
-            let file = interruptible(|| dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => LoadError::Missing { file: name.clone() },
-                _ => LoadError::io("open", name)(error),
-            })?;
-            data.begin_file();
-            loaded.database = 0;
-            let checked = load_file(&file, entry, options, data, &mut loaded).await?;
-            let last = number + 1 == entries.len();
-            let Checked { good, good_lines, length, end, .. } = checked;
-            match end {
-                End::File => {}
-                End::Later(_) if last => {}
-                // Nothing is appended to it any more, so nothing is lost with a remark.
-                End::ShortAnnotation if !last => {}
-                end if end.is_torn() && last && options.truncated => {}
-                end if end.is_torn() || matches!(end, End::Later(_)) => {
-                    return Err(LoadError::Torn { file: name.clone(), good, length, end });
-                }
-                End::Malformed(..) | End::Unit(_) if last && length - good <= options.corrupt_tail_bytes => {}
-                end => return Err(LoadError::Damaged { file: name.clone(), good, line: good_lines, end }),
-            }
-            loaded.files.push((name.clone(), checked));
+            load_one(*dir, entry, number + 1 == entries.len(), options, data, &mut loaded).await?;
         }
         Ok(loaded)
     }
+}
+
+/// Loads one file, which may end within a command if it is the last one.
+pub(super) async fn load_one<D: Dir>(
+    dir: &D,
+    entry: &Entry,
+    last: bool,
+    options: &LoadOptions,
+    data: &mut impl DataSet,
+    loaded: &mut Loaded,
+) -> Result<(), LoadError> {
+    let name = &entry.name;
+    let file = interruptible(|| dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::Missing { file: name.clone() },
+        _ => LoadError::io("open", name)(error),
+    })?;
+    data.begin_file();
+    loaded.database = 0;
+    let checked = load_file(&file, entry, options, data, loaded).await?;
+    let Checked { good, good_lines, length, end, .. } = checked;
+    match end {
+        End::File => {}
+        End::Later(_) if last => {}
+        // Nothing is appended to it any more, so nothing is lost with a remark.
+        End::ShortAnnotation if !last => {}
+        end if end.is_torn() && last && options.truncated => {}
+        end if end.is_torn() || matches!(end, End::Later(_)) => {
+            return Err(LoadError::Torn { file: name.clone(), good, length, end });
+        }
+        End::Malformed(..) | End::Unit(_) if last && length - good <= options.corrupt_tail_bytes => {}
+        end => return Err(LoadError::Damaged { file: name.clone(), good, line: good_lines, end }),
+    }
+    loaded.files.push((name.clone(), checked));
+    Ok(())
 }
 
 pub(super) async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifest, LoadError> {
@@ -322,6 +335,6 @@ async fn load_file<F: File>(
             }
         }
     }
-    loaded.digest = walk.digest();
+    (loaded.digest, loaded.begins) = (walk.digest(), begins);
     Ok(walk.checked())
 }

@@ -5,7 +5,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::{
     env::{Dir, Entry as DirEntry, EntryKind, Env, File, OpenMode, interruptible, read_at_most, write_all_at},
@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    check::{End, Role, Walk},
+    check::{Check, End, Role, Walk},
     error::OpenError,
     files::{self, Names},
     job::Target,
@@ -49,15 +49,18 @@ pub(super) async fn open<E: Env>(
     let found = opening.find(&outer, &inner_path, data).await?;
     let Found { listed, loaded, there } = found;
     let (dir, made) = match there {
-        Some((dir, manifest)) => {
+        There::Log(dir, manifest) => {
             let made = opening.go_on(&dir, manifest, &loaded).await?;
             (dir, made)
         }
-        None => {
-            let dir = interruptible(|| env.dir(&inner_path, true))
-                .await
-                .map_err(OpenError::io("create directory", &options.append_dirname))?;
+        There::Nothing => {
+            let dir = opening.create_dir(&inner_path).await?;
             let made = opening.begin(&dir).await?;
+            (dir, made)
+        }
+        There::SingleFile => {
+            let dir = opening.create_dir(&inner_path).await?;
+            let made = opening.upgrade(&outer, &dir, &loaded).await?;
             (dir, made)
         }
     };
@@ -93,8 +96,17 @@ struct Found<D> {
     /// What is in the log's directory.
     listed: Vec<DirEntry>,
     loaded: Loaded,
-    /// The log's directory and its manifest, unless a new log is to begin.
-    there: Option<(D, Manifest)>,
+    there: There<D>,
+}
+
+/// What kind of log there is.
+enum There<D> {
+    /// None: a new one begins.
+    Nothing,
+    /// The log's directory and its manifest.
+    Log(D, Manifest),
+    /// One file in the data directory, as before Redis 7.
+    SingleFile,
 }
 
 /// What is ready to be appended to.
@@ -121,22 +133,98 @@ impl<E: Env> Opening<'_, E> {
         let dir = match interruptible(|| self.env.dir(path, false)).await {
             Ok(dir) => dir,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.may_begin(outer, &[]).await?;
-                return Ok(Found { listed: Vec::new(), loaded: Loaded::default(), there: None });
+                return self.find_without_manifest(outer, Vec::new(), data).await;
             }
             Err(error) => return Err(OpenError::io("open directory", name)(error)),
         };
         let listed = list(&dir, name).await?;
         let manifest = match load::read_manifest(&dir, &self.names.manifest()).await {
             Ok(manifest) => manifest,
-            Err(LoadError::Nothing { .. }) => {
-                self.may_begin(outer, &listed).await?;
-                return Ok(Found { listed, loaded: Loaded::default(), there: None });
-            }
+            Err(LoadError::Nothing { .. }) => return self.find_without_manifest(outer, listed, data).await,
             Err(error) => return Err(error.into()),
         };
         let loaded = Source { dir: &dir, manifest: &manifest, options: &self.options.loading() }.load(data).await?;
-        Ok(Found { listed, loaded, there: Some((dir, manifest)) })
+        Ok(Found { listed, loaded, there: There::Log(dir, manifest) })
+    }
+
+    /// A log of one file, or none.
+    async fn find_without_manifest(
+        &self,
+        outer: &E::Dir,
+        listed: Vec<DirEntry>,
+        data: &mut impl DataSet,
+    ) -> Result<Found<E::Dir>, OpenError> {
+        let there = list(outer, "the data directory").await?;
+        let mut loaded = Loaded::default();
+        if there.iter().any(|entry| entry.kind == EntryKind::File && entry.name == *self.names.name) {
+            let entry = self.names.single();
+            load::load_one(outer, &entry, true, &self.options.loading(), data, &mut loaded).await?;
+            return Ok(Found { listed, loaded, there: There::SingleFile });
+        }
+        self.may_begin(&there, &listed)?;
+        Ok(Found { listed, loaded, there: There::Nothing })
+    }
+
+    async fn create_dir(&self, path: &Path) -> Result<E::Dir, OpenError> {
+        let created = interruptible(|| self.env.dir(path, true)).await;
+        created.map_err(OpenError::io("create directory", &self.options.append_dirname))
+    }
+
+    /// Makes the one file of an older log the base of a new one. Until the manifest is durable the old file is the log, and the next
+    /// open begins again; only then it is removed.
+    async fn upgrade(&self, outer: &E::Dir, dir: &E::Dir, loaded: &Loaded) -> Result<Made<E>, OpenError> {
+        let old = self.names.single();
+        let reads = |error| OpenError::io("read", &old.name)(error);
+        let from = interruptible(|| outer.open(&old.name, OpenMode::Read)).await.map_err(reads)?;
+        let good = loaded.files.first().map_or(0, |(_, checked)| checked.good);
+        let mut manifest = Manifest { counted: true, ..Manifest::default() };
+        let mut base = Entry { synced: Some(good), ..self.names.next_base(&manifest) };
+        if loaded.begins > 0 {
+            // It begins in RDB format.
+            base.name = base.name.replace(".base.aof", ".base.rdb");
+        }
+        let to = self.create(dir, &base.name).await?;
+        let mut piece = vec![0; COPY_BYTES];
+        let mut at = 0;
+        while at < good {
+            let wanted = (good - at).min(piece.len() as u64) as usize;
+            let read = read_at_most(&from, &mut piece[..wanted], at).await.map_err(reads)?;
+            if read < wanted {
+                return Err(reads(io::Error::other("it has become shorter since it was loaded")));
+            }
+            write_all_at(&to, &piece[..read], at).await.map_err(OpenError::io("write", &base.name))?;
+            at += read as u64;
+            self.env.yield_now().await;
+        }
+        let length = interruptible(|| from.len()).await.map_err(reads)?;
+        if length == good {
+            let check = Check::default();
+            let mut walk = Walk::new(&to, loaded.begins, check).await.map_err(reads)?;
+            while walk.next().await.map_err(reads)?.is_some() {}
+            if walk.digest() != loaded.digest {
+                return Err(reads(io::Error::other("it reads differently from when it was loaded")));
+            }
+        }
+        interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", &base.name))?;
+        let increment = self.next_increment(&manifest);
+        let file = self.create(dir, &increment.name).await?;
+        let target =
+            Target { file: Arc::new(file), name: increment.name.clone(), offset: 0, whole: 0, salt: increment.salt };
+        manifest.base = Some(base);
+        manifest.increments.push(increment);
+        if planted!(self.plants, AofUpgradeRemovesFirst) {
+            let _ = outer.remove(&old.name).await;
+            let _ = outer.sync().await;
+        }
+        self.replace(dir, &manifest).await?;
+        match interruptible(|| outer.remove(&old.name)).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(file = old.name, %error, "it was replaced, and can be removed");
+            }
+            _ => {}
+        }
+        info!(file = old.name, bytes = good, "upgraded");
+        Ok(Made { target, manifest, database: 0, earlier_bytes: good, base_bytes: good })
     }
 
     /// Goes on in a log that was loaded.
@@ -272,7 +360,7 @@ impl<E: Env> Opening<'_, E> {
     }
 
     /// Whether a new log may begin where there is none.
-    async fn may_begin(&self, outer: &E::Dir, listed: &[DirEntry]) -> Result<(), OpenError> {
+    fn may_begin(&self, there: &[DirEntry], listed: &[DirEntry]) -> Result<(), OpenError> {
         let of_a_log = |name: &str| name.starts_with(&format!("{}.", self.names.name)) && !name.ends_with(".manifest");
         let files: Vec<String> = (listed.iter().filter_map(|entry| entry.name.to_str()))
             .filter(|name| of_a_log(name))
@@ -283,7 +371,6 @@ impl<E: Env> Opening<'_, E> {
         if !files.is_empty() {
             return Err(OpenError::NoManifest { dir: self.options.append_dirname.clone(), files });
         }
-        let there = list(outer, "the data directory").await?;
         let is_file = |name: &str| there.iter().any(|entry| entry.kind == EntryKind::File && entry.name == *name);
         if is_file(RDB_NAME) && !self.options.ignore_rdb && !planted!(self.plants, AofIgnoreRdb) {
             return Err(OpenError::OtherData { file: RDB_NAME.into() });
