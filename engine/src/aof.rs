@@ -282,7 +282,7 @@ impl<E: Env> CommandLog<E> {
     ///         log.append(0, &["INCR", "counter"]).await?;
     ///     }
     ///     let rewritten = log.rewrite(|| keys.snapshot()).await?.done().await?;
-    ///     assert_eq!(rewritten.base, 72); // a checksum, and SET counter 1000
+    ///     assert_eq!(rewritten.base, 95); // a checksum, SELECT 0, SET counter 1000
     ///     log.close().await?;
     ///     Ok::<(), Box<dyn std::error::Error>>(())
     /// })?;

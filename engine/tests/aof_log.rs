@@ -272,3 +272,21 @@ fn many_committers_share_syncs() {
     assert_eq!(value, Some(engine::keyspace::Value::String(b"320".to_vec())));
     drop(log);
 }
+
+#[test]
+fn a_long_rewrite_is_synced_on_the_way_and_begins_with_the_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        Options { aof_timestamp_enabled: true, checksums: false, append_fsync: Fsync::No, ..Options::default() };
+    block_on(async {
+        let (log, mut keys, _) = open(folder.path(), &options).await.unwrap();
+        for number in 0..11_000 {
+            keys.load(&[b"SET", number.to_string().as_bytes(), &[b'x'; 1000]]).unwrap();
+        }
+        let rewritten = log.rewrite(|| keys.snapshot()).await.unwrap().done().await.unwrap();
+        assert!(rewritten.base > 10 << 20 && rewritten.syncs >= 3, "{rewritten:?}");
+        log.close().await.unwrap();
+    });
+    let base = fs::read(folder.path().join("appendonlydir/appendonly.aof.2.base.aof")).unwrap();
+    assert!(base.starts_with(b"#TS:"));
+}

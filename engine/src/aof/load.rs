@@ -78,8 +78,6 @@ pub struct Loaded {
     pub failed: Vec<(String, u64, CommandError)>,
     /// How many failed.
     pub failures: u64,
-    /// The database that is selected at the end.
-    pub database: u32,
     /// Checksum of the commands that were read of the last file, and where they begin.
     pub(super) digest: u32,
     pub(super) begins: u64,
@@ -233,7 +231,6 @@ pub(super) async fn load_one<D: Dir>(
         _ => LoadError::io("open", name)(error),
     })?;
     data.begin_file();
-    loaded.database = 0;
     let checked = load_file(&file, entry, options, data, loaded).await?;
     let Checked { good, good_lines, length, end, .. } = checked;
     match end {
@@ -287,14 +284,7 @@ async fn load_file<F: File>(
         0
     };
     let mut execute = |at: u64, command: &[&[u8]]| match data.load(command) {
-        Ok(_) => {
-            if let [name, number] = command
-                && name.eq_ignore_ascii_case(b"SELECT")
-            {
-                loaded.database = std::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-            }
-            Ok(())
-        }
+        Ok(_) => Ok(()),
         Err(error @ (CommandError::Unknown(_) | CommandError::Unsupported(_))) => {
             Err(LoadError::Command { file: name.to_owned(), at, error })
         }

@@ -151,7 +151,6 @@ pub struct Stats {
 pub(super) struct Opened<E: Env> {
     pub(super) lock: <E::Dir as Dir>::Lock,
     pub(super) target: Target<E>,
-    pub(super) database: u32,
     pub(super) manifest: Manifest,
     pub(super) earlier_bytes: u64,
     pub(super) reference_bytes: u64,
@@ -193,10 +192,10 @@ enum Step<E: Env> {
 impl<E: Env> Log<E> {
     pub(super) fn new(env: E, dir: E::Dir, names: Names, options: Options, opened: Opened<E>) -> Log<E> {
         let plants = options.plants();
-        let Opened { lock, target, database, manifest, earlier_bytes, reference_bytes } = opened;
+        let Opened { lock, target, manifest, earlier_bytes, reference_bytes } = opened;
         let now = env.monotonic();
         let state = State {
-            producer: Some(Producer::new(database, options.sums(&plants))),
+            producer: Some(Producer::new(options.sums(&plants))),
             has_writer: false,
             ring: Ring::new(options.ring_pages, options.ring_page_bytes),
             split: options.split_large,

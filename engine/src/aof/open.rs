@@ -68,7 +68,6 @@ pub(super) async fn open<E: Env>(
     let opened = Opened {
         lock,
         target: made.target,
-        database: made.database,
         manifest: made.manifest,
         earlier_bytes: made.earlier_bytes,
         reference_bytes: made.base_bytes,
@@ -113,8 +112,6 @@ enum There<D> {
 struct Made<E: Env> {
     target: Target<E>,
     manifest: Manifest,
-    /// The database that its reader has selected at the end.
-    database: u32,
     earlier_bytes: u64,
     base_bytes: u64,
 }
@@ -224,7 +221,7 @@ impl<E: Env> Opening<'_, E> {
             _ => {}
         }
         info!(file = old.name, bytes = good, "upgraded");
-        Ok(Made { target, manifest, database: 0, earlier_bytes: good, base_bytes: good })
+        Ok(Made { target, manifest, earlier_bytes: good, base_bytes: good })
     }
 
     /// Goes on in a log that was loaded.
@@ -263,13 +260,12 @@ impl<E: Env> Opening<'_, E> {
                     whole: good,
                     salt: entry.salt,
                 };
-                let database = loaded.database;
                 // Which manifest the disk holds is not known either: the sync after its rename may have failed.
                 if !planted!(self.plants, AofManifestTrusted) {
                     manifest.counted = true;
                     self.replace(dir, &manifest).await?;
                 }
-                return Ok(Made { target, manifest, database, earlier_bytes: total, base_bytes });
+                return Ok(Made { target, manifest, earlier_bytes: total, base_bytes });
             }
             // What a power cut would leave of it is not known: a sync now would not prove it, if one failed before.
             let new = self.next_increment(&manifest);
@@ -281,7 +277,7 @@ impl<E: Env> Opening<'_, E> {
             self.replace(dir, &manifest).await?;
             let _ = dir.remove(&entry.name).await;
             let target = Target { file: Arc::new(copied), name: new.name, offset: bytes, whole: bytes, salt: new.salt };
-            return Ok(Made { target, manifest, database: loaded.database, earlier_bytes: total, base_bytes });
+            return Ok(Made { target, manifest, earlier_bytes: total, base_bytes });
         }
         // A base alone, as a Redis that was stopped in an upgrade leaves it.
         let new = self.next_increment(&manifest);
@@ -290,7 +286,7 @@ impl<E: Env> Opening<'_, E> {
         manifest.counted = true;
         self.replace(dir, &manifest).await?;
         let target = Target { file: Arc::new(file), name: new.name, offset: 0, whole: 0, salt: new.salt };
-        Ok(Made { target, manifest, database: 0, earlier_bytes: total, base_bytes })
+        Ok(Made { target, manifest, earlier_bytes: total, base_bytes })
     }
 
     /// A damaged tail that is cut, not merely torn, stays in a file beside the log.
@@ -391,7 +387,7 @@ impl<E: Env> Opening<'_, E> {
         manifest.increments.push(increment);
         self.replace(dir, &manifest).await?;
         info!("a new log");
-        Ok(Made { target, manifest, database: 0, earlier_bytes: 0, base_bytes: 0 })
+        Ok(Made { target, manifest, earlier_bytes: 0, base_bytes: 0 })
     }
 
     fn next_increment(&self, manifest: &Manifest) -> Entry {

@@ -68,8 +68,8 @@ pub(super) struct Producer {
     /// Bytes accepted since open.
     pub(super) accepted: u64,
     pub(super) commands: u64,
-    /// The database that a reader of the increment would have selected here; `None` behind a switch, which may fail and leave the
-    /// old increment where it was.
+    /// The database that a reader of the increment would have selected here; `None` when the log was opened, as in Redis, and behind a
+    /// switch, which may fail and leave the old increment where it was.
     database: Option<u32>,
     /// The second that was noted last.
     second: Option<i64>,
@@ -81,8 +81,8 @@ const MULTI: &[&[u8]] = &[b"MULTI"];
 const EXEC: &[&[u8]] = &[b"EXEC"];
 
 impl Producer {
-    /// At the end of an increment of which a reader has `database` selected.
-    pub(super) fn new(database: u32, sums: bool) -> Producer {
+    /// At the end of an increment.
+    pub(super) fn new(sums: bool) -> Producer {
         Producer {
             page: Vec::new(),
             page_bytes: 0,
@@ -90,7 +90,7 @@ impl Producer {
             rest: None,
             accepted: 0,
             commands: 0,
-            database: Some(database),
+            database: None,
             second: None,
             sums,
         }

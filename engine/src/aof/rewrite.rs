@@ -42,16 +42,16 @@ pub trait Snapshot: Send + 'static {
 #[derive(Debug, Default)]
 pub struct Commands {
     bytes: Vec<u8>,
-    database: u32,
+    database: Option<u32>,
 }
 
 impl Commands {
     /// Adds a command that is to be executed in a database.
     pub fn add(&mut self, database: u32, command: &[impl AsRef<[u8]>]) {
-        if database != self.database {
+        if Some(database) != self.database {
             let number = database.to_string();
             resp::encode(&mut self.bytes, &[b"SELECT".as_slice(), number.as_bytes()]);
-            self.database = database;
+            self.database = Some(database);
         }
         resp::encode(&mut self.bytes, command);
     }
@@ -218,7 +218,7 @@ impl<E: Env> Log<E> {
         let file = files::create(&self.dir, TEMPORARY_BASE).await.map_err(RewriteError::Failed)?;
         let failed = |operation| move |error| RewriteError::Failed(Failure::new(operation, TEMPORARY_BASE, &error));
         let line = vec![0; if salt.is_some() { LINE_BYTES } else { 0 }];
-        let mut commands = Commands { bytes: line.clone(), database: 0 };
+        let mut commands = Commands { bytes: line.clone(), database: None };
         if self.options.aof_timestamp_enabled {
             resp::encode_timestamp(&mut commands.bytes, self.env.wall_ns().div_euclid(1_000_000_000));
         }

@@ -127,7 +127,7 @@ pub(super) fn ltrim(call: &mut Call<'_>) -> Done {
             list.truncate(last as usize + 1);
             list.drain(..first as usize);
         }
-        Ok(true)
+        Ok((list.len() as i64) < length)
     })
 }
 

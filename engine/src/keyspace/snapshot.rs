@@ -83,3 +83,53 @@ pub(crate) fn rebuild(key: &[u8], entry: &Entry, mut command: impl FnMut(&[&[u8]
         command(&[b"PEXPIREAT", key, expires.to_string().as_bytes()]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(commands: &[&[&str]]) -> String {
+        let mut keys = Keyspace::new();
+        for command in commands {
+            keys.load(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>()).expect("a command");
+        }
+        let (mut snapshot, mut out) = (keys.snapshot(), Commands::default());
+        while snapshot.write(&mut out) {}
+        String::from_utf8(out.into_bytes()).expect("text")
+    }
+
+    #[test]
+    fn a_key_is_written_as_redis_writes_it() {
+        let text = written(&[&["SET", "s", "v"], &["PEXPIREAT", "s", "1700000000000"]]);
+        let expected = "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*3\r\n$3\r\nSET\r\n$1\r\ns\r\n$1\r\nv\r\n\
+                        *3\r\n$9\r\nPEXPIREAT\r\n$1\r\ns\r\n$13\r\n1700000000000\r\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_command_has_at_most_64_items() {
+        for (count, commands) in [(1, 1), (64, 1), (65, 2), (128, 2), (129, 3)] {
+            let numbers: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+            for (name, pairs) in [("RPUSH", false), ("SADD", false), ("ZADD", true), ("HMSET", true)] {
+                let items: Vec<&str> = numbers
+                    .iter()
+                    .flat_map(
+                        |number| if pairs { vec![number.as_str(), number.as_str()] } else { vec![number.as_str()] },
+                    )
+                    .collect();
+                let command: Vec<&str> = [name, "key"].into_iter().chain(items).collect();
+                let text = written(&[&command]);
+                assert_eq!(text.matches(&format!("\r\n{name}\r\n")).count(), commands, "{name} {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_score_reads_back_as_the_same_number() {
+        for score in ["0.1", "1e300", "-1e-300", "inf", "-inf", "3", "179769313486231570000", "5e-324"] {
+            let text = written(&[&["ZADD", "z", score, "m"]]);
+            let at = text.split("\r\n").skip_while(|word| *word != "z").nth(2).expect("a score");
+            assert_eq!(at.parse::<f64>(), score.parse::<f64>());
+        }
+    }
+}
