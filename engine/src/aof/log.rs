@@ -64,8 +64,10 @@ pub(super) struct Log<E: Env> {
 pub(super) struct Gates {
     /// Those who wait for a write or for room.
     pub(super) space: Gate,
-    /// Those who wait for a sync that another one leads.
-    pub(super) durable: Gate,
+    /// Those for whom a sync is under way, and those of the next one, by the parity of the epoch.
+    pub(super) cohort: [Gate; 2],
+    /// The one who leads next.
+    pub(super) leader: Gate,
     pub(super) keeper: Gate,
     pub(super) syncer: Gate,
     /// Those who wait for the end of a rewrite.
@@ -100,8 +102,15 @@ pub(super) struct State<E: Env> {
     sync: Slot<E>,
     /// The write in flight may switch to a new increment, and so sync.
     switching: bool,
-    /// Who syncs for all who wait for that.
+    /// Who syncs for all who wait for that, and who does so next. The next one is woken last, when those of the finished cohort are
+    /// awake and append again: that keeps cohorts whole.
     leader: Option<u64>,
+    next: Option<u64>,
+    epoch: u64,
+    /// What the running cohort waits for; the leader has closed it; and it is its sync that is under way.
+    cohort_upto: u64,
+    cohort_closed: bool,
+    leader_syncs: bool,
     next_waiter: u64,
     pub(super) failure: Option<Arc<Failure>>,
     pub(super) trouble: Option<Trouble>,
@@ -186,7 +195,8 @@ enum Step<E: Env> {
     Done(Result<(), Stuck>),
     Drive(Operation, Worker<E>),
     Space(u64),
-    Durable(u64),
+    Cohort(usize, u64),
+    Leader(u64),
 }
 
 impl<E: Env> Log<E> {
@@ -210,6 +220,11 @@ impl<E: Env> Log<E> {
             sync: Slot::new(),
             switching: false,
             leader: None,
+            next: None,
+            epoch: 0,
+            cohort_upto: 0,
+            cohort_closed: false,
+            leader_syncs: false,
             next_waiter: 0,
             failure: None,
             trouble: None,
@@ -261,7 +276,8 @@ impl<E: Env> Log<E> {
                 Step::Done(result) => return result,
                 Step::Drive(operation, worker) => self.drive(operation, worker).await,
                 Step::Space(seen) => self.gates.space.wait(seen).await,
-                Step::Durable(seen) => self.gates.durable.wait(seen).await,
+                Step::Cohort(parity, seen) => self.gates.cohort[parity].wait(seen).await,
+                Step::Leader(seen) => self.gates.leader.wait(seen).await,
             }
         }
     }
@@ -305,20 +321,40 @@ impl<E: Env> Log<E> {
             }
             Want::Durable(upto) => upto,
         };
-        if state.leader.is_some_and(|leader| leader != me) {
-            return Step::Durable(self.gates.durable.seq());
+        if state.leader.is_none() && state.next.is_none_or(|next| next == me) {
+            (state.leader, state.next, state.cohort_closed) = (Some(me), None, false);
         }
-        state.leader = Some(me);
-        if state.written < upto {
-            return match can_write.then(|| self.begin_write(state)).flatten() {
-                Some(worker) => Step::Drive(Operation::Write, worker),
+        if state.leader == Some(me) {
+            if state.written < upto {
+                return match can_write.then(|| self.begin_write(state)).flatten() {
+                    Some(worker) => {
+                        state.close_cohort(state.published);
+                        Step::Drive(Operation::Write, worker)
+                    }
+                    None => space(),
+                };
+            }
+            return match self.begin_sync(state) {
+                Some(worker) => {
+                    state.close_cohort(state.written);
+                    state.leader_syncs = true;
+                    Step::Drive(Operation::Sync, worker)
+                }
                 None => space(),
             };
         }
-        match self.begin_sync(state) {
-            Some(worker) => Step::Drive(Operation::Sync, worker),
-            None => space(),
+        let cohort = |epoch: u64| {
+            let parity = (epoch % 2) as usize;
+            Step::Cohort(parity, self.gates.cohort[parity].seq())
+        };
+        if state.leader.is_some() && state.cohort_closed && upto <= state.cohort_upto {
+            return cohort(state.epoch);
         }
+        if state.next.is_none_or(|next| next == me) {
+            state.next = Some(me);
+            return Step::Leader(self.gates.leader.seq());
+        }
+        cohort(state.epoch + 1)
     }
 
     /// Takes all pages and begins to write them; `None` if there are none.
@@ -382,16 +418,25 @@ impl<E: Env> Log<E> {
                     }
                     Err(failure) => drop(state.fail(failure)),
                 }
-                state.leader = None;
             }
         }
+        let parity = (state.epoch % 2) as usize;
+        // A sync that no leader began (the syncer's) may be what any of them waits for.
+        let foreign = operation == Operation::Sync && !mem::take(&mut state.leader_syncs);
+        if operation == Operation::Sync && !foreign {
+            state.leader = None;
+        }
         let keeper = state.postponed.is_some() || state.trouble.is_some() || state.failure.is_some();
-        let all = state.failure.is_some() || state.trouble.is_some();
+        let all = foreign || state.failure.is_some() || state.trouble.is_some();
         let rewriting = state.rewriting.is_some();
         drop(state);
         self.gates.space.open();
         if operation == Operation::Sync || all {
-            self.gates.durable.open();
+            self.gates.cohort[parity].open();
+            if all {
+                self.gates.cohort[1 - parity].open();
+            }
+            self.gates.leader.open();
         }
         if keeper {
             self.gates.keeper.open();
@@ -476,8 +521,8 @@ impl<E: Env> Log<E> {
     }
 
     pub(super) fn open_all(&self) {
-        let Gates { space, durable, keeper, syncer, rewrite } = &self.gates;
-        [space, durable, keeper, syncer, rewrite].into_iter().for_each(Gate::open);
+        let Gates { space, cohort: [one, other], leader, keeper, syncer, rewrite } = &self.gates;
+        [space, one, other, leader, keeper, syncer, rewrite].into_iter().for_each(Gate::open);
     }
 
     /// Polls what is in flight without a driver to its end: nothing may touch the files after close.
@@ -574,6 +619,14 @@ impl<E: Env> State<E> {
         syncs && self.failure.is_none() && self.trouble.is_none()
     }
 
+    /// Those who come from now on wait for the next cohort.
+    fn close_cohort(&mut self, upto: u64) {
+        self.cohort_upto = upto;
+        if !mem::replace(&mut self.cohort_closed, true) {
+            self.epoch += 1;
+        }
+    }
+
     /// Whether a switch to a new increment is under way, or the next thing that its rewrite does.
     pub(super) fn switches(&self) -> bool {
         self.switching || self.rewriting.is_some() && self.write_switches()
@@ -632,12 +685,18 @@ impl<E: Env> Drop for Waiter<'_, E> {
             let mut state = self.log.lock();
             let led = state.leader == Some(self.id);
             if led {
-                state.leader = None;
+                // Its sync, if it left one behind, ends as nobody's: all look again then.
+                (state.leader, state.leader_syncs) = (None, false);
             }
-            led
+            let next = state.next == Some(self.id);
+            if next {
+                state.next = None;
+            }
+            led || next
         };
         if led {
-            self.log.gates.durable.open();
+            self.log.gates.cohort.iter().for_each(Gate::open);
+            self.log.gates.leader.open();
         }
     }
 }
