@@ -7,7 +7,7 @@
 use std::{
     future::Future,
     mem,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::PoisonError,
     task::{Context, Poll, Waker},
 };
@@ -85,6 +85,18 @@ impl Future for Wait<'_> {
         }
         Poll::Pending
     }
+}
+
+/// Waits for the first of both; true if it was the second.
+pub(crate) async fn race(one: impl Future<Output = ()>, two: impl Future<Output = ()>) -> bool {
+    let (mut one, mut two) = (pin!(one), pin!(two));
+    std::future::poll_fn(|context| {
+        if one.as_mut().poll(context).is_ready() {
+            return Poll::Ready(false);
+        }
+        two.as_mut().poll(context).map(|()| true)
+    })
+    .await
 }
 
 #[cfg(test)]

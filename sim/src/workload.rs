@@ -268,17 +268,8 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
     let image_checks = *options.pick(&[1, 1, 3, 0]);
 
     let mut swarm = prng.fork("swarm");
-    let lying = swarm.chance(1, 32);
-    let mut rates = BTreeMap::new();
-    for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::SlowSync) {
-        let (on, rate) = (swarm.chance(1, 3), *swarm.pick(&[16, 32, 64, 128]));
-        if on && fault != Fault::LyingSync && !lying {
-            rates.insert(fault, rate);
-        }
-    }
-    if lying {
-        rates.insert(Fault::LyingSync, *swarm.pick(&[1, 4, 16]));
-    }
+    // (Slow syncs came after seeds were on record.)
+    let (mut rates, lying) = draw_rates(&mut swarm, Fault::ALL.into_iter().filter(|fault| *fault != Fault::SlowSync));
     let weights = Weights::draw(&mut swarm);
     let mut space = prng.fork("space");
     let mut capacity_bytes = 0;
@@ -305,6 +296,24 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         calm(&mut plan);
     }
     plan
+}
+
+/// Which of these faults are on, and how often they strike; and whether syncs lie, and nothing else goes wrong.
+fn draw_rates(swarm: &mut Prng, faults: impl Iterator<Item = Fault>) -> (BTreeMap<Fault, u32>, bool) {
+    let lying = swarm.chance(1, 32);
+    let mut rates = BTreeMap::new();
+    for fault in faults {
+        let (on, rate) = (swarm.chance(1, 3), *swarm.pick(&[16, 32, 64, 128]));
+        // Syncs are rarer than calls.
+        let rate = if fault == Fault::SlowSync { rate / 8 } else { rate };
+        if on && fault != Fault::LyingSync && !lying {
+            rates.insert(fault, rate);
+        }
+    }
+    if lying {
+        rates.insert(Fault::LyingSync, *swarm.pick(&[1, 4, 16]));
+    }
+    (rates, lying)
 }
 
 /// Takes everything that goes wrong out of a plan.
@@ -414,17 +423,18 @@ fn draw_life(prng: &Prng, weights: &Weights, segment_bytes: u64) -> Life {
         0 => 1 + crashes.below(2),
         _ => 0,
     };
-    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 30)).collect();
+    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 30, 5)).collect();
     let end = match crashes.below(8) {
         0 => End::Close,
-        _ => End::Crash(draw_crash(&mut crashes, 12 + 4 * ops)),
+        _ => End::Crash(draw_crash(&mut crashes, 12 + 4 * ops, 5)),
     };
     Life { clients, opening, end, ..Life::default() }
 }
 
-fn draw_crash(prng: &mut Prng, calls: u64) -> Crash {
+/// A crash within so many calls, or, one in `done`, when the clients have finished.
+fn draw_crash(prng: &mut Prng, calls: u64, done: u64) -> Crash {
     let kind = if prng.chance(1, 3) { CrashKind::Kill } else { CrashKind::PowerCut };
-    let at = if prng.chance(1, 5) { At::Done } else { At::Io(1 + prng.below(calls)) };
+    let at = if prng.chance(1, done) { At::Done } else { At::Io(1 + prng.below(calls)) };
     Crash { kind, at, keep: Keep::Draw }
 }
 

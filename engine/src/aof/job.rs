@@ -59,6 +59,13 @@ pub(super) struct Target<E: Env> {
     pub(super) salt: Option<u32>,
 }
 
+impl<E: Env> Target<E> {
+    /// The end of an increment that is whole and has so many bytes.
+    pub(super) fn end_of(entry: &Entry, file: <E::Dir as Dir>::File, bytes: u64) -> Target<E> {
+        Target { file: Arc::new(file), name: entry.name.clone(), offset: bytes, whole: bytes, salt: entry.salt }
+    }
+}
+
 impl<E: Env> Clone for Target<E> {
     fn clone(&self) -> Self {
         Target {
@@ -100,7 +107,6 @@ pub(super) struct Written<E: Env> {
     pub(super) switched: Option<Result<(Manifest, u64), Failure>>,
     /// How far the log is durable, if the switch synced it.
     pub(super) synced: Option<u64>,
-    pub(super) bytes: u64,
     pub(super) result: Result<(), NotWritten>,
 }
 
@@ -120,7 +126,6 @@ impl<E: Env> WriteJob<E> {
             upto: self.written,
             switched: None,
             synced: None,
-            bytes: 0,
             result: Ok(()),
         };
         // Taken whole: in a calm run the queue goes back as it came, and nothing is allocated.
@@ -151,7 +156,6 @@ impl<E: Env> WriteJob<E> {
             if page.tag.ends {
                 written.target.whole = written.target.offset;
             }
-            written.bytes += page.bytes.len() as u64;
             written.upto = page.tag.upto;
         }
         written.left = pages.split_off(count);
@@ -199,7 +203,7 @@ async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Resu
     }
     debug!(file = %entry.name, "switched");
     written.switched = Some(Ok((manifest, written.target.offset)));
-    written.target = Target { file: Arc::new(file), name: entry.name, offset: 0, whole: 0, salt: entry.salt };
+    written.target = Target::end_of(&entry, file, 0);
     job.durable = 0;
     Ok(())
 }

@@ -4,17 +4,14 @@
 //! long; tries again what failed; and polls on what lost its driver.
 
 use std::{
-    future::Future,
     io,
-    pin::pin,
     sync::{Arc, PoisonError},
-    task::Poll,
     time::Duration,
 };
 
 use tracing::warn;
 
-use crate::{env::Env, plant::planted, sync::Mutex};
+use crate::{env::Env, gate::race, plant::planted, sync::Mutex};
 
 use super::{
     log::{Log, POSTPONE, RETRY, SYNC_INTERVAL, Want},
@@ -96,7 +93,9 @@ async fn keep<E: Env>(log: Arc<Log<E>>) {
                 state.synced_at = log.env.monotonic();
                 drop(state);
             }
-            Duty::Sleep(time) => race(log.gates.keeper.wait(seen), log.env.sleep(time)).await,
+            Duty::Sleep(time) => {
+                race(log.gates.keeper.wait(seen), log.env.sleep(time)).await;
+            }
             Duty::Rest => log.gates.keeper.wait(seen).await,
         }
     }
@@ -183,16 +182,4 @@ async fn farewell<E: Env>(log: &Log<E>) {
     }
     log.drain().await;
     drop(log.lock().lock.take());
-}
-
-/// Waits for the first of both.
-async fn race(one: impl Future<Output = ()>, two: impl Future<Output = ()>) {
-    let (mut one, mut two) = (pin!(one), pin!(two));
-    std::future::poll_fn(|context| {
-        if one.as_mut().poll(context).is_ready() {
-            return Poll::Ready(());
-        }
-        two.as_mut().poll(context)
-    })
-    .await;
 }

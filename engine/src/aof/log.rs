@@ -70,8 +70,6 @@ pub(super) struct Gates {
     pub(super) leader: Gate,
     pub(super) keeper: Gate,
     pub(super) syncer: Gate,
-    /// Those who wait for the end of a rewrite.
-    pub(super) rewrite: Gate,
 }
 
 /// A write that failed and will be tried again.
@@ -398,8 +396,7 @@ impl<E: Env> Log<E> {
     /// Takes in how an operation ended.
     fn complete(&self, operation: Operation, worker: Worker<E>, done: Done<E>) {
         let mut state = self.lock();
-        let slot = if operation == Operation::Write { &mut state.write } else { &mut state.sync };
-        *slot = Slot::Idle(worker);
+        *state.slot(operation) = Slot::Idle(worker);
         match done {
             Done::Written(written) => self.written(&mut state, written),
             Done::Synced { job, result } => {
@@ -428,7 +425,6 @@ impl<E: Env> Log<E> {
         }
         let keeper = state.postponed.is_some() || state.trouble.is_some() || state.failure.is_some();
         let all = foreign || state.failure.is_some() || state.trouble.is_some();
-        let rewriting = state.rewriting.is_some();
         drop(state);
         self.gates.space.open();
         if operation == Operation::Sync || all {
@@ -441,14 +437,11 @@ impl<E: Env> Log<E> {
         if keeper {
             self.gates.keeper.open();
         }
-        if all || rewriting {
-            self.gates.rewrite.open();
-        }
     }
 
     /// A write ended.
     fn written(&self, state: &mut State<E>, written: Written<E>) {
-        let Written { done, left, target, upto, switched, synced, bytes: _, result } = written;
+        let Written { done, left, target, upto, switched, synced, result } = written;
         state.switching = false;
         state.ring.give_back(done);
         state.left = left;
@@ -466,7 +459,6 @@ impl<E: Env> Log<E> {
                 }
                 Err(failure) => state.switched(Err(failure)),
             }
-            self.gates.rewrite.open();
         }
         state.target = target;
         match result {
@@ -481,24 +473,18 @@ impl<E: Env> Log<E> {
             Err(error) => {
                 warn!(failure = %error.failure, "will be tried again");
                 state.stats.stalls += 1;
-                if planted!(self.plants, AofRingSlotFreedEarly) {
-                    // What is gone from the ring can't be written again.
-                    let freed = mem::take(&mut state.left);
-                    if freed.iter().any(|page| page.tag.head == Head::Switch) {
+                // The planted bugs give the pages away: in their place comes what follows, or a hole.
+                let skips = planted!(self.plants, AofSkipFailedWrite);
+                if skips || planted!(self.plants, AofRingSlotFreedEarly) {
+                    let lost = mem::take(&mut state.left);
+                    if lost.iter().any(|page| page.tag.head == Head::Switch) {
                         state.switched(Err(error.failure));
                     }
-                    state.written = freed.back().map_or(state.written, |page| page.tag.upto);
-                    state.ring.give_back(freed);
-                    return;
-                }
-                if planted!(self.plants, AofSkipFailedWrite) {
-                    let skipped = mem::take(&mut state.left);
-                    if skipped.iter().any(|page| page.tag.head == Head::Switch) {
-                        state.switched(Err(error.failure));
+                    if skips {
+                        state.target.offset += lost.iter().map(|page| page.bytes.len() as u64).sum::<u64>();
                     }
-                    state.target.offset += skipped.iter().map(|page| page.bytes.len() as u64).sum::<u64>();
-                    state.written = skipped.back().map_or(state.written, |page| page.tag.upto);
-                    state.ring.give_back(skipped);
+                    state.written = lost.back().map_or(state.written, |page| page.tag.upto);
+                    state.ring.give_back(lost);
                     return;
                 }
                 state.trouble = Some(Trouble { failure: Arc::new(error.failure), since: self.env.monotonic() });
@@ -510,8 +496,7 @@ impl<E: Env> Log<E> {
     fn orphan(&self, operation: Operation, worker: Worker<E>) {
         {
             let mut state = self.lock();
-            let slot = if operation == Operation::Write { &mut state.write } else { &mut state.sync };
-            *slot = Slot::Orphan(worker);
+            *state.slot(operation) = Slot::Orphan(worker);
             if std::thread::panicking() {
                 let error = std::io::Error::other("it panicked");
                 state.fail(Failure::new("update", "the log", &error));
@@ -521,8 +506,8 @@ impl<E: Env> Log<E> {
     }
 
     pub(super) fn open_all(&self) {
-        let Gates { space, cohort: [one, other], leader, keeper, syncer, rewrite } = &self.gates;
-        [space, one, other, leader, keeper, syncer, rewrite].into_iter().for_each(Gate::open);
+        let Gates { space, cohort: [one, other], leader, keeper, syncer } = &self.gates;
+        [space, one, other, leader, keeper, syncer].into_iter().for_each(Gate::open);
     }
 
     /// Polls what is in flight without a driver to its end: nothing may touch the files after close.
@@ -647,6 +632,13 @@ impl<E: Env> State<E> {
         self.published = producer.accepted - producer.held();
         (self.stats.commands, self.stats.bytes) = (producer.commands, producer.accepted);
         result
+    }
+
+    fn slot(&mut self, operation: Operation) -> &mut Slot<E> {
+        match operation {
+            Operation::Write => &mut self.write,
+            Operation::Sync => &mut self.sync,
+        }
     }
 
     /// Whether a sync is under way.

@@ -3,7 +3,7 @@
 //! Nothing is written before all of it was loaded. Then the last increment goes on if its close is on record; otherwise its good
 //! part is copied into a new one, because what a torn or unsynced file shows now need not be what the disk holds.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path};
 
 use tracing::{debug, info, warn};
 
@@ -205,8 +205,7 @@ impl<E: Env> Opening<'_, E> {
         interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", &base.name))?;
         let increment = self.next_increment(&manifest);
         let file = self.create(dir, &increment.name).await?;
-        let target =
-            Target { file: Arc::new(file), name: increment.name.clone(), offset: 0, whole: 0, salt: increment.salt };
+        let target = Target::end_of(&increment, file, 0);
         manifest.base = Some(base);
         manifest.increments.push(increment);
         if planted!(self.plants, AofUpgradeRemovesFirst) {
@@ -253,13 +252,7 @@ impl<E: Env> Opening<'_, E> {
             }
             let summed = entry.salt.is_some() == self.options.sums(&self.plants);
             if trusted || (whole && summed && entry.synced == Some(good)) {
-                let target = Target {
-                    file: Arc::new(file),
-                    name: entry.name.clone(),
-                    offset: good,
-                    whole: good,
-                    salt: entry.salt,
-                };
+                let target = Target::end_of(entry, file, good);
                 // Which manifest the disk holds is not known either: the sync after its rename may have failed.
                 if !planted!(self.plants, AofManifestTrusted) {
                     manifest.counted = true;
@@ -276,7 +269,7 @@ impl<E: Env> Opening<'_, E> {
             manifest.counted = true;
             self.replace(dir, &manifest).await?;
             let _ = dir.remove(&entry.name).await;
-            let target = Target { file: Arc::new(copied), name: new.name, offset: bytes, whole: bytes, salt: new.salt };
+            let target = Target::end_of(&new, copied, bytes);
             return Ok(Made { target, manifest, earlier_bytes: total, base_bytes });
         }
         // A base alone, as a Redis that was stopped in an upgrade leaves it.
@@ -285,7 +278,7 @@ impl<E: Env> Opening<'_, E> {
         manifest.increments.push(new.clone());
         manifest.counted = true;
         self.replace(dir, &manifest).await?;
-        let target = Target { file: Arc::new(file), name: new.name, offset: 0, whole: 0, salt: new.salt };
+        let target = Target::end_of(&new, file, 0);
         Ok(Made { target, manifest, earlier_bytes: total, base_bytes })
     }
 
@@ -381,8 +374,7 @@ impl<E: Env> Opening<'_, E> {
         let increment = self.next_increment(&manifest);
         self.create(dir, &base.name).await?;
         let file = self.create(dir, &increment.name).await?;
-        let target =
-            Target { file: Arc::new(file), name: increment.name.clone(), offset: 0, whole: 0, salt: increment.salt };
+        let target = Target::end_of(&increment, file, 0);
         manifest.base = Some(base);
         manifest.increments.push(increment);
         self.replace(dir, &manifest).await?;

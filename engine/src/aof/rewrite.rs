@@ -180,20 +180,17 @@ impl<E: Env> Log<E> {
     async fn switched(&self) -> Result<u64, RewriteError> {
         loop {
             let at = {
-                let mut state = self.lock();
+                let state = self.lock();
                 if state.closed {
                     return Err(RewriteError::Closed);
                 }
                 if let Some(failure) = &state.failure {
                     return Err(RewriteError::Log(LogError::Poisoned(failure.clone())));
                 }
-                let Some(rewriting) = &mut state.rewriting else { return Err(RewriteError::Closed) };
-                match std::mem::replace(&mut rewriting.phase, Phase::Marked) {
-                    Phase::Switched(bytes) => {
-                        rewriting.phase = Phase::Switched(bytes);
-                        return Ok(bytes);
-                    }
-                    Phase::NotSwitched(failure) => return Err(RewriteError::Failed(failure)),
+                let Some(rewriting) = &state.rewriting else { return Err(RewriteError::Closed) };
+                match &rewriting.phase {
+                    Phase::Switched(bytes) => return Ok(*bytes),
+                    Phase::NotSwitched(failure) => return Err(RewriteError::Failed(failure.clone())),
                     Phase::Marked => rewriting.at,
                 }
             };

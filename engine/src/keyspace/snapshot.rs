@@ -41,9 +41,6 @@ impl Snapshot for KeyspaceSnapshot {
 
 /// The commands that rebuild a key, as Redis rewrites it: at most 64 items each, then its expiry.
 pub(crate) fn rebuild(key: &[u8], entry: &Entry, mut command: impl FnMut(&[&[u8]])) {
-    if let (Value::String(value), None) = (&entry.value, entry.expires_ms) {
-        return command(&[b"SET", key, value]);
-    }
     let mut items = |name: &[u8], items: &mut dyn Iterator<Item = [&[u8]; 2]>, single: bool| {
         let mut arguments: Vec<&[u8]> = Vec::with_capacity(2 + 2 * ITEMS);
         let mut count = 0;

@@ -1,11 +1,11 @@
 //! The log's one background task: it keeps a spare prepared, recycles what was released, writes a mark when the log is
 //! idle, and polls on what lost its last driver. It does nothing that an append could not do itself.
 
-use std::{future::Future, io, pin::pin, sync::Arc, task::Poll};
+use std::{io, sync::Arc};
 
 use tracing::{debug, warn};
 
-use crate::{codec::Mark, env::Env, plant::planted, sync::Mutex};
+use crate::{codec::Mark, env::Env, gate::race, plant::planted, sync::Mutex};
 
 use super::{
     commit::Want,
@@ -171,16 +171,4 @@ impl<E: Env> Log<E> {
 enum Part {
     Filler,
     Mark(Mark),
-}
-
-/// Waits for the first of both; true if it was the second.
-async fn race(one: impl Future<Output = ()>, two: impl Future<Output = ()>) -> bool {
-    let (mut one, mut two) = (pin!(one), pin!(two));
-    std::future::poll_fn(|context| {
-        if one.as_mut().poll(context).is_ready() {
-            return Poll::Ready(false);
-        }
-        two.as_mut().poll(context).map(|()| true)
-    })
-    .await
 }

@@ -1,15 +1,12 @@
 //! Plans for a command log: `aof`, and `rewrite`, which is the same with many rewrites.
 
-use std::collections::BTreeMap;
-
 use crate::{
-    disk::Keep,
     fault::Fault,
-    plan::{At, CommandOptions, Crash, CrashKind, End, EngineOptions, Life, MachinePlan, Plan, Policy},
+    plan::{CommandOptions, CrashKind, End, EngineOptions, Life, MachinePlan, Plan, Policy},
     prng::Prng,
 };
 
-use super::{Class, Op, calm};
+use super::{Class, Op, calm, draw_crash, draw_rates, weighted};
 
 /// Draws the plan of a seed.
 pub(super) fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
@@ -29,18 +26,7 @@ pub(super) fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
     let image_checks = *options.pick(&[1, 1, 3, 0]);
 
     let mut swarm = prng.fork("swarm");
-    let lying = swarm.chance(1, 32);
-    let mut rates = BTreeMap::new();
-    for fault in Fault::ALL {
-        let (on, rate) = (swarm.chance(1, 3), *swarm.pick(&[16, 32, 64, 128]));
-        let rate = if fault == Fault::SlowSync { rate / 8 } else { rate };
-        if on && fault != Fault::LyingSync && !lying {
-            rates.insert(fault, rate);
-        }
-    }
-    if lying {
-        rates.insert(Fault::LyingSync, *swarm.pick(&[1, 4, 16]));
-    }
+    let (mut rates, lying) = draw_rates(&mut swarm, Fault::ALL.into_iter());
     let mut weights = vec![(4, Kind::Append)];
     let rewrites = if subject == "rewrite" { 4 } else { 1 };
     for (weight, kind) in [
@@ -129,29 +115,23 @@ fn draw_life(prng: &Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> 
     }
     let mut crashes = prng.fork("crashes");
     let opening = if crashes.chance(1, 4) { 1 + crashes.below(2) } else { 0 };
-    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 20)).collect();
+    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 20, 4)).collect();
     let end = match crashes.below(8) {
         0 => End::Close,
-        _ => End::Crash(draw_crash(&mut crashes, 8 + 3 * ops)),
+        _ => End::Crash(draw_crash(&mut crashes, 8 + 3 * ops, 4)),
     };
     Life { clients, opening, end, ..Life::default() }
 }
 
-fn draw_crash(prng: &mut Prng, calls: u64) -> Crash {
-    let kind = if prng.chance(1, 3) { CrashKind::Kill } else { CrashKind::PowerCut };
-    let at = if prng.chance(1, 4) { At::Done } else { At::Io(1 + prng.below(calls)) };
-    Crash { kind, at, keep: Keep::Draw }
-}
-
 fn draw_op(prng: &mut Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> Op {
-    let class = super::weighted(prng, classes, Class::Written);
+    let class = weighted(prng, classes, Class::Written);
     let bytes = match prng.below(16) {
         0 => prng.below(4),
         1..=12 => 8 + prng.below(100),
         13 | 14 => 100 + prng.below(2000),
         _ => prng.below(80 << 10),
     };
-    match super::weighted(prng, weights, Kind::Append) {
+    match weighted(prng, weights, Kind::Append) {
         Kind::Append => Op::Append { bytes, class },
         Kind::Batch => Op::Batch { count: 1 + prng.below(5), bytes: 8 + bytes.min(700), class },
         Kind::Rejected => Op::BatchEmpty,
