@@ -28,9 +28,10 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use crate::{env::Env, gate::Gate, sync::Mutex};
+use crate::{env::Env, failure::Failure, gate::Gate, sync::Mutex};
 
 pub mod check;
+mod enable;
 mod error;
 mod files;
 mod job;
@@ -64,6 +65,17 @@ use producer::Record;
 /// How far the log reached when something had been appended: bytes since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
+
+/// Whether a log is on (`OFF`, `WAIT_REWRITE` and `ON` of Redis).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// It was closed.
+    Off,
+    /// It was switched on, and its first base is not complete: what is collected would not be loaded.
+    WaitRewrite,
+    /// What is appended is logged.
+    On,
+}
 
 /// A handle of an open command log.
 ///
@@ -129,6 +141,48 @@ impl<E: Env> CommandLog<E> {
     /// As [`CommandLog::open`].
     pub async fn verify(env: E, path: &Path, options: Options, data: &mut impl DataSet) -> Result<Loaded, OpenError> {
         open::verify(env, path, options, data).await
+    }
+
+    /// Switches a log on for data that is in memory: what was logged before, if anything was, is replaced by what `snapshot` returns
+    /// once that is written, and until then it is [`Phase::WaitRewrite`]: commands are collected, and nothing of them is durable
+    /// (rounds count as under `no`, and waits for durability last until the log is on). A crash before leaves what was there before.
+    ///
+    /// Nothing may happen to the data between the snapshot and the first command that is appended to this handle. Where the
+    /// [`Rewrite`] fails, the next attempt is a rewrite: a second later [`CommandLog::rewrite_is_due`] asks for it; after ten
+    /// attempts the log is poisoned. To switch a log off, close it.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was changed but for files that count for nothing.
+    ///
+    /// ```
+    /// use engine::{aof::{CommandLog, Phase, options::Options}, env::{OsEnv, block_on}, keyspace::Keyspace};
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// block_on(async {
+    ///     let mut keys = Keyspace::new();
+    ///     keys.execute(&[b"SET", b"greeting", b"hello"], 0)?;
+    ///     let (log, first) = CommandLog::enable(OsEnv, folder.path(), Options::default(), || keys.snapshot()).await?;
+    ///     first.done().await?;
+    ///     assert_eq!(log.phase(), Phase::On);
+    ///     log.close().await?;
+    ///     let mut again = Keyspace::new();
+    ///     CommandLog::open(OsEnv, folder.path(), Options::default(), &mut again).await?;
+    ///     assert_eq!(again.databases(), keys.databases());
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn enable<S: Snapshot>(
+        env: E,
+        path: &Path,
+        options: Options,
+        snapshot: impl FnOnce() -> S,
+    ) -> Result<(CommandLog<E>, Rewrite<E>), OpenError> {
+        let log = Arc::new(enable::enable(env, path, options).await?);
+        let keeper = Keeper::spawn(&log).map_err(OpenError::io("start", "the log's background task"))?;
+        let log = CommandLog { log, keeper: Arc::new(keeper) };
+        let rewrite = log.spawn_rewrite(snapshot());
+        Ok((log, rewrite.map_err(OpenError::Failed)?))
     }
 
     /// Appends one command, which was executed in `database`. It is in memory then; [`CommandLog::round`] does the rest. Waits
@@ -214,7 +268,7 @@ impl<E: Env> CommandLog<E> {
                 return Err(LogError::Closed);
             }
             let accepted = state.accepted();
-            let held_back = options.no_append_fsync_on_rewrite && state.rewriting.is_some();
+            let held_back = state.holds_syncs_back(options);
             match options.append_fsync {
                 Fsync::Always if !held_back => (Some(Want::Durable(accepted)), false),
                 Fsync::EverySecond | Fsync::No if state.postpones(options.append_fsync) => {
@@ -297,6 +351,10 @@ impl<E: Env> CommandLog<E> {
 
     async fn begin_rewrite<S: Snapshot>(&self, snapshot: impl FnOnce() -> S) -> Result<Rewrite<E>, RewriteError> {
         let snapshot = self.log.mark_rewrite(snapshot).await?;
+        self.spawn_rewrite(snapshot).map_err(RewriteError::Failed)
+    }
+
+    fn spawn_rewrite(&self, snapshot: impl Snapshot) -> Result<Rewrite<E>, Failure> {
         let outcome = Arc::new(Outcome { result: Mutex::new(None), gate: Gate::default() });
         let (log, told) = (self.log.clone(), outcome.clone());
         let task = self.log.env.spawn("seawall aof rewrite", async move {
@@ -311,7 +369,7 @@ impl<E: Env> CommandLog<E> {
             }
             Err(error) => {
                 self.log.lock().rewriting = None;
-                Err(RewriteError::Failed(crate::failure::Failure::new("start", "the rewrite's task", &error)))
+                Err(Failure::new("start", "the rewrite's task", &error))
             }
         }
     }
@@ -321,6 +379,17 @@ impl<E: Env> CommandLog<E> {
     #[must_use]
     pub fn rewrite_is_due(&self) -> bool {
         self.log.rewrite_is_due()
+    }
+
+    /// Whether it is on.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        let state = self.log.lock();
+        match (state.closed, &state.collecting) {
+            (true, _) => Phase::Off,
+            (false, Some(_)) => Phase::WaitRewrite,
+            (false, None) => Phase::On,
+        }
     }
 
     /// Bytes of the log's files: base and increments.
@@ -357,7 +426,7 @@ impl<E: Env> CommandLog<E> {
         }
     }
 
-    /// Ends a rewrite that is under way, makes everything durable, states so in the manifest, and releases the directory. Other
+    /// Switches the log off: ends a rewrite that is under way, makes everything durable, states so in the manifest, and releases the directory. Other
     /// handles refuse work from now on. Dropping the last handle instead makes durable what it can, and tells nobody when that
     /// fails.
     ///
@@ -388,6 +457,7 @@ impl<E: Env> CommandLog<E> {
         if result.is_ok() {
             log.state_end().await;
         }
+        log.forget_collected().await;
         let lock = log.lock().lock.take();
         drop(lock);
         Ok(result?)

@@ -117,6 +117,10 @@ mod switches {
         AofNoChecksums "aof-no-checksums" "write commands as Redis does, with nothing that proves them (W3, W4)";
         AofUpgradeRemovesFirst "aof-upgrade-removes-first" "remove the one file of an older log before a manifest names its copy";
         AofManifestUnsynced "aof-manifest-unsynced" "rename a manifest into place that was not synced";
+        AofHeldBackDurable "aof-held-back-durable" "with no-appendfsync-on-rewrite, take a write for durable without a sync while a rewrite runs";
+        AofEnableDurable "aof-enable-durable" "take what a log collects for durable before it is switched on";
+        AofEnableUnsynced "aof-enable-unsynced" "switch a log on before what it has collected is durable";
+        AofEnableNamesFirst "aof-enable-names-first" "give files their names before it is durable that they are those of a log that is being switched on";
         RewriteRenameNoDirsync "rewrite-rename-no-dirsync" "skip the directory sync after a manifest is renamed into place";
         RewriteNewincrOldUnsynced "rewrite-newincr-old-unsynced" "go on in a new increment without a sync of the old one";
         RewriteManifestInplace "rewrite-manifest-inplace" "write the manifest in place";

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use engine::{
     aof::{
-        CommandLog, LogError, OpenError,
+        CommandLog, LogError, OpenError, Phase,
         load::Loaded,
         manifest::Manifest,
         options::{Fsync, Options},
@@ -44,6 +44,38 @@ fn directory(path: &Path) -> Vec<(String, Vec<u8>)> {
         .collect();
     files.sort();
     files
+}
+
+#[test]
+fn a_log_is_switched_off_and_on_and_the_old_one_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let mut keys = Keyspace::new();
+        let (log, _) = CommandLog::open(OsEnv, folder.path(), Options::default(), &mut keys).await.unwrap();
+        log.append(0, &["SET", "logged", "1"]).await.unwrap();
+        keys.load(&[b"SET", b"logged", b"1"]).unwrap();
+        assert_eq!(log.phase(), Phase::On);
+        log.clone().close().await.unwrap();
+        assert_eq!(log.phase(), Phase::Off);
+        // What happens while it is off is in memory only.
+        keys.load(&[b"SET", b"meanwhile", b"2"]).unwrap();
+        let enabled = CommandLog::enable(OsEnv, folder.path(), Options::default(), || keys.snapshot()).await;
+        let (log, first) = enabled.unwrap();
+        log.append(0, &["SET", "collected", "3"]).await.unwrap();
+        log.sync().await.unwrap();
+        assert_eq!(log.phase(), Phase::On);
+        first.done().await.unwrap();
+        log.close().await.unwrap();
+        let listed = std::fs::read_dir(folder.path().join("appendonlydir")).unwrap();
+        let mut files: Vec<_> = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        let expected = ["appendonly.aof.2.base.aof", "appendonly.aof.2.incr.aof", "appendonly.aof.manifest"];
+        assert_eq!(files, expected);
+        let mut again = Keyspace::new();
+        CommandLog::verify(OsEnv, folder.path(), Options::default(), &mut again).await.unwrap();
+        keys.load(&[b"SET", b"collected", b"3"]).unwrap();
+        assert_eq!(again.databases(), keys.databases());
+    });
 }
 
 #[test]

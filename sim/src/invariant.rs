@@ -60,7 +60,7 @@ pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
         .filter(|id| match *id {
             "I16" => false,
             "I17" => commands,
-            "I18" => ops().any(|op| matches!(op, Op::Rewrite | Op::RewriteWait)),
+            "I18" => ops().any(|op| matches!(op, Op::Rewrite | Op::RewriteWait | Op::Switch)),
             "I4" if commands => false,
             "I1a" => kills,
             "I4a" => plan.damage_checks > 0 && !plan.lies(),

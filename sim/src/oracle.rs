@@ -108,6 +108,8 @@ pub struct History {
     window_us: Option<u64>,
     /// When the last life ended, if nothing failed in it.
     ended_us: Option<u64>,
+    /// Since when the log is off, if it was switched off and is not on again: what comes then is promised to nobody.
+    off_since_us: Option<u64>,
 }
 
 type Check = Result<(), Violation>;
@@ -126,6 +128,21 @@ impl History {
     /// A life ends now; `calm`: nothing failed in it.
     pub fn ends(&mut self, calm: bool) {
         self.ended_us = virtual_us().filter(|_| calm);
+    }
+
+    /// The log is being switched off.
+    pub fn switched_off(&mut self) {
+        self.off_since_us = self.off_since_us.or(virtual_us());
+    }
+
+    /// The log is on again, in files of its own: errors before do not concern it. What came in between is as old as that.
+    pub fn switched_on(&mut self, log_errors: u64) {
+        self.count("I18");
+        self.errors_before = log_errors;
+        let (Some(off), Some(now)) = (self.off_since_us.take(), virtual_us()) else { return };
+        for known in self.known.values_mut().filter(|known| known.since_us >= off) {
+            known.since_us = now;
+        }
     }
 
     /// An empty history whose first append has the number `next`.
@@ -487,7 +504,11 @@ impl History {
             self.count("I7");
         }
         let window = self.window_us.zip(self.ended_us.take()).filter(|_| !self.lying);
-        let due = |known: &Known| window.is_some_and(|(window, ended)| known.since_us + window < ended);
+        let off = self.off_since_us.take();
+        let due = |known: &Known| {
+            let on = off.is_none_or(|off| known.since_us < off);
+            on && window.is_some_and(|(window, ended)| known.since_us + window < ended)
+        };
         if self.known.values().any(|known| known.standing < Standing::Durable && due(known)) {
             self.count("I16");
         }

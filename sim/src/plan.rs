@@ -57,6 +57,10 @@ pub struct CommandOptions {
     pub timestamps: bool,
     /// Batches have checksums. Without them only kills are survived: a power cut may leave what reads well and was never given.
     pub checksums: bool,
+    /// Policies count as `no` while a rewrite runs.
+    pub no_sync_on_rewrite: bool,
+    /// What a rewrite replaces stays, as history.
+    pub keep_history: bool,
 }
 
 impl Default for CommandOptions {
@@ -67,6 +71,8 @@ impl Default for CommandOptions {
             ring_page_bytes: 64 << 10,
             timestamps: false,
             checksums: true,
+            no_sync_on_rewrite: false,
+            keep_history: false,
         }
     }
 }
@@ -210,7 +216,8 @@ impl Plan {
     /// way, and its own), with some room for the calls around them.
     #[must_use]
     pub fn loss_window_us(&self) -> Option<u64> {
-        let everysec = self.subject != "wal" && self.engine.commands.policy == Policy::EverySecond;
+        let commands = self.engine.commands;
+        let everysec = self.subject != "wal" && commands.policy == Policy::EverySecond && !commands.no_sync_on_rewrite;
         let given = self.lives.iter().flat_map(|life| life.opening_faults.iter().chain(&life.faults));
         let slow = self.machine.rates.contains_key(&Fault::SlowSync)
             || given.into_iter().any(|at| at.fault == Fault::SlowSync);

@@ -221,6 +221,10 @@ struct EngineText {
     timestamps: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     checksums: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_appendfsync_on_rewrite: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disable_auto_gc: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -370,6 +374,8 @@ impl EngineText {
             ring_page_bytes: Some(placeless(engine.commands.ring_page_bytes)),
             timestamps: Some(engine.commands.timestamps),
             checksums: Some(engine.commands.checksums),
+            no_appendfsync_on_rewrite: Some(engine.commands.no_sync_on_rewrite),
+            disable_auto_gc: Some(engine.commands.keep_history),
             split_large,
             ..EngineText::default()
         }
@@ -389,6 +395,8 @@ impl EngineText {
         }
         commands.timestamps = self.timestamps.unwrap_or(commands.timestamps);
         commands.checksums = self.checksums.unwrap_or(commands.checksums);
+        commands.no_sync_on_rewrite = self.no_appendfsync_on_rewrite.unwrap_or(commands.no_sync_on_rewrite);
+        commands.keep_history = self.disable_auto_gc.unwrap_or(commands.keep_history);
         let options = aof::options::Options {
             ring_pages: commands.ring_pages,
             ring_page_bytes: commands.ring_page_bytes,

@@ -150,6 +150,8 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
     fn write(&self, records: &[Bytes]) -> impl Future<Output = Result<u64, NotAppended>> + Send;
     /// Rewrites it, and waits for the end of that if asked.
     fn rewrite(&self, wait: bool) -> impl Future<Output = Result<(), String>> + Send;
+    /// Switches it off and on again, for the data that is in memory.
+    fn switch(&self) -> impl Future<Output = Result<(), String>> + Send;
     /// Closes it.
     fn close(self) -> impl Future<Output = Result<(), String>> + Send;
 }
@@ -337,6 +339,10 @@ impl<E: Env> Subject<E> for Wal<E> {
 
     async fn rewrite(&self, _: bool) -> Result<(), String> {
         Err("a write-ahead log is not rewritten".into())
+    }
+
+    async fn switch(&self) -> Result<(), String> {
+        Err("a write-ahead log is not switched on for data in memory".into())
     }
 
     async fn close(self) -> Result<(), String> {

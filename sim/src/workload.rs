@@ -102,6 +102,8 @@ pub enum Op {
     Rewrite,
     /// `rewrite wait`: the same, and waits for its end.
     RewriteWait,
+    /// `switch`: switches the log off and on again, for the data that is in memory, where the subject has that.
+    Switch,
     /// `pause MICROSECONDS`
     Pause {
         /// Engine microseconds.
@@ -135,6 +137,7 @@ impl fmt::Display for Op {
             Op::TruncateBack { cut } => write!(f, "truncate-back {cut}"),
             Op::Rewrite => f.write_str("rewrite"),
             Op::RewriteWait => f.write_str("rewrite wait"),
+            Op::Switch => f.write_str("switch"),
             Op::Pause { us } => write!(f, "pause {us}"),
         }
     }
@@ -148,14 +151,14 @@ impl Op {
         match self {
             Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::Follow | Op::AppendTooLarge => wal,
             Op::Read(_) | Op::Scan => wal,
-            Op::Rewrite | Op::RewriteWait => !wal,
+            Op::Rewrite | Op::RewriteWait | Op::Switch => !wal,
             _ => true,
         }
     }
 }
 
 /// Words that an operation begins with, for suggestions.
-pub const OP_WORDS: [&str; 15] = [
+pub const OP_WORDS: [&str; 16] = [
     "append",
     "batch",
     "append-too-large",
@@ -170,6 +173,7 @@ pub const OP_WORDS: [&str; 15] = [
     "truncate-front",
     "truncate-back",
     "rewrite",
+    "switch",
     "pause",
 ];
 
@@ -209,6 +213,7 @@ impl FromStr for Op {
             ["scan"] => Ok(Op::Scan),
             ["rewrite"] => Ok(Op::Rewrite),
             ["rewrite", "wait"] => Ok(Op::RewriteWait),
+            ["switch"] => Ok(Op::Switch),
             ["pause", us] => Ok(Op::Pause { us: number(us)? }),
             [] => Err("an operation is empty".into()),
             [word, ..] => Err(match suggest(word, &OP_WORDS) {
@@ -474,7 +479,8 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
     let rates: Vec<String> =
         plan.machine.rates.iter().map(|(fault, calls)| format!("{} 1/{calls}", fault.name())).collect();
     let pair = |name: &str, value: String| (name.to_owned(), value);
-    let CommandOptions { policy, ring_pages, ring_page_bytes, timestamps, checksums } = plan.engine.commands;
+    let CommandOptions { policy, ring_pages, ring_page_bytes, timestamps, checksums, no_sync_on_rewrite, keep_history } =
+        plan.engine.commands;
     let mut drawn = if plan.subject == "wal" {
         vec![
             pair("segment_bytes", plan.engine.segment_bytes.to_string()),
@@ -489,6 +495,8 @@ pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
             pair("ring_page_bytes", ring_page_bytes.to_string()),
             pair("timestamps", timestamps.to_string()),
             pair("checksums", checksums.to_string()),
+            pair("no_appendfsync_on_rewrite", no_sync_on_rewrite.to_string()),
+            pair("disable_auto_gc", keep_history.to_string()),
         ]
     };
     drawn.extend([

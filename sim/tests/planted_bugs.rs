@@ -48,6 +48,7 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("aof", Plant::AofManifestTrusted, 120, &["I1", "I6", "I9"]),
     ("aof", Plant::AofNoChecksums, 60, &["I1", "I3", "I5", "I6", "I9", "I20"]),
     ("aof", Plant::AofManifestUnsynced, 60, &["I1", "I6", "I9", "I20"]),
+    ("rewrite", Plant::AofHeldBackDurable, 60, &["I1", "I6", "I9"]),
     ("rewrite", Plant::RewriteRenameNoDirsync, 60, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteNewincrOldUnsynced, 60, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteManifestInplace, 60, &["I1", "I6", "I9", "I20"]),
@@ -62,11 +63,14 @@ const BY_SCENARIO: &[Plant] = &[
     Plant::WalFloorBeforeSync,
     Plant::WalTruncateWithoutWitness,
     Plant::AofSecondReadTrusted,
+    Plant::AofEnableDurable,
+    Plant::AofEnableUnsynced,
     Plant::RewriteSelectForgotten,
 ];
 
 /// Shown by a test below: in a recovery mode, or beside files, that the simulator doesn't use.
-const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofIgnoreRdb, Plant::AofUpgradeRemovesFirst];
+const BY_TEST: &[Plant] =
+    &[Plant::WalAbsoluteTolerates, Plant::AofIgnoreRdb, Plant::AofUpgradeRemovesFirst, Plant::AofEnableNamesFirst];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
 /// And a ring may be full on a good day.

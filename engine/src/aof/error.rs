@@ -92,6 +92,11 @@ pub enum LogError {
     /// accepted before stays in memory, in its place, and will be written. Remedy: make room on the disk, or wait.
     #[error("writing to the log fails, and is tried again every second: {0}")]
     Stalled(Arc<Failure>),
+    /// The log was switched on, and its first base could not be written: nothing of it is durable, and what is appended is collected
+    /// for the next attempt. Remedy: rewrite it, as [`CommandLog::rewrite_is_due`](super::CommandLog::rewrite_is_due) says; after
+    /// ten attempts it is poisoned.
+    #[error("the log was switched on and has no base yet; rewrite it")]
+    NoBase,
     /// The log works no more. An append was not appended; what was waited for may be in the log or not. Remedy: open it again.
     #[error("{0}")]
     Poisoned(Arc<Failure>),
@@ -102,6 +107,7 @@ impl From<Stuck> for LogError {
         match stuck {
             Stuck::Poisoned(failure) => LogError::Poisoned(failure),
             Stuck::Stalled(failure) => LogError::Stalled(failure),
+            Stuck::NoBase => LogError::NoBase,
         }
     }
 }

@@ -31,6 +31,16 @@ impl Names {
         format!("temp-{}.manifest", self.name)
     }
 
+    /// What a log that is being switched on collects, until its first base is complete.
+    pub(super) fn temporary_increment(&self) -> String {
+        format!("temp-{}.incr", self.name)
+    }
+
+    /// The manifest of a log that is being switched on, until it counts.
+    pub(super) fn first_manifest(&self) -> String {
+        format!("temp-{}.first.manifest", self.name)
+    }
+
     /// A salt for a new file, if it is to have checksums.
     pub(super) fn salt<E: Env>(&self, env: &E, checksums: bool) -> Option<u32> {
         let mut bytes = [0; 4];
@@ -70,7 +80,8 @@ impl Names {
 
     /// Whether a file that no manifest lists is one that a log of this name began and did not finish.
     pub(super) fn is_left_over(&self, file: &str) -> bool {
-        if file == TEMPORARY_BASE || file == self.temporary_manifest() {
+        let temporary = [self.temporary_manifest(), self.temporary_increment(), self.first_manifest()];
+        if file == TEMPORARY_BASE || temporary.iter().any(|name| name == file) {
             return true;
         }
         let Some(rest) = file.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('.')) else { return false };
@@ -85,6 +96,12 @@ pub(super) struct NotReplaced {
     pub(super) failure: Failure,
     /// Which one a power cut would leave is unknown; else it is the old one.
     pub(super) unknown: bool,
+}
+
+impl NotReplaced {
+    fn harmless(failure: Failure) -> NotReplaced {
+        NotReplaced { failure, unknown: false }
+    }
 }
 
 /// Creates an empty file, in place of one of the same name that nothing lists.
@@ -105,43 +122,67 @@ pub(super) async fn replace_manifest<D: Dir>(
     manifest: &Manifest,
     plants: &Plants,
 ) -> Result<(), NotReplaced> {
-    let harmless = |failure| NotReplaced { failure, unknown: false };
-    let (name, temporary) = (names.manifest(), names.temporary_manifest());
-    let bytes = manifest
-        .encode()
-        .map_err(|wrong| harmless(Failure::new("write", &name, &io::Error::new(io::ErrorKind::InvalidInput, wrong))))?;
+    let name = names.manifest();
     if planted!(plants, RewriteManifestInplace)
         && let Ok(file) = dir.open(&name, OpenMode::Write).await
+        && let Ok(bytes) = manifest.encode()
     {
         let written = async {
             file.set_len(0).await?;
             write_all_at(&file, &bytes, 0).await?;
             file.sync_all().await
         };
-        return written.await.map_err(|error| harmless(Failure::new("write", &name, &error)));
+        let failed = |error| NotReplaced { failure: Failure::new("write", &name, &error), unknown: false };
+        return written.await.map_err(failed);
     }
-    let written = async {
-        let file = create(dir, &temporary).await?;
-        let failed = |error| Failure::new("write", &temporary, &error);
-        write_all_at(&file, &bytes, 0).await.map_err(failed)?;
-        if !planted!(plants, AofManifestUnsynced) {
-            interruptible(|| file.sync_all()).await.map_err(|error| Failure::new("sync", &temporary, &error))?;
-        }
-        Ok(())
-    };
-    written.await.map_err(harmless)?;
+    let temporary = names.temporary_manifest();
+    write_manifest(dir, &temporary, manifest, plants).await.map_err(NotReplaced::harmless)?;
+    put_manifest(dir, names, &temporary, plants).await
+}
+
+/// Writes a manifest under a name that doesn't count yet, and syncs it.
+pub(super) async fn write_manifest<D: Dir>(
+    dir: &D,
+    temporary: &str,
+    manifest: &Manifest,
+    plants: &Plants,
+) -> Result<(), Failure> {
+    let bytes = manifest
+        .encode()
+        .map_err(|wrong| Failure::new("write", temporary, &io::Error::new(io::ErrorKind::InvalidInput, wrong)))?;
+    let file = create(dir, temporary).await?;
+    let failed = |error| Failure::new("write", temporary, &error);
+    write_all_at(&file, &bytes, 0).await.map_err(failed)?;
+    if !planted!(plants, AofManifestUnsynced) {
+        interruptible(|| file.sync_all()).await.map_err(|error| Failure::new("sync", temporary, &error))?;
+    }
+    Ok(())
+}
+
+/// Puts a manifest in place that was written under another name.
+pub(super) async fn put_manifest<D: Dir>(
+    dir: &D,
+    names: &Names,
+    temporary: &str,
+    plants: &Plants,
+) -> Result<(), NotReplaced> {
     // A manifest names only what is there for good: a power cut may keep any of the names that were given since the last sync.
     if !planted!(plants, AofNamesUnsynced) {
-        let synced = interruptible(|| dir.sync()).await;
-        synced.map_err(|error| harmless(Failure::new("sync", "the directory", &error)))?;
+        sync_names(dir).await.map_err(NotReplaced::harmless)?;
     }
-    let renamed = interruptible(|| dir.rename(&temporary, &name)).await;
-    renamed.map_err(|error| NotReplaced { failure: Failure::new("rename", &temporary, &error), unknown: true })?;
+    let unknown = |failure| NotReplaced { failure, unknown: true };
+    let name = names.manifest();
+    let renamed = interruptible(|| dir.rename(temporary, &name)).await;
+    renamed.map_err(|error| unknown(Failure::new("rename", temporary, &error)))?;
     if planted!(plants, RewriteRenameNoDirsync) {
         return Ok(());
     }
-    let synced = interruptible(|| dir.sync()).await;
-    synced.map_err(|error| NotReplaced { failure: Failure::new("sync", "the directory", &error), unknown: true })?;
-    debug!(files = manifest.entries().count(), "manifest replaced");
+    sync_names(dir).await.map_err(unknown)?;
+    debug!("manifest replaced");
     Ok(())
+}
+
+/// Makes the names in a directory durable.
+pub(super) async fn sync_names<D: Dir>(dir: &D) -> Result<(), Failure> {
+    interruptible(|| dir.sync()).await.map_err(|error| Failure::new("sync", "the directory", &error))
 }

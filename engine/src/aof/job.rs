@@ -92,6 +92,18 @@ pub(super) struct WriteJob<E: Env> {
     pub(super) durable: u64,
     /// For a new increment.
     pub(super) salt: Option<u32>,
+    /// The log is being switched on: this is the increment that is collected.
+    pub(super) collecting: Option<Entry>,
+}
+
+/// A switch to a new increment.
+pub(super) struct Switched {
+    /// It names the new increment and the length of the old one.
+    pub(super) manifest: Manifest,
+    /// Bytes of the old one.
+    pub(super) bytes: u64,
+    /// While the log is being switched on no manifest names the new one either.
+    pub(super) collecting: Option<Entry>,
 }
 
 /// How a write ended.
@@ -103,8 +115,8 @@ pub(super) struct Written<E: Env> {
     pub(super) target: Target<E>,
     /// How far the log is written.
     pub(super) upto: u64,
-    /// The manifest that names the new increment and the length of the old one, or why there is none.
-    pub(super) switched: Option<Result<(Manifest, u64), Failure>>,
+    /// The new increment, or why there is none.
+    pub(super) switched: Option<Result<Switched, Failure>>,
     /// How far the log is durable, if the switch synced it.
     pub(super) synced: Option<u64>,
     pub(super) result: Result<(), NotWritten>,
@@ -172,6 +184,9 @@ impl<E: Env> WriteJob<E> {
 
 /// Goes on in a new increment. The old one is durable before the manifest names another, and that before the first byte.
 async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Result<(), NotWritten> {
+    if let Some(entry) = job.collecting.take() {
+        return collect_anew(job, written, Entry { salt: job.salt, ..entry }).await;
+    }
     let old = &written.target;
     if !planted!(job.plants, RewriteNewincrOldUnsynced) {
         let synced = interruptible(|| old.file.sync_data()).await;
@@ -202,9 +217,23 @@ async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Resu
         return Ok(());
     }
     debug!(file = %entry.name, "switched");
-    written.switched = Some(Ok((manifest, written.target.offset)));
+    written.switched = Some(Ok(Switched { manifest, bytes: written.target.offset, collecting: None }));
     written.target = Target::end_of(&entry, file, 0);
     job.durable = 0;
+    Ok(())
+}
+
+/// The log is being switched on, and its first base is begun again: what was collected for the one before is in the new one.
+async fn collect_anew<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>, entry: Entry) -> Result<(), NotWritten> {
+    let manifest = job.manifest.clone();
+    written.switched = match files::create(&job.dir, &job.names.temporary_increment()).await {
+        Ok(file) => {
+            written.target = Target::end_of(&entry, file, 0);
+            job.durable = 0;
+            Some(Ok(Switched { manifest, bytes: 0, collecting: Some(entry) }))
+        }
+        Err(failure) => Some(Err(failure)),
+    };
     Ok(())
 }
 

@@ -135,7 +135,7 @@ fn duty<E: Env>(log: &Log<E>) -> Duty {
         sleep = Some(left);
     }
     if log.options.append_fsync == Fsync::EverySecond && accepted > state.durable {
-        let held_back = log.options.no_append_fsync_on_rewrite && state.rewriting.is_some();
+        let held_back = state.holds_syncs_back(&log.options);
         // While one is under way the next second begins anew, as in Redis.
         match until(state.synced_at, SYNC_INTERVAL) {
             Duration::ZERO if state.syncs() || held_back => {

@@ -28,8 +28,8 @@ use crate::{
 use super::{
     error::LogError,
     files::Names,
-    job::{Done, Job, SyncJob, Target, WriteJob, Written},
-    manifest::Manifest,
+    job::{Done, Job, Switched, SyncJob, Target, WriteJob, Written},
+    manifest::{Entry, Manifest},
     options::{Fsync, Options},
     producer::{Head, Page, Producer},
     rewrite::Rewriting,
@@ -91,9 +91,11 @@ pub(super) struct State<E: Env> {
     pub(super) written: u64,
     pub(super) durable: u64,
     /// How far the present increment is known to be durable, in bytes: the end of a batch.
-    durable_whole: u64,
+    pub(super) durable_whole: u64,
     pub(super) target: Target<E>,
     pub(super) manifest: Manifest,
+    /// The log is being switched on: no manifest names this increment before there is a base that it goes with.
+    pub(super) collecting: Option<Entry>,
     /// Pages of a write that failed.
     left: VecDeque<Filled<Page>>,
     write: Slot<E>,
@@ -159,6 +161,7 @@ pub(super) struct Opened<E: Env> {
     pub(super) lock: <E::Dir as Dir>::Lock,
     pub(super) target: Target<E>,
     pub(super) manifest: Manifest,
+    pub(super) collecting: Option<Entry>,
     pub(super) earlier_bytes: u64,
     pub(super) reference_bytes: u64,
 }
@@ -181,6 +184,8 @@ pub(super) enum Stuck {
     Poisoned(Arc<Failure>),
     /// Writes fail, and are tried again.
     Stalled(Arc<Failure>),
+    /// The log was switched on, and has no base yet.
+    NoBase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +205,7 @@ enum Step<E: Env> {
 impl<E: Env> Log<E> {
     pub(super) fn new(env: E, dir: E::Dir, names: Names, options: Options, opened: Opened<E>) -> Log<E> {
         let plants = options.plants();
-        let Opened { lock, target, manifest, earlier_bytes, reference_bytes } = opened;
+        let Opened { lock, target, manifest, collecting, earlier_bytes, reference_bytes } = opened;
         let now = env.monotonic();
         let state = State {
             producer: Some(Producer::new(options.sums(&plants))),
@@ -213,6 +218,7 @@ impl<E: Env> Log<E> {
             durable_whole: target.whole,
             target,
             manifest,
+            collecting,
             left: VecDeque::new(),
             write: Slot::new(),
             sync: Slot::new(),
@@ -309,6 +315,20 @@ impl<E: Env> Log<E> {
             return Step::Done(Err(Stuck::Stalled(trouble.failure.clone())));
         }
         let space = || Step::Space(self.gates.space.seq());
+        if state.collecting.is_some() && matches!(want, Want::Durable(_)) {
+            // Nothing is, before a manifest names it.
+            if planted!(self.plants, AofEnableDurable) {
+                return Step::Done(Ok(()));
+            }
+            return if state.rewriting.is_some() { space() } else { Step::Done(Err(Stuck::NoBase)) };
+        }
+        if let Want::Durable(upto) = want
+            && state.written >= upto
+            && state.holds_syncs_back(&self.options)
+            && planted!(self.plants, AofHeldBackDurable)
+        {
+            return Step::Done(Ok(()));
+        }
         let can_write = state.can_write();
         let upto = match want {
             Want::Drained(_) | Want::Written(_) => {
@@ -374,6 +394,7 @@ impl<E: Env> Log<E> {
             names: self.names.clone(),
             plants: self.plants.clone(),
             manifest: if state.switching { state.manifest.clone() } else { Manifest::default() },
+            collecting: if state.switching { state.collecting.clone() } else { None },
             target: state.target.clone(),
             pages,
             written: state.written,
@@ -385,7 +406,7 @@ impl<E: Env> Log<E> {
 
     /// Begins to sync what is written now, unless a sync is under way.
     fn begin_sync(&self, state: &mut State<E>) -> Option<Worker<E>> {
-        if !state.sync.is_idle() || state.switching {
+        if !state.sync.is_idle() || state.switching || state.collecting.is_some() {
             return None;
         }
         state.stats.syncs += 1;
@@ -451,8 +472,9 @@ impl<E: Env> Log<E> {
         }
         if let Some(switched) = switched {
             match switched {
-                Ok((manifest, bytes)) => {
+                Ok(Switched { manifest, bytes, collecting }) => {
                     state.manifest = manifest;
+                    state.collecting = collecting;
                     state.earlier_bytes += bytes;
                     state.durable_whole = 0;
                     state.switched(Ok(state.earlier_bytes));
@@ -602,6 +624,11 @@ impl<E: Env> State<E> {
     pub(super) fn postpones(&self, policy: Fsync) -> bool {
         let syncs = policy == Fsync::EverySecond && self.syncs() || self.switches();
         syncs && self.failure.is_none() && self.trouble.is_none()
+    }
+
+    /// Whether policies count as `no` for now: while a rewrite runs, by option, and until a log that was switched on has a base.
+    pub(super) fn holds_syncs_back(&self, options: &Options) -> bool {
+        options.no_append_fsync_on_rewrite && self.rewriting.is_some() || self.collecting.is_some()
     }
 
     /// Those who come from now on wait for the next cohort.

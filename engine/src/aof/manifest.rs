@@ -162,6 +162,14 @@ impl Manifest {
         }
     }
 
+    /// A new base, and the increment that goes with it: everything else is history.
+    pub(super) fn replaced_by(&mut self, base: Entry, increment: Option<Entry>) {
+        let old = self.base.replace(base).into_iter().chain(self.increments.drain(..));
+        self.history.extend(old.map(|entry| Entry { kind: FileKind::History, synced: None, ..entry }));
+        self.increments.extend(increment);
+        self.counted = true;
+    }
+
     /// All files: the base, then history, then increments.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.base.iter().chain(&self.history).chain(&self.increments)

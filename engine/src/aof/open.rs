@@ -37,12 +37,7 @@ pub(super) async fn open<E: Env>(
     data: &mut impl DataSet,
 ) -> Result<(Log<E>, Loaded), OpenError> {
     options.validate()?;
-    let what = path.display().to_string();
-    let outer = interruptible(|| env.dir(path, true)).await.map_err(OpenError::io("open directory", &what))?;
-    let lock = interruptible(|| outer.lock()).await.map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
-        _ => OpenError::io("lock", &what)(error),
-    })?;
+    let (outer, lock) = lock(&env, path).await?;
     let names = Names { name: options.append_filename.clone() };
     let inner_path = path.join(&options.append_dirname);
     let opening = Opening { env: &env, options: &options, names: &names, plants: options.plants() };
@@ -69,10 +64,22 @@ pub(super) async fn open<E: Env>(
         lock,
         target: made.target,
         manifest: made.manifest,
+        collecting: None,
         earlier_bytes: made.earlier_bytes,
         reference_bytes: made.base_bytes,
     };
     Ok((Log::new(env, dir, names, options, opened), loaded))
+}
+
+/// Opens the data directory, or creates it, and locks it.
+pub(super) async fn lock<E: Env>(env: &E, path: &Path) -> Result<(E::Dir, <E::Dir as Dir>::Lock), OpenError> {
+    let what = path.display().to_string();
+    let outer = interruptible(|| env.dir(path, true)).await.map_err(OpenError::io("open directory", &what))?;
+    let lock = interruptible(|| outer.lock()).await.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
+        _ => OpenError::io("lock", &what)(error),
+    })?;
+    Ok((outer, lock))
 }
 
 /// What [`open`] with these options would load, and its verdict. Changes no byte.
@@ -116,11 +123,11 @@ struct Made<E: Env> {
     base_bytes: u64,
 }
 
-struct Opening<'a, E> {
-    env: &'a E,
-    options: &'a Options,
-    names: &'a Names,
-    plants: Plants,
+pub(super) struct Opening<'a, E> {
+    pub(super) env: &'a E,
+    pub(super) options: &'a Options,
+    pub(super) names: &'a Names,
+    pub(super) plants: Plants,
 }
 
 impl<E: Env> Opening<'_, E> {
@@ -130,14 +137,17 @@ impl<E: Env> Opening<'_, E> {
         let dir = match interruptible(|| self.env.dir(path, false)).await {
             Ok(dir) => dir,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.find_without_manifest(outer, Vec::new(), data).await;
+                return self.find_without_manifest(outer, Vec::new(), None, data).await;
             }
             Err(error) => return Err(OpenError::io("open directory", name)(error)),
         };
         let listed = list(&dir, name).await?;
         let manifest = match load::read_manifest(&dir, &self.names.manifest()).await {
             Ok(manifest) => manifest,
-            Err(LoadError::Nothing { .. }) => return self.find_without_manifest(outer, listed, data).await,
+            Err(LoadError::Nothing { .. }) => {
+                let unfinished = self.unfinished(&dir).await;
+                return self.find_without_manifest(outer, listed, unfinished, data).await;
+            }
             Err(error) => return Err(error.into()),
         };
         let loaded = Source { dir: &dir, manifest: &manifest, options: &self.options.loading() }.load(data).await?;
@@ -149,6 +159,7 @@ impl<E: Env> Opening<'_, E> {
         &self,
         outer: &E::Dir,
         listed: Vec<DirEntry>,
+        unfinished: Option<Manifest>,
         data: &mut impl DataSet,
     ) -> Result<Found<E::Dir>, OpenError> {
         let there = list(outer, "the data directory").await?;
@@ -158,11 +169,15 @@ impl<E: Env> Opening<'_, E> {
             load::load_one(outer, &entry, true, &self.options.loading(), data, &mut loaded).await?;
             return Ok(Found { listed, loaded, there: There::SingleFile });
         }
-        self.may_begin(&there, &listed)?;
+        self.may_begin(&listed, unfinished.as_ref())?;
+        let is_file = |name: &str| there.iter().any(|entry| entry.kind == EntryKind::File && entry.name == *name);
+        if is_file(RDB_NAME) && !self.options.ignore_rdb && !planted!(self.plants, AofIgnoreRdb) {
+            return Err(OpenError::OtherData { file: RDB_NAME.into() });
+        }
         Ok(Found { listed, loaded, there: There::Nothing })
     }
 
-    async fn create_dir(&self, path: &Path) -> Result<E::Dir, OpenError> {
+    pub(super) async fn create_dir(&self, path: &Path) -> Result<E::Dir, OpenError> {
         let created = interruptible(|| self.env.dir(path, true)).await;
         created.map_err(OpenError::io("create directory", &self.options.append_dirname))
     }
@@ -348,21 +363,24 @@ impl<E: Env> Opening<'_, E> {
         Ok((to, length))
     }
 
-    /// Whether a new log may begin where there is none.
-    fn may_begin(&self, there: &[DirEntry], listed: &[DirEntry]) -> Result<(), OpenError> {
+    /// The files of a log that was being switched on for the first time, and never was: they hold nothing that was acknowledged.
+    pub(super) async fn unfinished(&self, dir: &E::Dir) -> Option<Manifest> {
+        load::read_manifest(dir, &self.names.first_manifest()).await.ok().filter(|manifest| manifest.counted)
+    }
+
+    /// Whether a new log may begin where no manifest is.
+    pub(super) fn may_begin(&self, listed: &[DirEntry], unfinished: Option<&Manifest>) -> Result<(), OpenError> {
+        let unfinished =
+            |name: &str| unfinished.is_some_and(|manifest| manifest.entries().any(|entry| entry.name == name));
         let of_a_log = |name: &str| name.starts_with(&format!("{}.", self.names.name)) && !name.ends_with(".manifest");
         let files: Vec<String> = (listed.iter().filter_map(|entry| entry.name.to_str()))
-            .filter(|name| of_a_log(name))
+            .filter(|name| of_a_log(name) && !unfinished(name))
             .filter(|name| !listed.iter().any(|entry| entry.name == **name && entry.len == 0))
             .take(10)
             .map(str::to_owned)
             .collect();
         if !files.is_empty() {
             return Err(OpenError::NoManifest { dir: self.options.append_dirname.clone(), files });
-        }
-        let is_file = |name: &str| there.iter().any(|entry| entry.kind == EntryKind::File && entry.name == *name);
-        if is_file(RDB_NAME) && !self.options.ignore_rdb && !planted!(self.plants, AofIgnoreRdb) {
-            return Err(OpenError::OtherData { file: RDB_NAME.into() });
         }
         Ok(())
     }
@@ -382,12 +400,12 @@ impl<E: Env> Opening<'_, E> {
         Ok(Made { target, manifest, earlier_bytes: 0, base_bytes: 0 })
     }
 
-    fn next_increment(&self, manifest: &Manifest) -> Entry {
+    pub(super) fn next_increment(&self, manifest: &Manifest) -> Entry {
         let salt = self.names.salt(self.env, self.options.sums(&self.plants));
         Entry { salt, ..self.names.next_increment(manifest) }
     }
 
-    async fn create(&self, dir: &E::Dir, name: &str) -> Result<<E::Dir as Dir>::File, OpenError> {
+    pub(super) async fn create(&self, dir: &E::Dir, name: &str) -> Result<<E::Dir as Dir>::File, OpenError> {
         files::create(dir, name).await.map_err(OpenError::Failed)
     }
 
@@ -398,7 +416,7 @@ impl<E: Env> Opening<'_, E> {
 
     /// Removes what this log began and did not finish, and what is history. Only where the manifest is known to be whole: else a
     /// file that it doesn't list may be one that it lost.
-    async fn clean(&self, dir: &E::Dir, listed: &[DirEntry], manifest: &Manifest) {
+    pub(super) async fn clean(&self, dir: &E::Dir, listed: &[DirEntry], manifest: &Manifest) {
         if !manifest.counted {
             return;
         }
@@ -415,7 +433,7 @@ impl<E: Env> Opening<'_, E> {
     }
 }
 
-async fn list<D: Dir>(dir: &D, what: &str) -> Result<Vec<DirEntry>, OpenError> {
+pub(super) async fn list<D: Dir>(dir: &D, what: &str) -> Result<Vec<DirEntry>, OpenError> {
     interruptible(|| dir.list()).await.map_err(OpenError::io("list", what))
 }
 

@@ -15,10 +15,11 @@ use crate::{
 };
 
 use super::{
+    enable::ATTEMPTS_APART,
     error::{LogError, RewriteError},
-    files::{self, TEMPORARY_BASE},
+    files::{self, NotReplaced, TEMPORARY_BASE},
     log::{Log, State, Want},
-    manifest::{Entry, FileKind, Manifest},
+    manifest::{Entry, Manifest},
     resp,
     sums::{self, LINE_BYTES},
 };
@@ -76,6 +77,13 @@ pub(super) struct Rewriting {
     phase: Phase,
 }
 
+impl Rewriting {
+    /// The first one of a log that was switched on just now: there is nothing to switch from.
+    pub(super) fn first() -> Rewriting {
+        Rewriting { at: 0, phase: Phase::Switched(0) }
+    }
+}
+
 enum Phase {
     /// The switch is in the ring.
     Marked,
@@ -105,6 +113,13 @@ impl<E: Env> State<E> {
                 Err(failure) => Phase::NotSwitched(failure),
             };
         }
+    }
+
+    /// A manifest is in place that names a new base of so many bytes.
+    pub(super) fn has_base(&mut self, manifest: &Manifest, bytes: u64) {
+        self.manifest = manifest.clone();
+        self.earlier_bytes = bytes;
+        self.reference_bytes = self.bytes();
     }
 }
 
@@ -154,6 +169,7 @@ impl<E: Env> Log<E> {
                     warn!(%error, "not rewritten");
                     state.failures += 1;
                     state.failed_at = self.env.monotonic();
+                    state.gives_up();
                 }
             }
         }
@@ -171,7 +187,14 @@ impl<E: Env> Log<E> {
                 return Err(error);
             }
         };
-        self.replace(base, salt).await?;
+        let collecting = self.lock().collecting.clone();
+        let manifest = match collecting {
+            Some(increment) => self.switch_on(increment, base, salt).await?,
+            None => self.replace(base, salt).await?,
+        };
+        if !self.options.aof_disable_auto_gc {
+            self.collect(manifest).await;
+        }
         debug!(before, base, "rewritten");
         Ok(Rewritten { before, base, syncs })
     }
@@ -257,41 +280,37 @@ impl<E: Env> Log<E> {
     }
 
     /// Gives the base its name, and lets a new manifest name it and the present increment alone.
-    async fn replace(&self, bytes: u64, salt: Option<u32>) -> Result<(), RewriteError> {
+    async fn replace(&self, bytes: u64, salt: Option<u32>) -> Result<Manifest, RewriteError> {
         let mut manifest = self.lock().manifest.clone();
         let entry = Entry { synced: Some(bytes), salt, ..self.names.next_base(&manifest) };
-        let renamed = interruptible(|| self.dir.rename(TEMPORARY_BASE, &entry.name)).await;
-        renamed.map_err(|error| RewriteError::Failed(Failure::new("rename", TEMPORARY_BASE, &error)))?;
-        let old = manifest.base.replace(entry.clone());
-        let current = manifest.increments.len().saturating_sub(1);
-        let replaced: Vec<_> = old.into_iter().chain(manifest.increments.drain(..current)).collect();
-        manifest.counted = true;
-        manifest.history.extend(replaced.into_iter().map(|mut entry| {
-            (entry.kind, entry.synced) = (FileKind::History, None);
-            entry
-        }));
+        let current = manifest.increments.pop();
+        manifest.replaced_by(entry.clone(), current);
+        self.rename(TEMPORARY_BASE, &entry.name).await.map_err(RewriteError::Failed)?;
         if planted!(self.plants, RewriteHistoryFirst) {
             self.remove_history(&manifest).await;
         }
         if let Err(error) = files::replace_manifest(&self.dir, &self.names, &manifest, &self.plants).await {
-            if error.unknown {
-                let failure = self.lock().fail(error.failure.clone());
-                self.open_all();
-                return Err(RewriteError::Log(LogError::Poisoned(failure)));
+            if !error.unknown {
+                let _ = self.dir.remove(&entry.name).await;
             }
-            let _ = self.dir.remove(&entry.name).await;
-            return Err(RewriteError::Failed(error.failure));
+            return Err(self.not_replaced(error));
         }
-        {
-            let mut state = self.lock();
-            state.manifest = manifest.clone();
-            state.earlier_bytes = bytes;
-            state.reference_bytes = state.bytes();
+        self.lock().has_base(&manifest, bytes);
+        Ok(manifest)
+    }
+
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Failure> {
+        interruptible(|| self.dir.rename(from, to)).await.map_err(|error| Failure::new("rename", from, &error))
+    }
+
+    /// Where it is unknown which manifest a power cut would leave, the log is poisoned.
+    pub(super) fn not_replaced(&self, error: NotReplaced) -> RewriteError {
+        if !error.unknown {
+            return RewriteError::Failed(error.failure);
         }
-        if !self.options.aof_disable_auto_gc {
-            self.collect(manifest).await;
-        }
-        Ok(())
+        let failure = self.lock().fail(error.failure);
+        self.open_all();
+        RewriteError::Log(LogError::Poisoned(failure))
     }
 
     /// Removes what the manifest calls history, then lets a manifest forget it. What fails is left to the next time: it takes room,
@@ -329,6 +348,9 @@ impl<E: Env> Log<E> {
         let state = self.lock();
         if state.rewriting.is_some() || state.accepts().is_err() {
             return false;
+        }
+        if state.collecting.is_some() {
+            return self.env.monotonic() >= state.failed_at + ATTEMPTS_APART;
         }
         let throttled = (state.failures >= FAILURES)
             .then(|| throttle(state.failures))

@@ -157,6 +157,20 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 lock(&self.shared).history.count("I18");
                 self.check_image("after a rewrite").await
             }
+            Op::Switch => {
+                {
+                    let mut shared = lock(&self.shared);
+                    shared.rewrites = true;
+                    shared.history.switched_off();
+                }
+                let answer = self.subject.switch().await;
+                self.note(op, &format!("{answer:?}"));
+                if answer.is_err() {
+                    return Ok(());
+                }
+                lock(&self.shared).history.switched_on(errors);
+                self.check_image("after it was switched on").await
+            }
             Op::Pause { us } => {
                 madsim::time::sleep(Duration::from_millis(*us)).await;
                 self.check_quiet(*us)

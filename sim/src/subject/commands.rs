@@ -3,14 +3,15 @@
 
 use std::{
     ffi::OsStr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use engine::{
     aof::{
-        CommandLog, LogError, OpenError, Position, RewriteError, Writer,
+        CommandLog, LogError, OpenError, Phase, Position, RewriteError, Writer,
         manifest::Manifest,
         options::{Fsync, Options},
     },
@@ -25,7 +26,7 @@ use crate::{
     disk::{Disk, Keep, Op},
     env::SimEnv,
     oracle::ensure,
-    plan::{EngineOptions, Policy},
+    plan::{CommandOptions, EngineOptions, Policy},
     prng::Prng,
     report::Violation,
     runner::LOG_DIR,
@@ -42,20 +43,33 @@ const MANIFEST: &str = "appendonly.aof.manifest";
 
 /// An open command log and the data that it is the log of.
 pub struct Commands<E: Env> {
-    log: CommandLog<E>,
+    /// Another one when it was switched off and on.
+    log: Arc<Mutex<CommandLog<E>>>,
     keys: Arc<Mutex<Keyspace>>,
-    policy: Policy,
+    place: Arc<Place<E>>,
+}
+
+/// What it takes to switch it on again.
+struct Place<E> {
+    env: E,
+    path: PathBuf,
+    engine: EngineOptions,
+    plants: Plants,
 }
 
 impl<E: Env> Clone for Commands<E> {
     fn clone(&self) -> Self {
-        Commands { log: self.log.clone(), keys: self.keys.clone(), policy: self.policy }
+        Commands { log: self.log.clone(), keys: self.keys.clone(), place: self.place.clone() }
     }
 }
 
 impl<E: Env> Commands<E> {
     fn keys(&self) -> MutexGuard<'_, Keyspace> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log(&self) -> CommandLog<E> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Executes what the log has accepted just now. Returns the LSN of the first record.
@@ -72,7 +86,7 @@ impl<E: Env> Commands<E> {
     async fn noise(&self, records: &[Bytes]) -> Result<(), LogError> {
         if records.iter().map(Bytes::len).sum::<usize>() % 3 == 0 {
             let (database, key) = OTHER;
-            self.log.append(database, &[b"INCR".as_slice(), key]).await?;
+            self.log().append(database, &[b"INCR".as_slice(), key]).await?;
             let mut keys = self.keys();
             let number = database.to_string();
             for command in [&[b"SELECT".as_slice(), number.as_bytes()], &[b"INCR", key], &[b"SELECT", b"0"]] {
@@ -123,6 +137,8 @@ fn options(options: &EngineOptions, plants: Plants) -> Options {
         ring_page_bytes: commands.ring_page_bytes,
         split_large: options.split_large,
         aof_timestamp_enabled: commands.timestamps,
+        no_append_fsync_on_rewrite: commands.no_sync_on_rewrite,
+        aof_disable_auto_gc: commands.keep_history,
         checksums: commands.checksums,
         plants,
         ..Options::default()
@@ -136,12 +152,14 @@ fn refusal(error: &OpenError) -> Refusal {
 impl<E: Env> Subject<E> for Commands<E> {
     async fn open(env: E, path: &Path, engine: &EngineOptions, plants: Plants) -> Result<(Self, Recovered), Refusal> {
         let mut keys = Keyspace::new();
+        let place = Place { env: env.clone(), path: path.to_owned(), engine: engine.clone(), plants: plants.clone() };
         let opened = CommandLog::open(env, path, options(engine, plants), &mut keys).await;
         let (log, _) = opened.map_err(|error| refusal(&error))?;
         // The next command says where it is executed.
         let _ = keys.load(&[b"SELECT", b"0"]);
         let recovered = recovered(&keys);
-        Ok((Commands { log, keys: Arc::new(Mutex::new(keys)), policy: engine.commands.policy }, recovered))
+        let (log, keys) = (Arc::new(Mutex::new(log)), Arc::new(Mutex::new(keys)));
+        Ok((Commands { log, keys, place: Arc::new(place) }, recovered))
     }
 
     async fn peek(env: E, path: &Path, engine: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
@@ -157,22 +175,26 @@ impl<E: Env> Subject<E> for Commands<E> {
         let commands: Vec<[&[u8]; 3]> = records.iter().map(|record| [b"RPUSH".as_slice(), LIST, record]).collect();
         let unit: Vec<&[&[u8]]> = commands.iter().map(<[&[u8]; 3]>::as_slice).collect();
         // What is accepted is executed at once: nothing comes in between, not even a snapshot.
-        let position = self.log.append_unit(0, &unit).await.map_err(definite)?;
+        let log = self.log();
+        let position = log.append_unit(0, &unit).await.map_err(definite)?;
         let first = self.execute(records);
         let indeterminate = |_| NotAppended::Indeterminate(first);
         let reached = match class {
             Durability::Buffered => Durability::Buffered,
             Durability::Written => {
-                self.log.round().await.map_err(indeterminate)?;
-                match self.policy {
-                    Policy::Always => Durability::Sync,
+                let on = log.phase() == Phase::On;
+                let CommandOptions { policy, no_sync_on_rewrite, .. } = self.place.engine.commands;
+                log.round().await.map_err(indeterminate)?;
+                match policy {
+                    _ if !on => Durability::Buffered,
+                    Policy::Always if !no_sync_on_rewrite || log.durable() >= position => Durability::Sync,
                     // A round may end before what was written to the ring is with the operating system.
-                    _ if self.log.written() < position => Durability::Buffered,
-                    Policy::EverySecond | Policy::No => Durability::Written,
+                    _ if log.written() < position => Durability::Buffered,
+                    Policy::Always | Policy::EverySecond | Policy::No => Durability::Written,
                 }
             }
             Durability::Sync => {
-                self.log.wait_durable(position).await.map_err(indeterminate)?;
+                log.wait_durable(position).await.map_err(indeterminate)?;
                 Durability::Sync
             }
         };
@@ -181,13 +203,14 @@ impl<E: Env> Subject<E> for Commands<E> {
 
     async fn sync(&self) -> Result<u64, String> {
         let next = self.next();
-        self.log.sync().await.map_err(|error| error.to_string())?;
+        self.log().sync().await.map_err(|error| error.to_string())?;
         Ok(next)
     }
 
     async fn wait(&self, _: u64) -> Result<(), String> {
         // A position is known to who appended; here all of them are waited for.
-        self.log.wait_durable(self.log.end()).await.map_err(|error| error.to_string())
+        let log = self.log();
+        log.wait_durable(log.end()).await.map_err(|error| error.to_string())
     }
 
     async fn read(&self, lsn: u64) -> Result<Bytes, NotRead> {
@@ -218,7 +241,7 @@ impl<E: Env> Subject<E> for Commands<E> {
 
     async fn write(&self, records: &[Bytes]) -> Result<u64, NotAppended> {
         let definite = |error: LogError| NotAppended::Definite(error.to_string());
-        let mut writer: Writer<E> = self.log.writer().map_err(definite)?;
+        let mut writer: Writer<E> = self.log().writer().map_err(definite)?;
         let mut first = None;
         for record in records {
             let appended: Result<Position, _> = writer.append(0, &[b"RPUSH".as_slice(), LIST, record]).await;
@@ -236,15 +259,36 @@ impl<E: Env> Subject<E> for Commands<E> {
 
     async fn rewrite(&self, wait: bool) -> Result<(), String> {
         let text = |error: RewriteError| error.to_string();
-        let rewrite = self.log.rewrite(|| self.keys().snapshot()).await.map_err(text)?;
+        let rewrite = self.log().rewrite(|| self.keys().snapshot()).await.map_err(text)?;
         if wait {
             rewrite.done().await.map_err(text)?;
         }
         Ok(())
     }
 
+    async fn switch(&self) -> Result<(), String> {
+        self.log().close().await.map_err(|error| error.to_string())?;
+        let Place { env, path, engine, plants } = &*self.place;
+        let options = options(engine, plants.clone());
+        let enabled = CommandLog::enable(env.clone(), path, options, || self.keys().snapshot()).await;
+        let (log, mut first) = enabled.map_err(|error| error.to_string())?;
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = log.clone();
+        loop {
+            let failed = match first.done().await {
+                Ok(_) => return Ok(()),
+                Err(error) => error.to_string(),
+            };
+            // Attempts go on as they would in a server.
+            env.sleep(Duration::from_secs(1)).await;
+            first = match log.rewrite_is_due() {
+                true => log.rewrite(|| self.keys().snapshot()).await.map_err(|error| error.to_string())?,
+                false => return Err(failed),
+            };
+        }
+    }
+
     async fn close(self) -> Result<(), String> {
-        self.log.close().await.map_err(|error| error.to_string())
+        self.log().close().await.map_err(|error| error.to_string())
     }
 }
 

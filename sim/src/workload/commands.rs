@@ -19,6 +19,8 @@ pub(super) fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         ring_page_bytes: *options.pick(&[16, 200, 1 << 10, 64 << 10]),
         timestamps: options.chance(1, 4),
         checksums: !prng.fork("plain").chance(1, 8),
+        no_sync_on_rewrite: prng.fork("held back").chance(1, 6),
+        keep_history: prng.fork("history").chance(1, 8),
     };
     let engine = EngineOptions { split_large: options.chance(1, 3), commands, ..EngineOptions::default() };
     let sector_bytes = *options.pick(&[512, 512, 4096]);
@@ -44,6 +46,9 @@ pub(super) fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         if on || subject == "rewrite" && kind == Kind::Rewrite {
             weights.push((weight * times, kind));
         }
+    }
+    if prng.fork("switch").chance(1, 4) {
+        weights.push((2, Kind::Switch));
     }
     let mut classes = vec![(1, Class::Written)];
     for (class, _) in Class::ALL {
@@ -100,6 +105,7 @@ enum Kind {
     Pause,
     Write,
     Rewrite,
+    Switch,
 }
 
 fn draw_life(prng: &Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> Life {
@@ -142,5 +148,6 @@ fn draw_op(prng: &mut Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -
         Kind::Write => Op::Write { count: 1 + prng.below(20), bytes: bytes.clamp(8, 700) },
         Kind::Rewrite if prng.chance(1, 2) => Op::RewriteWait,
         Kind::Rewrite => Op::Rewrite,
+        Kind::Switch => Op::Switch,
     }
 }
