@@ -28,7 +28,8 @@ fn log(append_fsync: Fsync, ring_page_bytes: usize, split_large: bool) -> Comman
         Options { append_fsync, ring_pages: 2, ring_page_bytes, split_large, checksums: false, ..Options::default() };
     let file = Arc::new(MemoryFile::default());
     let target = Target { file, name: "increment".into(), offset: 0, whole: 0, salt: None };
-    let opened = Opened { lock: (), target, manifest: Manifest::default(), earlier_bytes: 0, reference_bytes: 0 };
+    let manifest = Manifest::default();
+    let opened = Opened { lock: (), target, manifest, collecting: None, earlier_bytes: 0, reference_bytes: 0 };
     let log = Arc::new(Log::new(Memory, Memory, Names { name: "log".into() }, options, opened));
     let keeper = Arc::new(Keeper::spawn(&log).expect("nothing runs"));
     CommandLog { log, keeper }
