@@ -26,9 +26,15 @@ use std::{
     fmt,
     path::Path,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
-use crate::{env::Env, failure::Failure, gate::Gate, sync::Mutex};
+use crate::{
+    env::Env,
+    failure::Failure,
+    gate::{Gate, race},
+    sync::Mutex,
+};
 
 pub mod check;
 mod enable;
@@ -294,8 +300,8 @@ impl<E: Env> CommandLog<E> {
         }
     }
 
-    /// Waits until everything up to `position` survives a power cut; syncs if nobody else does. To give up after some time,
-    /// drop the future.
+    /// Waits until everything up to `position` survives a power cut; syncs if nobody else does. To give up after some time, see
+    /// [`CommandLog::wait_durable_for`], or drop the future.
     ///
     /// # Errors
     /// [`LogError::NotAppended`] and those of [`CommandLog::round`]. What was durable before a failure is reported as durable.
@@ -305,6 +311,39 @@ impl<E: Env> CommandLog<E> {
             return Err(LogError::NotAppended { position: position.0, end });
         }
         Ok(self.log.wait(Want::Durable(position.0)).await?)
+    }
+
+    /// As [`CommandLog::wait_durable`], for at most about `time`; works on any executor. What was begun goes on behind it. On the real
+    /// machine a write or sync that this very call makes is seen through first: the time bounds waiting for others.
+    ///
+    /// # Errors
+    /// [`LogError::TimedOut`], [`LogError::NoTimer`], and those of [`CommandLog::wait_durable`].
+    ///
+    /// ```
+    /// # use engine::{aof::{CommandLog, LogError, options::Options}, env::{OsEnv, block_on}, keyspace::Keyspace};
+    /// # use std::time::Duration;
+    /// # let folder = tempfile::tempdir()?;
+    /// # block_on(async {
+    /// let (log, _) = CommandLog::open(OsEnv, folder.path(), Options::default(), &mut Keyspace::new()).await?;
+    /// let position = log.append(0, &["SET", "k", "v"]).await?;
+    /// match log.wait_durable_for(position, Duration::from_millis(500)).await {
+    ///     Ok(()) => assert!(log.durable() >= position),
+    ///     Err(LogError::TimedOut { .. }) => {} // it may come yet: wait again
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # log.close().await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn wait_durable_for(&self, position: Position, time: Duration) -> Result<(), LogError> {
+        if position <= self.durable() {
+            return Ok(());
+        }
+        let timer = Timer::start(&self.log.env, time)?;
+        let mut result = None;
+        race(async { result = Some(self.wait_durable(position).await) }, timer.gate.wait(timer.seen)).await;
+        result.unwrap_or_else(|| Err(LogError::TimedOut { position: position.0, durable: self.durable().0 }))
     }
 
     /// Waits until everything appended so far survives a power cut.
@@ -468,6 +507,37 @@ impl<E: Env> fmt::Debug for CommandLog<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.log.lock();
         f.debug_struct("CommandLog").field("end", &state.accepted()).field("durable", &state.durable).finish()
+    }
+}
+
+/// Opens its gate after some time; stops when dropped. A task of its own, because only such a one may sleep.
+struct Timer<E: Env> {
+    gate: Arc<Gate>,
+    seen: u64,
+    /// It ends with the gate, so that dropping it, behind the opening, waits for nothing.
+    _task: E::Task,
+}
+
+impl<E: Env> Timer<E> {
+    fn start(env: &E, time: Duration) -> Result<Timer<E>, LogError> {
+        let gate = Arc::new(Gate::default());
+        let seen = gate.seq();
+        let (sleeper, bell) = (env.clone(), gate.clone());
+        let task = env.spawn("seawall aof timer", async move {
+            if race(bell.wait(seen), sleeper.sleep(time)).await {
+                bell.open();
+            }
+        });
+        match task {
+            Ok(task) => Ok(Timer { gate, seen, _task: task }),
+            Err(error) => Err(LogError::NoTimer(Arc::new(Failure::new("start", "a timer", &error)))),
+        }
+    }
+}
+
+impl<E: Env> Drop for Timer<E> {
+    fn drop(&mut self) {
+        self.gate.open();
     }
 }
 

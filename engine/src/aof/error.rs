@@ -88,6 +88,18 @@ pub enum LogError {
         /// The end of the log.
         end: u64,
     },
+    /// What was waited for is not durable yet. Nothing is lost: it stays in its place and may become durable at any moment. Remedy: wait
+    /// again, or go on without knowing.
+    #[error("byte {position} is not durable yet, only {durable} is; it may come: wait again")]
+    TimedOut {
+        /// What was waited for.
+        position: u64,
+        /// How far the log was durable then.
+        durable: u64,
+    },
+    /// The machine had no task to give for a timer; nothing was waited for. Remedy: try again, or wait without a bound.
+    #[error("{} of {} failed: {}; try again, or wait without a bound", .0.operation, .0.file, .0.message)]
+    NoTimer(Arc<Failure>),
     /// A write failed, and is tried again every second; until it succeeds nothing is accepted. An append was not appended. What was
     /// accepted before stays in memory, in its place, and will be written. Remedy: make room on the disk, or wait.
     #[error("writing to the log fails, and is tried again every second: {0}")]
