@@ -10,7 +10,15 @@ use std::{
     cell::Cell,
 };
 
-use engine::wal::{Durability, Lsn, Options, blocking::Wal};
+use engine::{
+    aof::{
+        CommandLog,
+        options::{Fsync, Options as AofOptions},
+    },
+    env::{OsEnv, block_on},
+    keyspace::Keyspace,
+    wal::{Durability, Lsn, Options, blocking::Wal},
+};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -59,6 +67,58 @@ fn appends_that_fit_a_page_allocate_nothing_and_neither_do_writes_and_syncs() {
     (0..2).for_each(|_| round());
     assert_eq!(wal.stats().rotations, 0, "a rotation prepares a segment, which allocates");
     assert_eq!(allocations(round), 0);
+}
+
+/// Both front ends, with checksums and without. (Under `everysec` it is for the clock to say which thread does the work.)
+#[test]
+fn commands_that_fit_a_page_allocate_nothing_and_neither_do_rounds() {
+    for append_fsync in [Fsync::No, Fsync::Always] {
+        for (checksums, split_large, alone) in
+            [(true, false, true), (true, false, false), (false, true, true), (false, true, false)]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let options = AofOptions { append_fsync, checksums, split_large, ..AofOptions::default() };
+            let mut keys = Keyspace::new();
+            let (log, _) = block_on(CommandLog::open(OsEnv, folder.path(), options, &mut keys)).unwrap();
+            let mut writer = alone.then(|| log.writer().unwrap());
+            let command: [&[u8]; 3] = [b"SET", b"key", &[7; 100]];
+            let unit: [&[&[u8]]; 2] = [&command, &command];
+            let mut work = || {
+                block_on(async {
+                    for round in 0..20_u32 {
+                        for number in 0..200 {
+                            // Another database now and then: the number is written, too.
+                            let database = (round + number / 50) % 12;
+                            match &mut writer {
+                                Some(writer) => {
+                                    writer.append(database, &command).await.unwrap();
+                                    writer.append_unit(database, &unit).await.unwrap();
+                                }
+                                None => {
+                                    log.append(database, &command).await.unwrap();
+                                    log.append_unit(database, &unit).await.unwrap();
+                                }
+                            }
+                        }
+                        match &mut writer {
+                            Some(writer) => writer.round().await.unwrap(),
+                            None => log.round().await.unwrap(),
+                        }
+                    }
+                });
+            };
+            // The pages of the ring and what threads make once come into being.
+            (0..2).for_each(|_| work());
+            assert_eq!(
+                allocations(work),
+                0,
+                "{append_fsync:?}, checksums {checksums}, {}",
+                if alone { "writer" } else { "shared" }
+            );
+            drop(writer);
+            block_on(log.close()).unwrap();
+        }
+    }
 }
 
 #[test]

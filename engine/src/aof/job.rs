@@ -50,7 +50,7 @@ impl<E: Env> worker::Job for Job<E> {
 /// Where the next byte goes.
 pub(super) struct Target<E: Env> {
     pub(super) file: Arc<<E::Dir as Dir>::File>,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// In bytes.
     pub(super) offset: u64,
     /// Where the last batch ends that is whole, in bytes.
@@ -62,7 +62,7 @@ pub(super) struct Target<E: Env> {
 impl<E: Env> Target<E> {
     /// The end of an increment that is whole and has so many bytes.
     pub(super) fn end_of(entry: &Entry, file: <E::Dir as Dir>::File, bytes: u64) -> Target<E> {
-        Target { file: Arc::new(file), name: entry.name.clone(), offset: bytes, whole: bytes, salt: entry.salt }
+        Target { file: Arc::new(file), name: entry.name.as_str().into(), offset: bytes, whole: bytes, salt: entry.salt }
     }
 }
 
@@ -81,7 +81,7 @@ impl<E: Env> Clone for Target<E> {
 /// One write: the pages in order, and the switch to a new increment where one of them says so.
 pub(super) struct WriteJob<E: Env> {
     pub(super) dir: E::Dir,
-    pub(super) names: Names,
+    pub(super) names: Arc<Names>,
     pub(super) plants: Plants,
     pub(super) manifest: Manifest,
     pub(super) target: Target<E>,

@@ -52,7 +52,7 @@ pub(super) const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Log<E: Env> {
     pub(super) env: E,
     pub(super) dir: E::Dir,
-    pub(super) names: Names,
+    pub(super) names: Arc<Names>,
     pub(super) options: Options,
     pub(super) plants: Plants,
     pub(super) gates: Gates,
@@ -246,7 +246,7 @@ impl<E: Env> Log<E> {
             stats: Stats::default(),
             lock: Some(lock),
         };
-        Log { env, dir, names, options, plants, gates: Gates::default(), state: Mutex::new(state) }
+        Log { env, dir, names: Arc::new(names), options, plants, gates: Gates::default(), state: Mutex::new(state) }
     }
 
     /// The state. If a thread panicked while it held the mutex, the log is poisoned like after any other failure.

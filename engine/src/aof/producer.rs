@@ -8,7 +8,10 @@ use crate::{
     ring::Ring,
 };
 
-use super::{resp, sums::LINE_BYTES};
+use super::{
+    resp::{self, Digits},
+    sums::LINE_BYTES,
+};
 
 /// What a filled page of the ring means.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +117,7 @@ impl Producer {
             bytes += record.second.map_or(0, resp::timestamp_bytes);
         }
         if Some(record.database) != self.database {
-            bytes += resp::encoded_bytes(&[b"SELECT".as_slice(), record.database.to_string().as_bytes()]);
+            bytes += resp::encoded_bytes(&[b"SELECT".as_slice(), Digits::of(record.database).as_ref()]);
         }
         if record.commands.len() > 1 {
             bytes += resp::encoded_bytes(MULTI) + resp::encoded_bytes(EXEC);
@@ -133,8 +136,7 @@ impl Producer {
             self.second = Some(second);
         }
         if Some(record.database) != self.database {
-            let number = record.database.to_string();
-            resp::encode(&mut self.page, &[b"SELECT".as_slice(), number.as_bytes()]);
+            resp::encode(&mut self.page, &[b"SELECT".as_slice(), Digits::of(record.database).as_ref()]);
             self.database = Some(record.database);
         }
         let unit = record.commands.len() > 1;

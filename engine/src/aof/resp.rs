@@ -78,6 +78,33 @@ fn header(out: &mut [u8], mark: u8, number: usize) -> usize {
     header_bytes(number)
 }
 
+/// A number in decimal digits, without an allocation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Digits {
+    digits: [u8; 10],
+    first: usize,
+}
+
+impl Digits {
+    pub(super) fn of(mut number: u32) -> Digits {
+        let (mut digits, mut first) = ([b'0'; 10], 10);
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return Digits { digits, first };
+            }
+        }
+    }
+}
+
+impl AsRef<[u8]> for Digits {
+    fn as_ref(&self) -> &[u8] {
+        &self.digits[self.first..]
+    }
+}
+
 /// Appends the annotation that what follows was executed in this second since the Unix epoch.
 pub fn encode_timestamp(out: &mut Vec<u8>, unix_seconds: i64) {
     out.extend_from_slice(format!("#TS:{unix_seconds}\r\n").as_bytes());
@@ -353,6 +380,13 @@ mod tests {
         let long = [b"#".as_slice(), &[b'x'; 2000], b"\r\n"].concat();
         assert!(matches!(kind(&long, Reading::Strict), Err(Stop::Malformed { what: Malformed::LongLine, .. })));
         assert_eq!(kind(&long, Reading::Lenient), Ok((Kind::Annotation(None), MAX_LINE_BYTES)));
+    }
+
+    #[test]
+    fn digits_are_those_of_the_number() {
+        for number in [0, 1, 9, 10, 15, 99, 100, 1_000_000_000, u32::MAX] {
+            assert_eq!(Digits::of(number).as_ref(), number.to_string().as_bytes());
+        }
     }
 
     proptest! {

@@ -48,8 +48,18 @@ impl Sum {
     }
 
     fn write(self, line: &mut [u8]) {
-        let text = format!("#SW:{:08x} {:08x} {:012x}\r\n", self.bytes, self.crc, self.durable);
-        line.copy_from_slice(text.as_bytes());
+        line.copy_from_slice(b"#SW:00000000 00000000 000000000000\r\n");
+        hex(&mut line[4..12], u64::from(self.bytes));
+        hex(&mut line[13..21], u64::from(self.crc));
+        hex(&mut line[22..34], self.durable);
+    }
+}
+
+/// (Without an allocation, as all that is done once per write.)
+fn hex(places: &mut [u8], mut number: u64) {
+    for place in places.iter_mut().rev() {
+        *place = b"0123456789abcdef"[(number % 16) as usize];
+        number /= 16;
     }
 }
 
@@ -86,6 +96,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_line_is_as_documented() {
+        let mut line = [0; LINE_BYTES];
+        Sum { bytes: 0x12, crc: 0xdead_beef, durable: 0x0123_4567_89ab }.write(&mut line);
+        assert_eq!(line.as_slice(), b"#SW:00000012 deadbeef 0123456789ab\r\n");
+    }
 
     proptest! {
         #[test]
