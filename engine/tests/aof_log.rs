@@ -10,10 +10,12 @@ use engine::{
         load::Loaded,
         manifest::Manifest,
         options::{Fsync, Options},
+        resp,
     },
     env::{OsEnv, block_on},
     keyspace::Keyspace,
 };
+use proptest::prelude::*;
 
 type Log = CommandLog<OsEnv>;
 
@@ -277,6 +279,121 @@ fn a_writer_appends_alone() {
         assert_eq!(again.databases(), keys.databases());
         drop(log);
     });
+}
+
+/// A page holds the first command with its SELECT, in 34 bytes, or three others, in 33.
+#[test]
+fn the_nth_page_switch_makes_the_writer_drain_and_the_one_before_does_not() {
+    const PAGE: usize = 34;
+    let command: [&[u8]; 1] = [b"a"];
+    for ring_pages in [2, 3, 8] {
+        for (alone, checksums) in [(true, false), (false, false), (true, true), (false, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let options =
+                Options { append_fsync: Fsync::No, ring_pages, ring_page_bytes: PAGE, checksums, ..Options::default() };
+            let increment = folder.path().join("appendonlydir/appendonly.aof.1.incr.aof");
+            let line = if checksums { 36 } else { 0 };
+            block_on(async {
+                let (log, _, _) = open(folder.path(), &options).await.unwrap();
+                let mut writer = alone.then(|| log.writer().unwrap());
+                let mut append = async || match &mut writer {
+                    Some(writer) => writer.append(0, &command).await.unwrap(),
+                    None => log.append(0, &command).await.unwrap(),
+                };
+                let done = || (log.stats().waits, log.stats().writes, fs::metadata(&increment).unwrap().len());
+                for page in 1..=ring_pages {
+                    for _ in 0..if page == 1 { 1 } else { 3 } {
+                        append().await;
+                    }
+                    assert_eq!(done(), (0, 0, 0), "page {page} of {ring_pages} is full");
+                }
+                append().await;
+                let full = 34 + (ring_pages - 1) * 33 + ring_pages * line;
+                assert_eq!(done(), (1, 1, full as u64), "the switch from page {ring_pages}");
+            });
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Commands of one unit: the lengths of their arguments.
+    Append(u32, Vec<Vec<usize>>),
+    Round,
+    Sync,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let length = prop_oneof![0..12_usize, 0..300_usize];
+    let commands = prop::collection::vec(prop::collection::vec(length, 1..4), 1..3);
+    prop_oneof![
+        6 => (prop_oneof![Just(0), 0..12_u32], commands).prop_map(|(number, unit)| Step::Append(number, unit)),
+        1 => Just(Step::Round),
+        1 => Just(Step::Sync),
+    ]
+}
+
+/// Runs the steps on a log without checksums, and returns its file.
+async fn file_of(path: &Path, options: &Options, alone: bool, steps: &[(Step, u8)]) -> Vec<u8> {
+    let (log, _, _) = open(path, options).await.unwrap();
+    let mut writer = alone.then(|| log.writer().unwrap());
+    for (step, letter) in steps {
+        match step {
+            Step::Append(database, unit) => {
+                let commands = arguments(unit, *letter);
+                let commands: Vec<&[Vec<u8>]> = commands.iter().map(Vec::as_slice).collect();
+                match &mut writer {
+                    Some(writer) => writer.append_unit(*database, &commands).await.unwrap(),
+                    None => log.append_unit(*database, &commands).await.unwrap(),
+                };
+            }
+            Step::Round => match &mut writer {
+                Some(writer) => writer.round().await.unwrap(),
+                None => log.round().await.unwrap(),
+            },
+            Step::Sync => drop(log.sync().await.unwrap()),
+        }
+    }
+    drop(writer);
+    log.close().await.unwrap();
+    fs::read(path.join("appendonlydir/appendonly.aof.1.incr.aof")).unwrap()
+}
+
+fn arguments(unit: &[Vec<usize>], letter: u8) -> Vec<Vec<Vec<u8>>> {
+    unit.iter().map(|lengths| lengths.iter().map(|bytes| vec![letter; *bytes]).collect()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever the ring, and whether large records are split or stand beside it, the file is the commands in their order.
+    #[test]
+    fn the_file_is_the_same_for_every_ring(
+        steps in prop::collection::vec((step(), any::<u8>()), 0..50),
+        ring_pages in 2..9_usize,
+        ring_page_bytes in prop_oneof![1..40_usize, 40..400_usize, Just(64 << 10)],
+        alone: bool,
+    ) {
+        let (mut expected, mut selected) = (Vec::new(), None);
+        for (step, letter) in &steps {
+            let Step::Append(database, unit) = step else { continue };
+            if selected.replace(database) != Some(database) {
+                resp::encode(&mut expected, &["SELECT", &database.to_string()]);
+            }
+            let marks = unit.len() > 1;
+            marks.then(|| resp::encode(&mut expected, &["MULTI"]));
+            arguments(unit, *letter).iter().for_each(|command| resp::encode(&mut expected, command));
+            marks.then(|| resp::encode(&mut expected, &["EXEC"]));
+        }
+        for split_large in [false, true] {
+            let options = Options {
+                append_fsync: Fsync::No, ring_pages, ring_page_bytes, split_large, checksums: false, ..Options::default()
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let file = block_on(file_of(folder.path(), &options, alone, &steps));
+            prop_assert!(file == expected, "split {split_large}");
+        }
+    }
 }
 
 #[test]
