@@ -6,6 +6,8 @@
 //! Expiry is a time of the wall clock, in milliseconds. Without a clock ([`Keyspace::load`]) no key is ever expired, as
 //! while a log is loaded; with one ([`Keyspace::execute`]) a key that is expired is gone before the command sees it.
 
+mod bits;
+mod extended;
 mod hashes;
 mod keys;
 mod lists;
@@ -263,13 +265,14 @@ enum Failed {
 struct Call<'a> {
     keyspace: &'a mut Keyspace,
     /// Without the name.
-    arguments: &'a [&'a [u8]],
+    arguments: Arguments<'a>,
     now_ms: Option<i64>,
 }
 
 /// What a command does.
 type Run = fn(&mut Call<'_>) -> Done;
 type Done = Result<bool, Failed>;
+type Arguments<'a> = &'a [&'a [u8]];
 
 impl<'a> Call<'a> {
     /// Exactly so many arguments.
@@ -297,6 +300,41 @@ impl<'a> Call<'a> {
 
     fn float(&self, text: &[u8]) -> Result<f64, Failed> {
         numbers::float(text).ok_or(Failed::Number)
+    }
+
+    /// How long a command that blocks would wait, in seconds. Here none does: where there is nothing, it changes nothing.
+    fn timeout(&self, text: &[u8]) -> Result<(), Failed> {
+        // In milliseconds it is a whole number of 64 bits; what is less than one is cut off.
+        let seconds = self.float(text)?;
+        if (-0.001..=9_223_372_036_854_775.0).contains(&seconds) { Ok(()) } else { Err(Failed::Number) }
+    }
+
+    /// At least one key, and how long to wait.
+    fn keys_and_timeout(&self) -> Result<Arguments<'a>, Failed> {
+        match self.arguments.split_last() {
+            Some((timeout, keys)) if !keys.is_empty() => self.timeout(timeout).map(|()| keys),
+            _ => Err(Failed::Arguments),
+        }
+    }
+
+    /// Keys behind their number, and what follows them.
+    fn counted_keys(&self, arguments: Arguments<'a>) -> Result<(Arguments<'a>, Arguments<'a>), Failed> {
+        let (number, rest) = arguments.split_first().ok_or(Failed::Arguments)?;
+        let number = usize::try_from(self.integer(number)?).ok().filter(|number| *number > 0);
+        rest.split_at_checked(number.ok_or(Failed::Number)?).ok_or(Failed::Arguments)
+    }
+
+    /// Keys behind their number, the end to pop from, and how many items.
+    fn keys_end_and_count(&self, arguments: Arguments<'a>) -> Result<(Arguments<'a>, &'a [u8], i64), Failed> {
+        let (keys, rest) = self.counted_keys(arguments)?;
+        match rest {
+            [end] => Ok((keys, end, 1)),
+            [end, option, count] if option.eq_ignore_ascii_case(b"COUNT") => {
+                let count = self.integer(count)?;
+                if count > 0 { Ok((keys, end, count)) } else { Err(Failed::Number) }
+            }
+            _ => Err(Failed::Arguments),
+        }
     }
 
     /// The selected database, with `key` removed if it is expired.

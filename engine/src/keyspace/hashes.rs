@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Call, Done, Failed, Text, numbers};
+use super::{Call, Done, Failed, Text, extended::Extended, numbers};
 
 type Hash = BTreeMap<Text, Text>;
 
@@ -41,6 +41,17 @@ pub(super) fn hincrby(call: &mut Call<'_>) -> Done {
         let before = hash.get(field).map_or(Some(0), |value| numbers::integer(value));
         let after = before.and_then(|before| before.checked_add(by)).ok_or(Failed::Number)?;
         hash.insert(field.to_vec(), after.to_string().into_bytes());
+        Ok(true)
+    })
+}
+
+pub(super) fn hincrbyfloat(call: &mut Call<'_>) -> Done {
+    let [key, field, by] = call.exactly()?;
+    let by = Extended::parse(by).ok_or(Failed::Number)?;
+    call.change(key, true, |hash: &mut Hash| {
+        let before = hash.get(field).map_or(Some(Extended::default()), |value| Extended::parse(value));
+        let after = before.and_then(|before| before.sum(by)).ok_or(Failed::Number)?;
+        hash.insert(field.to_vec(), after.text());
         Ok(true)
     })
 }

@@ -3,7 +3,7 @@
 use super::{Call, DATABASES, Done, Failed};
 
 /// How a time is given.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Until {
     InSeconds,
     InMilliseconds,
@@ -46,22 +46,25 @@ fn expires(call: &mut Call<'_>, kind: Until) -> Done {
     let (key, rest) = call.first_and(1)?;
     let number = call.integer(rest[0])?;
     let time = kind.reckon(call, number)?;
-    let rule = match &rest[1..] {
-        [] => Vec::new(),
-        [rule] => rule.to_ascii_uppercase(),
-        _ => return Err(Failed::Arguments),
-    };
+    let (mut only_new, mut only_there, mut only_greater, mut only_less) = (false, false, false, false);
+    for option in &rest[1..] {
+        match option.to_ascii_uppercase().as_slice() {
+            b"NX" => only_new = true,
+            b"XX" => only_there = true,
+            b"GT" => only_greater = true,
+            b"LT" => only_less = true,
+            _ => return Err(Failed::Arguments),
+        }
+    }
+    if only_new && (only_there || only_greater || only_less) || only_greater && only_less {
+        return Err(Failed::Arguments);
+    }
     let over = call.now_ms.is_some_and(|now| time <= now);
     let Some(entry) = call.entry(key) else { return Ok(false) };
-    let before = entry.expires_ms;
-    let wanted = match rule.as_slice() {
-        b"" => true,
-        b"NX" => before.is_none(),
-        b"XX" => before.is_some(),
-        // A key without an end lives longest.
-        b"GT" => before.is_some_and(|before| time > before),
-        b"LT" => before.is_none_or(|before| time < before),
-        _ => return Err(Failed::Arguments),
+    // A key without an end lives longest.
+    let wanted = match entry.expires_ms {
+        None => !only_there && !only_greater,
+        Some(before) => !only_new && (!only_greater || time > before) && (!only_less || time < before),
     };
     if wanted && !over {
         entry.expires_ms = Some(time);

@@ -146,7 +146,10 @@ pub(super) fn linsert(call: &mut Call<'_>) -> Done {
 }
 
 fn moves(call: &mut Call<'_>, from: &[u8], to: &[u8], sides: (Side, Side)) -> Done {
-    // Both must be lists before one is changed.
+    // Both must be lists before one is changed; where nothing can be moved, the other one may be anything.
+    if call.value::<List>(from)?.is_none() {
+        return Ok(false);
+    }
     call.value::<List>(to)?;
     let mut taken = None;
     call.change(from, false, |list: &mut List| {
@@ -165,13 +168,65 @@ pub(super) fn rpoplpush(call: &mut Call<'_>) -> Done {
     moves(call, from, to, (Side::Right, Side::Left))
 }
 
-pub(super) fn lmove(call: &mut Call<'_>) -> Done {
-    let [from, to, one, other] = call.exactly()?;
-    let side = |text: &[u8]| match text.to_ascii_uppercase().as_slice() {
+pub(super) fn brpoplpush(call: &mut Call<'_>) -> Done {
+    let [from, to, timeout] = call.exactly()?;
+    call.timeout(timeout)?;
+    moves(call, from, to, (Side::Right, Side::Left))
+}
+
+fn side(text: &[u8]) -> Result<Side, Failed> {
+    match text.to_ascii_uppercase().as_slice() {
         b"LEFT" => Ok(Side::Left),
         b"RIGHT" => Ok(Side::Right),
         _ => Err(Failed::Arguments),
-    };
+    }
+}
+
+pub(super) fn lmove(call: &mut Call<'_>) -> Done {
+    let [from, to, one, other] = call.exactly()?;
     let sides = (side(one)?, side(other)?);
     moves(call, from, to, sides)
+}
+
+pub(super) fn blmove(call: &mut Call<'_>) -> Done {
+    let [from, to, one, other, timeout] = call.exactly()?;
+    let sides = (side(one)?, side(other)?);
+    call.timeout(timeout)?;
+    moves(call, from, to, sides)
+}
+
+/// Pops from the first of the lists that is there.
+fn pop_first(call: &mut Call<'_>, keys: &[&[u8]], side: Side, count: i64) -> Done {
+    for key in keys {
+        let popped = call.change(key, false, |list: &mut List| {
+            let taken = (0..count).map_while(|_| take(list, side)).count();
+            Ok(taken > 0)
+        })?;
+        if popped {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+pub(super) fn blpop(call: &mut Call<'_>) -> Done {
+    let keys = call.keys_and_timeout()?;
+    pop_first(call, keys, Side::Left, 1)
+}
+
+pub(super) fn brpop(call: &mut Call<'_>) -> Done {
+    let keys = call.keys_and_timeout()?;
+    pop_first(call, keys, Side::Right, 1)
+}
+
+pub(super) fn lmpop(call: &mut Call<'_>) -> Done {
+    let (keys, end, count) = call.keys_end_and_count(call.arguments)?;
+    pop_first(call, keys, side(end)?, count)
+}
+
+pub(super) fn blmpop(call: &mut Call<'_>) -> Done {
+    let (timeout, rest) = call.first_and(0)?;
+    call.timeout(timeout)?;
+    let (keys, end, count) = call.keys_end_and_count(rest)?;
+    pop_first(call, keys, side(end)?, count)
 }

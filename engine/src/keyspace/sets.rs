@@ -18,8 +18,12 @@ pub(super) fn srem(call: &mut Call<'_>) -> Done {
 
 pub(super) fn smove(call: &mut Call<'_>) -> Done {
     let [from, to, member] = call.exactly()?;
+    // Where nothing can be moved, the other one may be anything.
+    if call.value::<Set>(from)?.is_none() {
+        return Ok(false);
+    }
     call.value::<Set>(to)?;
-    if !call.change(from, false, |set: &mut Set| Ok(set.remove(member)))? {
+    if from == to || !call.change(from, false, |set: &mut Set| Ok(set.remove(member)))? {
         return Ok(false);
     }
     call.change(to, true, |set: &mut Set| {

@@ -1,6 +1,6 @@
 //! Commands on strings.
 
-use super::{Call, Done, Entry, Failed, Text, Value, keys::Until, numbers};
+use super::{Call, Done, Entry, Failed, Text, Value, extended::Extended, keys::Until, numbers};
 
 /// A string has at most this many bytes (512 MiB).
 const MAX_STRING_BYTES: usize = 512 << 20;
@@ -24,10 +24,11 @@ pub(super) fn set(call: &mut Call<'_>) -> Done {
             name => {
                 let kind = Until::from_option(name).ok_or(Failed::Arguments)?;
                 let (number, after) = options.split_first().ok_or(Failed::Arguments)?;
-                if until.is_some() {
+                // The same one again counts instead of the first.
+                if until.is_some_and(|(before, _)| before != kind) {
                     return Err(Failed::Arguments);
                 }
-                until = Some(kind.time(call, number)?);
+                until = Some((kind, *number));
                 options = after;
             }
         }
@@ -35,6 +36,7 @@ pub(super) fn set(call: &mut Call<'_>) -> Done {
     if only_new && only_there || keep && until.is_some() {
         return Err(Failed::Arguments);
     }
+    let until = until.map(|(kind, number)| kind.time(call, number)).transpose()?;
     let there = call.exists(key);
     if get {
         call.value::<Text>(key)?;
@@ -87,18 +89,40 @@ pub(super) fn getdel(call: &mut Call<'_>) -> Done {
 }
 
 pub(super) fn getex(call: &mut Call<'_>) -> Done {
-    let (key, options) = call.first_and(0)?;
-    call.value::<Text>(key)?;
-    let until = match options {
-        [] => return Ok(false),
-        [option] if option.eq_ignore_ascii_case(b"PERSIST") => None,
-        [option, number] => {
+    let (key, mut options) = call.first_and(0)?;
+    let (mut until, mut persist) = (None, false);
+    while let Some((option, after)) = options.split_first() {
+        options = after;
+        if option.eq_ignore_ascii_case(b"PERSIST") {
+            persist = true;
+        } else {
             let kind = Until::from_option(&option.to_ascii_uppercase()).ok_or(Failed::Arguments)?;
-            Some(kind.time(call, number)?)
+            let (number, after) = options.split_first().ok_or(Failed::Arguments)?;
+            if until.is_some_and(|(before, _)| before != kind) {
+                return Err(Failed::Arguments);
+            }
+            until = Some((kind, *number));
+            options = after;
         }
-        _ => return Err(Failed::Arguments),
+    }
+    if persist && until.is_some() {
+        return Err(Failed::Arguments);
+    }
+    // Where there is no key, the time isn't looked at.
+    if call.value::<Text>(key)?.is_none() {
+        return Ok(false);
+    }
+    let Some((kind, number)) = until else {
+        return Ok(persist && call.entry(key).is_some_and(|entry| entry.expires_ms.take().is_some()));
     };
-    Ok(call.entry(key).is_some_and(|entry| std::mem::replace(&mut entry.expires_ms, until) != until))
+    let time = kind.time(call, number)?;
+    if call.now_ms.is_some_and(|now| time <= now) {
+        return Ok(call.remove(key));
+    }
+    if let Some(entry) = call.entry(key) {
+        entry.expires_ms = Some(time);
+    }
+    Ok(true)
 }
 
 pub(super) fn mset(call: &mut Call<'_>) -> Done {
@@ -113,6 +137,9 @@ pub(super) fn mset(call: &mut Call<'_>) -> Done {
 }
 
 pub(super) fn msetnx(call: &mut Call<'_>) -> Done {
+    if !call.arguments.len().is_multiple_of(2) {
+        return Err(Failed::Arguments);
+    }
     let keys = call.arguments.iter().step_by(2);
     let mut any = false;
     for key in keys {
@@ -182,4 +209,15 @@ pub(super) fn decrby(call: &mut Call<'_>) -> Done {
     let [key, by] = call.exactly()?;
     let by = call.integer(by)?;
     add(call, key, by.checked_neg())
+}
+
+pub(super) fn incrbyfloat(call: &mut Call<'_>) -> Done {
+    let [key, by] = call.exactly()?;
+    let by = Extended::parse(by).ok_or(Failed::Number)?;
+    let there = call.exists(key);
+    call.change(key, true, |text: &mut Text| {
+        let before = if there { Extended::parse(text) } else { Some(Extended::default()) };
+        *text = before.and_then(|before| before.sum(by)).ok_or(Failed::Number)?.text();
+        Ok(true)
+    })
 }

@@ -1,10 +1,20 @@
 //! The commands by name.
 
-use super::{CommandError, Run, hashes, keys, lists, sets, sorted, strings};
+use super::{CommandError, Run, bits, hashes, keys, lists, sets, sorted, strings};
 
 /// What change keys here, in the order of their names.
 const COMMANDS: &[(&str, Run)] = &[
     ("APPEND", strings::append),
+    ("BITFIELD", bits::bitfield),
+    ("BITOP", bits::bitop),
+    ("BLMOVE", lists::blmove),
+    ("BLMPOP", lists::blmpop),
+    ("BLPOP", lists::blpop),
+    ("BRPOP", lists::brpop),
+    ("BRPOPLPUSH", lists::brpoplpush),
+    ("BZMPOP", sorted::bzmpop),
+    ("BZPOPMAX", sorted::bzpopmax),
+    ("BZPOPMIN", sorted::bzpopmin),
     ("COPY", keys::copy),
     ("DECR", strings::decr),
     ("DECRBY", strings::decrby),
@@ -18,13 +28,16 @@ const COMMANDS: &[(&str, Run)] = &[
     ("GETSET", strings::getset),
     ("HDEL", hashes::hdel),
     ("HINCRBY", hashes::hincrby),
+    ("HINCRBYFLOAT", hashes::hincrbyfloat),
     ("HMSET", hashes::hset),
     ("HSET", hashes::hset),
     ("HSETNX", hashes::hsetnx),
     ("INCR", strings::incr),
     ("INCRBY", strings::incrby),
+    ("INCRBYFLOAT", strings::incrbyfloat),
     ("LINSERT", lists::linsert),
     ("LMOVE", lists::lmove),
+    ("LMPOP", lists::lmpop),
     ("LPOP", lists::lpop),
     ("LPUSH", lists::lpush),
     ("LPUSHX", lists::lpushx),
@@ -48,6 +61,7 @@ const COMMANDS: &[(&str, Run)] = &[
     ("SDIFFSTORE", sets::sdiffstore),
     ("SELECT", keys::select),
     ("SET", strings::set),
+    ("SETBIT", bits::setbit),
     ("SETEX", strings::setex),
     ("SETNX", strings::setnx),
     ("SETRANGE", strings::setrange),
@@ -58,17 +72,24 @@ const COMMANDS: &[(&str, Run)] = &[
     ("SWAPDB", keys::swapdb),
     ("UNLINK", keys::del),
     ("ZADD", sorted::zadd),
+    ("ZDIFFSTORE", sorted::zdiffstore),
     ("ZINCRBY", sorted::zincrby),
+    ("ZINTERSTORE", sorted::zinterstore),
+    ("ZMPOP", sorted::zmpop),
     ("ZPOPMAX", sorted::zpopmax),
     ("ZPOPMIN", sorted::zpopmin),
+    ("ZRANGESTORE", sorted::zrangestore),
     ("ZREM", sorted::zrem),
+    ("ZREMRANGEBYLEX", sorted::zremrangebylex),
     ("ZREMRANGEBYRANK", sorted::zremrangebyrank),
     ("ZREMRANGEBYSCORE", sorted::zremrangebyscore),
+    ("ZUNIONSTORE", sorted::zunionstore),
 ];
 
 /// What only ask; in the order of their names.
 const READS: &[&str] = &[
     "BITCOUNT",
+    "BITFIELD_RO",
     "BITPOS",
     "DBSIZE",
     "ECHO",
@@ -88,6 +109,7 @@ const READS: &[&str] = &[
     "HSTRLEN",
     "HVALS",
     "KEYS",
+    "LCS",
     "LINDEX",
     "LLEN",
     "LPOS",
@@ -136,16 +158,6 @@ const READS: &[&str] = &[
 
 /// What change keys in Redis 7.0, and can't here; in the order of their names.
 const UNSUPPORTED: &[&str] = &[
-    "BITFIELD",
-    "BITOP",
-    "BLMOVE",
-    "BLMPOP",
-    "BLPOP",
-    "BRPOP",
-    "BRPOPLPUSH",
-    "BZMPOP",
-    "BZPOPMAX",
-    "BZPOPMIN",
     "EVAL",
     "EVALSHA",
     "FCALL",
@@ -154,9 +166,6 @@ const UNSUPPORTED: &[&str] = &[
     "GEORADIUS",
     "GEORADIUSBYMEMBER",
     "GEOSEARCHSTORE",
-    "HINCRBYFLOAT",
-    "INCRBYFLOAT",
-    "LMPOP",
     "MIGRATE",
     "PFADD",
     "PFCOUNT",
@@ -164,7 +173,6 @@ const UNSUPPORTED: &[&str] = &[
     "PUBLISH",
     "RESTORE",
     "SCRIPT",
-    "SETBIT",
     "SORT",
     "SPOP",
     "SPUBLISH",
@@ -177,12 +185,6 @@ const UNSUPPORTED: &[&str] = &[
     "XREADGROUP",
     "XSETID",
     "XTRIM",
-    "ZDIFFSTORE",
-    "ZINTERSTORE",
-    "ZMPOP",
-    "ZRANGESTORE",
-    "ZREMRANGEBYLEX",
-    "ZUNIONSTORE",
 ];
 
 /// The command of this name in upper or lower case, with the name in upper case.
@@ -214,7 +216,7 @@ mod tests {
         let commands: Vec<&str> = COMMANDS.iter().map(|(name, _)| *name).collect();
         for table in [&commands, READS, UNSUPPORTED] {
             assert!(table.is_sorted(), "{table:?}");
-            assert!(table.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_uppercase())));
+            assert!(table.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')));
         }
         let mut all = [&commands, READS, UNSUPPORTED].concat();
         all.sort_unstable();
