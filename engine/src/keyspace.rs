@@ -55,12 +55,18 @@ impl Value {
     /// The name of its type.
     #[must_use]
     pub const fn type_name(&self) -> &'static str {
+        self.as_ref().type_name()
+    }
+
+    /// A view of it.
+    #[must_use]
+    pub const fn as_ref(&self) -> ValueRef<'_> {
         match self {
-            Value::String(_) => "string",
-            Value::List(_) => "list",
-            Value::Set(_) => "set",
-            Value::Hash(_) => "hash",
-            Value::Sorted(_) => "zset",
+            Value::String(value) => ValueRef::String(value.as_slice()),
+            Value::List(value) => ValueRef::List(value),
+            Value::Set(value) => ValueRef::Set(value),
+            Value::Hash(value) => ValueRef::Hash(value),
+            Value::Sorted(value) => ValueRef::Sorted(value),
         }
     }
 
@@ -85,6 +91,52 @@ pub struct Entry {
     pub expires_ms: Option<i64>,
 }
 
+impl Entry {
+    /// A view of it.
+    #[must_use]
+    pub fn as_ref(&self) -> EntryRef<'_> {
+        EntryRef { value: self.value.as_ref(), expires_ms: self.expires_ms }
+    }
+}
+
+/// A view of what a key holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ValueRef<'a> {
+    /// Bytes.
+    String(&'a [u8]),
+    /// Elements in order.
+    List(&'a VecDeque<Text>),
+    /// Members.
+    Set(&'a BTreeSet<Text>),
+    /// Fields with their values.
+    Hash(&'a BTreeMap<Text, Text>),
+    /// Members with their scores.
+    Sorted(&'a BTreeMap<Text, f64>),
+}
+
+impl ValueRef<'_> {
+    /// The name of its type.
+    #[must_use]
+    pub const fn type_name(self) -> &'static str {
+        match self {
+            ValueRef::String(_) => "string",
+            ValueRef::List(_) => "list",
+            ValueRef::Set(_) => "set",
+            ValueRef::Hash(_) => "hash",
+            ValueRef::Sorted(_) => "zset",
+        }
+    }
+}
+
+/// A view of a key's value and its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EntryRef<'a> {
+    /// The value.
+    pub value: ValueRef<'a>,
+    /// Milliseconds since the Unix epoch from which on the key is gone.
+    pub expires_ms: Option<i64>,
+}
+
 /// One database.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Database {
@@ -93,13 +145,13 @@ pub struct Database {
 
 impl Database {
     /// All keys, in the order of their bytes, also those that are expired and not removed yet.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], EntryRef<'_>)> {
         self.keys.sorted()
     }
 
     /// A key's entry.
     #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+    pub fn get(&self, key: &[u8]) -> Option<EntryRef<'_>> {
         self.keys.get(key)
     }
 
@@ -201,11 +253,11 @@ impl Keyspace {
     /// [`CommandError`]; nothing was changed.
     ///
     /// ```
-    /// use engine::keyspace::{Keyspace, Value};
+    /// use engine::keyspace::{Keyspace, ValueRef};
     /// let mut keys = Keyspace::new();
     /// assert_eq!(keys.execute(&[b"SET", b"n", b"41", b"PX", b"1000"], 5000), Ok(true));
     /// assert_eq!(keys.execute(&[b"INCR", b"n"], 5999), Ok(true));
-    /// assert_eq!(keys.databases()[0].get(b"n").map(|entry| &entry.value), Some(&Value::String(b"42".to_vec())));
+    /// assert_eq!(keys.databases()[0].get(b"n").map(|entry| entry.value), Some(ValueRef::String(b"42")));
     /// assert_eq!(keys.execute(&[b"DEL", b"n"], 6000), Ok(false), "it is expired");
     /// ```
     pub fn execute(&mut self, command: &[&[u8]], now_ms: i64) -> Result<bool, CommandError> {
@@ -249,6 +301,12 @@ impl DataSet for Keyspace {
 
     fn begin_file(&mut self) {
         self.selected = 0;
+    }
+
+    fn expect(&self, command: &[&[u8]]) {
+        if let [_, key, ..] = command {
+            self.databases[self.selected].keys.touch(key);
+        }
     }
 }
 
@@ -358,6 +416,11 @@ impl<'a> Call<'a> {
 
     fn entry(&mut self, key: &[u8]) -> Option<&mut Entry> {
         self.database(key).keys.get_mut(key)
+    }
+
+    /// Sets a key to a string, without an expiry.
+    fn set_text(&mut self, key: &[u8], value: &[u8]) {
+        self.database(key).keys.insert_text(key, value);
     }
 
     /// Sets a key, without an expiry.

@@ -15,7 +15,7 @@ use engine::{
         resp::Reading,
     },
     env::{OsEnv, block_on},
-    keyspace::{CommandError, Keyspace, Value},
+    keyspace::{CommandError, Keyspace, ValueRef},
 };
 use sha2::{Digest, Sha256};
 
@@ -68,14 +68,14 @@ fn dump(keys: &Keyspace, now_ms: Option<i64>) -> String {
                 continue;
             }
             let list = |items: Vec<String>| items.join(",");
-            let value = match &entry.value {
-                Value::String(value) => stated(value),
-                Value::List(items) => list(items.iter().map(|item| stated(item)).collect()),
-                Value::Set(items) => list(items.iter().map(|item| stated(item)).collect()),
-                Value::Hash(pairs) => {
+            let value = match entry.value {
+                ValueRef::String(value) => stated(value),
+                ValueRef::List(items) => list(items.iter().map(|item| stated(item)).collect()),
+                ValueRef::Set(items) => list(items.iter().map(|item| stated(item)).collect()),
+                ValueRef::Hash(pairs) => {
                     list(pairs.iter().map(|(one, two)| format!("{}={}", stated(one), stated(two))).collect())
                 }
-                Value::Sorted(members) => {
+                ValueRef::Sorted(members) => {
                     list(members.iter().map(|(member, at)| format!("{}={}", stated(member), score(*at))).collect())
                 }
             };

@@ -417,8 +417,8 @@ fn many_committers_share_syncs() {
     assert!(stats.syncs < 320 && stats.commands == 320, "{stats:?}");
     block_on(log.close()).unwrap();
     let (log, keys, _) = block_on(open(folder.path(), &always())).unwrap();
-    let value = keys.databases()[0].get(b"n").map(|entry| entry.value.clone());
-    assert_eq!(value, Some(engine::keyspace::Value::String(b"320".to_vec())));
+    let value = keys.databases()[0].get(b"n").map(|entry| entry.value);
+    assert_eq!(value, Some(engine::keyspace::ValueRef::String(b"320")));
     drop(log);
 }
 

@@ -21,7 +21,7 @@ use engine::{
         options::{Fsync, Options},
     },
     env::{OsEnv, block_on},
-    keyspace::{CommandError, Keyspace, Value},
+    keyspace::{CommandError, Keyspace, ValueRef},
 };
 
 /// Whether the server is there; says so if it isn't.
@@ -220,15 +220,15 @@ fn dump(keys: &Keyspace) -> Vec<Vec<(Vec<u8>, String)>> {
         let mut all: Vec<_> = database
             .iter()
             .map(|(key, entry)| {
-                let content = match &entry.value {
-                    Value::String(value) => format!("{:?}", value.to_vec()),
-                    Value::List(list) => format!("{:?}", list.iter().map(|item| item.to_vec()).collect::<Vec<_>>()),
-                    Value::Set(set) => format!("{:?}", set.iter().map(|item| item.to_vec()).collect::<Vec<_>>()),
-                    Value::Hash(hash) => {
+                let content = match entry.value {
+                    ValueRef::String(value) => format!("{:?}", value.to_vec()),
+                    ValueRef::List(list) => format!("{:?}", list.iter().map(|item| item.to_vec()).collect::<Vec<_>>()),
+                    ValueRef::Set(set) => format!("{:?}", set.iter().map(|item| item.to_vec()).collect::<Vec<_>>()),
+                    ValueRef::Hash(hash) => {
                         let pairs = hash.iter().map(|(field, value)| vec![field.to_vec(), value.to_vec()]);
                         format!("{:?}", pairs.collect::<Vec<_>>())
                     }
-                    Value::Sorted(sorted) => {
+                    ValueRef::Sorted(sorted) => {
                         let mut scores: Vec<_> =
                             // (The server says 0 for -0.)
                             sorted.iter().map(|(member, score)| (member.to_vec(), if *score == 0.0 { 0.0 } else { *score })).collect();

@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use engine::{
     aof::{CommandLog, LogError, Phase, options::Options},
     env::Env,
-    keyspace::{Keyspace, Value},
+    keyspace::{Keyspace, ValueRef},
     plant::{Plant, Plants},
 };
 use madsim::runtime::{Handle, Runtime};
@@ -72,8 +72,8 @@ fn open(disk: &Disk) -> Result<i64, String> {
         let mut keys = Keyspace::new();
         let opened = CommandLog::open(env.clone(), Path::new(DATA), Options::default(), &mut keys).await;
         opened.map_err(|error| error.to_string())?;
-        match keys.databases()[0].get(b"n").map(|entry| &entry.value) {
-            Some(Value::String(text)) => Ok(String::from_utf8_lossy(text).parse().unwrap_or(-1)),
+        match keys.databases()[0].get(b"n").map(|entry| entry.value) {
+            Some(ValueRef::String(text)) => Ok(String::from_utf8_lossy(text).parse().unwrap_or(-1)),
             _ => Ok(0),
         }
     });

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use engine::{
     aof::{CommandLog, options::Options, resp},
-    keyspace::{Keyspace, Value},
+    keyspace::{Keyspace, ValueRef},
     plant::{Plant, Plants},
 };
 use sim::{
@@ -39,8 +39,8 @@ fn open(disk: &Disk, crash: u64, plants: Plants) -> (Disk, Option<Result<i64, St
         let opened = CommandLog::open(env.clone(), Path::new(DATA), options, &mut keys).await;
         env.machine().disarm();
         opened.map_err(|error| error.to_string())?;
-        match keys.databases()[0].get(b"n").map(|entry| &entry.value) {
-            Some(Value::String(text)) => Ok(String::from_utf8_lossy(text).parse().unwrap_or(-1)),
+        match keys.databases()[0].get(b"n").map(|entry| entry.value) {
+            Some(ValueRef::String(text)) => Ok(String::from_utf8_lossy(text).parse().unwrap_or(-1)),
             _ => Ok(0),
         }
     });

@@ -3,7 +3,7 @@
 //! What stands between `MULTI` and `EXEC` counts as one unit: a file that ends within it is good up to before the `MULTI`.
 //! (Redis 7.0 cuts behind the last whole command there, and leaves the block open.)
 
-use std::{fmt, io};
+use std::{fmt, io, ops::Range};
 
 use crate::env::File;
 
@@ -152,6 +152,17 @@ impl<'f, F: File> Walk<'f, F> {
         }
     }
 
+    /// The same without reading on: `None` where that takes more than is at hand, or at what ends the file.
+    pub(super) fn next_at_hand(&mut self) -> Option<Role> {
+        if self.salt.is_some() && self.scan.at >= self.batch_end {
+            return None;
+        }
+        let (bytes, role) = self.scan.step(self.window.rest()).ok()?;
+        self.item = bytes;
+        self.window.take(bytes);
+        Some(role)
+    }
+
     /// Enters the batch that begins here. False if it is not whole. What has no checksum was appended by somebody else, by Redis
     /// for example, and goes by its grammar.
     async fn enter(&mut self, salt: u32) -> io::Result<bool> {
@@ -256,6 +267,16 @@ impl<'f, F: File> Walk<'f, F> {
     /// The arguments of the command that the walk is at.
     pub(super) fn command(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.scan.parser.command(self.window.taken(self.item))
+    }
+
+    /// Where its arguments are, until the walk reads on.
+    pub(super) fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        self.scan.parser.places().iter().map(|argument| self.window.place(self.item, argument))
+    }
+
+    /// An argument by its place.
+    pub(super) fn argument(&self, place: &Range<usize>) -> &[u8] {
+        self.window.part(place)
     }
 
     /// Where in the file it stands.

@@ -1,6 +1,6 @@
 //! Loading a log's directory into a data set: the base, then each increment, unit by unit. Writes nothing.
 
-use std::{io, path::Path};
+use std::{io, ops::Range, path::Path};
 
 use thiserror::Error;
 
@@ -27,6 +27,12 @@ pub trait DataSet {
 
     /// Another file begins: database 0 is selected.
     fn begin_file(&mut self);
+
+    /// This command comes soon: a chance to fetch what it will need, which is worth more the more of them are known at once. It
+    /// must change nothing.
+    fn expect(&self, command: &[&[u8]]) {
+        let _ = command;
+    }
 }
 
 /// A manifest has at most this many bytes: some ten thousand files.
@@ -265,6 +271,55 @@ pub(super) async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifes
 
 /// Commands of at most so many arguments are executed without an allocation for them.
 const FEW: usize = 8;
+/// So many commands are known before they are executed.
+const AHEAD: usize = 16;
+
+/// Commands that come next, so that what they need is fetched for all of them at once. (Each waits for memory several times, and
+/// processors wait for several at a time.)
+#[derive(Default)]
+struct Ahead {
+    /// Where each stands in the file, and where its arguments end.
+    commands: Vec<(u64, usize)>,
+    arguments: Vec<Range<usize>>,
+}
+
+impl Ahead {
+    /// Takes in the commands that are at hand. What follows them, if it is at hand and none.
+    fn fill<F: File>(&mut self, walk: &mut Walk<'_, F>) -> Option<Role> {
+        self.commands.clear();
+        self.arguments.clear();
+        while self.commands.len() < AHEAD {
+            match walk.next_at_hand() {
+                Some(Role::Command) => {
+                    self.arguments.extend(walk.places());
+                    self.commands.push((walk.at(), self.arguments.len()));
+                }
+                other => return other,
+            }
+        }
+        None
+    }
+
+    fn each<F: File>(
+        &self,
+        walk: &Walk<'_, F>,
+        mut command: impl FnMut(u64, &[&[u8]]) -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        let mut begins = 0;
+        for (at, ends) in &self.commands {
+            let arguments = self.arguments.get(begins..*ends).unwrap_or_default();
+            begins = *ends;
+            let mut few: [&[u8]; FEW] = [b""; FEW];
+            if arguments.len() <= FEW {
+                few.iter_mut().zip(arguments).for_each(|(argument, place)| *argument = walk.argument(place));
+                command(*at, &few[..arguments.len()])?;
+            } else {
+                command(*at, &arguments.iter().map(|place| walk.argument(place)).collect::<Vec<_>>())?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Executes the commands of one file; those of a unit once it is whole.
 async fn load_file<F: File>(
@@ -283,7 +338,7 @@ async fn load_file<F: File>(
     } else {
         0
     };
-    let mut execute = |at: u64, command: &[&[u8]]| match data.load(command) {
+    let mut execute = |data: &mut _, at: u64, command: &[&[u8]]| match DataSet::load(data, command) {
         Ok(_) => Ok(()),
         Err(error @ (CommandError::Unknown(_) | CommandError::Unsupported(_))) => {
             Err(LoadError::Command { file: name.to_owned(), at, error })
@@ -300,27 +355,28 @@ async fn load_file<F: File>(
     let mut walk = Walk::new(file, begins, check).await.map_err(LoadError::io("read", name))?;
     // The commands of an open unit; what begins and what ends it are none.
     let mut unit: Option<Vec<(u64, Vec<Vec<u8>>)>> = None;
-    while let Some(role) = walk.next().await.map_err(LoadError::io("read", name))? {
+    let mut ahead = Ahead::default();
+    loop {
+        let mut role = None;
+        if unit.is_none() {
+            role = ahead.fill(&mut walk);
+            ahead.each(&walk, |_, command| Ok(data.expect(command)))?;
+            ahead.each(&walk, |at, command| execute(data, at, command))?;
+        }
+        if role.is_none() {
+            role = walk.next().await.map_err(LoadError::io("read", name))?;
+        }
+        let Some(role) = role else { break };
         match (role, &mut unit) {
             // (A stray one fails, as it did when it was logged.)
             (Role::Annotation | Role::Stray, _) => {}
-            (Role::Command, None) => {
-                let mut few: [&[u8]; FEW] = [b""; FEW];
-                let mut arguments = walk.command();
-                let count = arguments.len();
-                if count <= FEW {
-                    few.iter_mut().zip(arguments).for_each(|(place, argument)| *place = argument);
-                    execute(walk.at(), &few[..count])?;
-                } else {
-                    execute(walk.at(), &arguments.by_ref().collect::<Vec<_>>())?;
-                }
-            }
+            (Role::Command, None) => execute(data, walk.at(), &walk.command().collect::<Vec<_>>())?,
             (Role::Command, Some(commands)) => commands.push((walk.at(), walk.command().map(<[u8]>::to_vec).collect())),
             (Role::Begins, _) => unit = Some(Vec::new()),
             (Role::Discards, _) => unit = None,
             (Role::Executes, _) => {
                 for (at, command) in unit.take().into_iter().flatten() {
-                    execute(at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+                    execute(data, at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
                 }
             }
         }

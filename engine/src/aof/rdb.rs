@@ -200,7 +200,7 @@ impl<F: File> Source<'_, F> {
                     let value = tried!(self.value(kind).await?);
                     let entry = Entry { value, expires_ms: expires_ms.take() };
                     let mut refused = None;
-                    rebuild(&key, &entry, |command| {
+                    rebuild(&key, entry.as_ref(), |command| {
                         refused = refused.take().or_else(|| data.load(command).err());
                     });
                     tried!(refused.map_or(Ok(()), |error| Err(RdbError::Refused(error))));

@@ -239,6 +239,11 @@ impl Parser {
         self.arguments.iter().map(|range| bytes.get(range.clone()).unwrap_or_default())
     }
 
+    /// Where the arguments of the command that was found last are in the bytes that it begins.
+    pub(super) fn places(&self) -> &[Range<usize>] {
+        &self.arguments
+    }
+
     /// Whether the command that was found last has this name, which is in upper case.
     #[must_use]
     pub fn is(&self, bytes: &[u8], name: &str) -> bool {
@@ -291,10 +296,24 @@ impl Parser {
     }
 
     /// The number in the line at `at`, behind its mark, and where the next line begins.
+    #[inline]
     fn number(&self, bytes: &[u8], at: usize, what: Malformed) -> Result<(i64, usize), Stop> {
-        let rest = bytes.get(at + 1..).unwrap_or_default();
-        let line = &rest[..rest.len().min(MAX_LINE_BYTES - 1)];
         // Most numbers have few digits.
+        let digit = |digit: u8| i64::from(digit - b'0');
+        match bytes.get(at + 1..) {
+            Some([one @ b'0'..=b'9', b'\r', b'\n', ..]) => Ok((digit(*one), at + 4)),
+            Some([ten @ b'0'..=b'9', one @ b'0'..=b'9', b'\r', b'\n', ..]) => {
+                Ok((10 * digit(*ten) + digit(*one), at + 5))
+            }
+            Some([hundred @ b'0'..=b'9', ten @ b'0'..=b'9', one @ b'0'..=b'9', b'\r', b'\n', ..]) => {
+                Ok((100 * digit(*hundred) + 10 * digit(*ten) + digit(*one), at + 6))
+            }
+            rest => self.any_number(bytes, rest.unwrap_or_default(), at, what),
+        }
+    }
+
+    fn any_number(&self, bytes: &[u8], rest: &[u8], at: usize, what: Malformed) -> Result<(i64, usize), Stop> {
+        let line = &rest[..rest.len().min(MAX_LINE_BYTES - 1)];
         let Some(end) = line.iter().position(|byte| *byte == b'\n') else {
             return Err(if line.len() == MAX_LINE_BYTES - 1 {
                 Stop::Malformed { at, what: Malformed::LongLine }

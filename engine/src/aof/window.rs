@@ -1,6 +1,6 @@
 //! A file read forward: what is at hand of it, and more on demand.
 
-use std::io;
+use std::{io, ops::Range};
 
 use crc32fast::Hasher;
 
@@ -65,6 +65,17 @@ impl<'f, F: File> Window<'f, F> {
     pub(super) fn take(&mut self, count: usize) -> &[u8] {
         self.used += count;
         &self.bytes[self.used - count..self.used]
+    }
+
+    /// Of the last `count` bytes that were taken, the places of parts, for [`Window::part`].
+    pub(super) fn place(&self, count: usize, part: &Range<usize>) -> Range<usize> {
+        let begins = self.used - count;
+        begins + part.start..begins + part.end
+    }
+
+    /// What is at a place, until more is read.
+    pub(super) fn part(&self, place: &Range<usize>) -> &[u8] {
+        self.bytes.get(place.clone()).unwrap_or_default()
     }
 
     /// The last `count` bytes that were taken, until more is read.

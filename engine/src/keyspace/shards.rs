@@ -11,20 +11,96 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use super::Entry;
+use super::{Entry, EntryRef, Text, Value, ValueRef};
 
 /// Keys of a part, on average.
 const PART_KEYS: usize = 64;
 /// Parts of a group.
 const GROUP_PARTS: usize = 256;
+/// Bytes of a string's key and value that are joined without an allocation of their own.
+const JOINED_BYTES: usize = 256;
 
-/// A short key lies in its table itself.
-type Key = SmallVec<[u8; 16]>;
-
+/// A key with what it holds. The hash stands with it, so that a part is split without a look at its keys.
 #[derive(Clone, Debug)]
 struct Item {
-    key: Key,
-    entry: Arc<Entry>,
+    hash: u64,
+    held: Held,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    /// A string that never expires, as most are: the length of the key (4 bytes), the key and the value in one piece.
+    Text(Arc<[u8]>),
+    Entry(Arc<Keyed>),
+}
+
+#[derive(Clone, Debug)]
+struct Keyed {
+    key: Box<[u8]>,
+    entry: Entry,
+}
+
+impl Item {
+    fn text(hash: u64, key: &[u8], value: &[u8]) -> Item {
+        let mut joined = SmallVec::<[u8; JOINED_BYTES]>::new();
+        // (No argument of a command is longer.)
+        joined.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        joined.extend_from_slice(key);
+        joined.extend_from_slice(value);
+        Item { hash, held: Held::Text(Arc::from(&joined[..])) }
+    }
+
+    fn new(hash: u64, key: &[u8], entry: Entry) -> Item {
+        match entry {
+            Entry { value: Value::String(value), expires_ms: None } => Item::text(hash, key, &value),
+            entry => Item { hash, held: Held::Entry(Arc::new(Keyed { key: key.into(), entry })) },
+        }
+    }
+
+    fn parts(&self) -> (&[u8], EntryRef<'_>) {
+        match &self.held {
+            Held::Text(joined) => {
+                let (key, value) = split(joined);
+                (key, EntryRef { value: ValueRef::String(value), expires_ms: None })
+            }
+            Held::Entry(keyed) => (&keyed.key, keyed.entry.as_ref()),
+        }
+    }
+
+    fn is(&self, key: &[u8]) -> bool {
+        self.parts().0 == key
+    }
+
+    fn entry(&self) -> EntryRef<'_> {
+        self.parts().1
+    }
+
+    fn entry_mut(&mut self) -> &mut Entry {
+        if let Held::Text(joined) = &self.held {
+            let (key, value) = split(joined);
+            let entry = Entry { value: Value::String(Text::from(value)), expires_ms: None };
+            self.held = Held::Entry(Arc::new(Keyed { key: key.into(), entry }));
+        }
+        match &mut self.held {
+            Held::Entry(keyed) => &mut Arc::make_mut(keyed).entry,
+            Held::Text(_) => unreachable!("it was made an entry"),
+        }
+    }
+
+    fn into_entry(self) -> Entry {
+        match self.held {
+            Held::Text(joined) => Entry { value: Value::String(Text::from(split(&joined).1)), expires_ms: None },
+            Held::Entry(keyed) => Arc::unwrap_or_clone(keyed).entry,
+        }
+    }
+}
+
+/// Key and value of a piece that [`Item::text`] has joined.
+fn split(joined: &[u8]) -> (&[u8], &[u8]) {
+    match joined.split_first_chunk() {
+        Some((length, rest)) => rest.split_at(u32::from_le_bytes(*length) as usize),
+        None => (joined, joined),
+    }
 }
 
 type Part = Arc<HashTable<Item>>;
@@ -95,19 +171,26 @@ impl Shards {
         if part < self.parts.len { part } else { bits & (self.round - 1) }
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Entry> {
+    pub(super) fn get(&self, key: &[u8]) -> Option<EntryRef<'_>> {
         let hash = hash(key);
         let part = self.parts.get(self.part(hash))?;
-        part.find(hash, |item| *item.key == *key).map(|item| &*item.entry)
+        part.find(hash, |item| item.is(key)).map(Item::entry)
+    }
+
+    /// Looks where a key would be, so that it is near when it is asked for.
+    pub(super) fn touch(&self, key: &[u8]) {
+        let hash = hash(key);
+        let near = self.parts.get(self.part(hash)).map(|part| part.find(hash, |item| item.hash == hash).is_some());
+        std::hint::black_box(near);
     }
 
     pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
         let hash = hash(key);
         let at = self.part(hash);
         // A part that stays as it is need not be copied.
-        self.parts.get(at)?.find(hash, |item| *item.key == *key)?;
-        let item = Arc::make_mut(self.parts.get_mut(at)?).find_mut(hash, |item| *item.key == *key)?;
-        Some(Arc::make_mut(&mut item.entry))
+        self.parts.get(at)?.find(hash, |item| item.is(key))?;
+        let item = Arc::make_mut(self.parts.get_mut(at)?).find_mut(hash, |item| item.is(key))?;
+        Some(item.entry_mut())
     }
 
     pub(super) fn contains_key(&self, key: &[u8]) -> bool {
@@ -117,15 +200,25 @@ impl Shards {
     /// Puts an entry in place of the one that the key has, if it has one.
     pub(super) fn insert(&mut self, key: &[u8], entry: Entry) {
         let hash = hash(key);
+        self.put(key, Item::new(hash, key, entry));
+    }
+
+    /// The same for a string that never expires.
+    pub(super) fn insert_text(&mut self, key: &[u8], value: &[u8]) {
+        let hash = hash(key);
+        self.put(key, Item::text(hash, key, value));
+    }
+
+    fn put(&mut self, key: &[u8], item: Item) {
         if self.parts.len == 0 {
             self.parts.set(0, HashTable::new());
         }
-        let at = self.part(hash);
+        let at = self.part(item.hash);
         let Some(part) = self.parts.get_mut(at).map(Arc::make_mut) else { return };
-        match part.entry(hash, |item| *item.key == *key, |item| self::hash(&item.key)) {
-            hashbrown::hash_table::Entry::Occupied(mut there) => there.get_mut().entry = Arc::new(entry),
+        match part.entry(item.hash, |there| there.hash == item.hash && there.is(key), |item| item.hash) {
+            hashbrown::hash_table::Entry::Occupied(mut there) => *there.get_mut() = item,
             hashbrown::hash_table::Entry::Vacant(place) => {
-                place.insert(Item { key: Key::from_slice(key), entry: Arc::new(entry) });
+                place.insert(item);
                 self.len += 1;
                 if self.len > self.parts.len * PART_KEYS {
                     self.split();
@@ -137,11 +230,11 @@ impl Shards {
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Entry> {
         let hash = hash(key);
         let at = self.part(hash);
-        self.parts.get(at)?.find(hash, |item| *item.key == *key)?;
-        let found = Arc::make_mut(self.parts.get_mut(at)?).find_entry(hash, |item| *item.key == *key).ok()?;
+        self.parts.get(at)?.find(hash, |item| item.is(key))?;
+        let found = Arc::make_mut(self.parts.get_mut(at)?).find_entry(hash, |item| item.is(key)).ok()?;
         let (item, _) = found.remove();
         self.len -= 1;
-        Some(Arc::unwrap_or_clone(item.entry))
+        Some(item.into_entry())
     }
 
     /// Makes two of the next part in turn.
@@ -155,9 +248,8 @@ impl Shards {
         let new = self.parts.len;
         self.parts.set(new, HashTable::new());
         for item in items {
-            let hash = hash(&item.key);
-            let part = if self.part(hash) == old { &mut stay } else { &mut go };
-            part.insert_unique(hash, item, |item| self::hash(&item.key));
+            let part = if self.part(item.hash) == old { &mut stay } else { &mut go };
+            part.insert_unique(item.hash, item, |item| item.hash);
         }
         self.parts.set(old, stay);
         self.parts.set(new, go);
@@ -179,21 +271,24 @@ impl Shards {
     }
 
     /// The keys of one part; `None` behind the last one.
-    pub(super) fn part_at(&self, at: usize) -> Option<impl Iterator<Item = (&[u8], &Entry)>> {
-        Some(self.parts.get(at)?.iter().map(|item| (&*item.key, &*item.entry)))
+    pub(super) fn part_at(&self, at: usize) -> Option<impl Iterator<Item = (&[u8], EntryRef<'_>)>> {
+        Some(self.parts.get(at)?.iter().map(Item::parts))
     }
 
     /// All keys, in the order of their bytes.
-    pub(super) fn sorted(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
-        let mut items: Vec<&Item> = self.parts.items().collect();
-        items.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        items.into_iter().map(|item| (&*item.key, &*item.entry))
+    pub(super) fn sorted(&self) -> impl Iterator<Item = (&[u8], EntryRef<'_>)> {
+        let mut items: Vec<_> = self.parts.items().map(Item::parts).collect();
+        items.sort_unstable_by_key(|(key, _)| *key);
+        items.into_iter()
     }
 }
 
 impl PartialEq for Shards {
     fn eq(&self, other: &Shards) -> bool {
-        let same = |item: &Item| other.get(&item.key) == Some(&*item.entry);
+        let same = |item: &Item| {
+            let (key, entry) = item.parts();
+            other.get(key) == Some(entry)
+        };
         self.len == other.len && self.parts.items().all(same)
     }
 }
@@ -205,10 +300,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::keyspace::Value;
 
+    /// Odd ones expire.
     fn entry(number: u32) -> Entry {
-        Entry { value: Value::String(number.to_string().into_bytes()), expires_ms: None }
+        let expires_ms = (number % 2 == 1).then_some(i64::from(number));
+        Entry { value: Value::String(number.to_string().into_bytes()), expires_ms }
     }
 
     proptest! {
@@ -239,8 +335,8 @@ mod tests {
                 prop_assert_eq!(shards.len(), model.len());
             }
             for (shards, model) in kept.into_iter().chain([(shards, model)]) {
-                prop_assert!(shards.sorted().eq(model.iter().map(|(key, entry)| (key.as_slice(), entry))));
-                prop_assert!(model.iter().all(|(key, entry)| shards.get(key) == Some(entry)));
+                prop_assert!(shards.sorted().eq(model.iter().map(|(key, entry)| (key.as_slice(), entry.as_ref()))));
+                prop_assert!(model.iter().all(|(key, entry)| shards.get(key) == Some(entry.as_ref())));
             }
         }
     }

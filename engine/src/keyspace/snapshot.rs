@@ -2,7 +2,7 @@
 
 use crate::aof::{Commands, Snapshot};
 
-use super::{Database, Entry, Keyspace, Value};
+use super::{Database, EntryRef, Keyspace, ValueRef};
 
 /// A command rebuilds so many elements, members or fields at most.
 const ITEMS: usize = 64;
@@ -40,7 +40,7 @@ impl Snapshot for KeyspaceSnapshot {
 }
 
 /// The commands that rebuild a key, as Redis rewrites it: at most 64 items each, then its expiry.
-pub(crate) fn rebuild(key: &[u8], entry: &Entry, mut command: impl FnMut(&[&[u8]])) {
+pub(crate) fn rebuild(key: &[u8], entry: EntryRef<'_>, mut command: impl FnMut(&[&[u8]])) {
     let mut items = |name: &[u8], items: &mut dyn Iterator<Item = [&[u8]; 2]>, single: bool| {
         let mut arguments: Vec<&[u8]> = Vec::with_capacity(2 + 2 * ITEMS);
         let mut count = 0;
@@ -63,12 +63,14 @@ pub(crate) fn rebuild(key: &[u8], entry: &Entry, mut command: impl FnMut(&[&[u8]
             command(&arguments);
         }
     };
-    match &entry.value {
-        Value::String(value) => command(&[b"SET", key, value]),
-        Value::List(list) => items(b"RPUSH", &mut list.iter().map(|item| [item.as_slice(), b""]), true),
-        Value::Set(set) => items(b"SADD", &mut set.iter().map(|member| [member.as_slice(), b""]), true),
-        Value::Hash(hash) => items(b"HMSET", &mut hash.iter().map(|(field, value)| [field.as_slice(), value]), false),
-        Value::Sorted(sorted) => {
+    match entry.value {
+        ValueRef::String(value) => command(&[b"SET", key, value]),
+        ValueRef::List(list) => items(b"RPUSH", &mut list.iter().map(|item| [item.as_slice(), b""]), true),
+        ValueRef::Set(set) => items(b"SADD", &mut set.iter().map(|member| [member.as_slice(), b""]), true),
+        ValueRef::Hash(hash) => {
+            items(b"HMSET", &mut hash.iter().map(|(field, value)| [field.as_slice(), value]), false)
+        }
+        ValueRef::Sorted(sorted) => {
             // The shortest digits that read back as the same number.
             let scores: Vec<String> = sorted.values().map(f64::to_string).collect();
             let pairs =

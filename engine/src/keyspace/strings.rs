@@ -9,7 +9,7 @@ pub(super) fn set(call: &mut Call<'_>) -> Done {
     let (key, rest) = call.first_and(1)?;
     let (value, mut options) = (rest[0], &rest[1..]);
     if options.is_empty() {
-        call.set(key, Value::String(value.to_vec()));
+        call.set_text(key, value);
         return Ok(true);
     }
     let (mut until, mut keep, mut only_new, mut only_there, mut get) = (None, false, false, false, false);
@@ -70,7 +70,7 @@ pub(super) fn setnx(call: &mut Call<'_>) -> Done {
     let [key, value] = call.exactly()?;
     let missing = !call.exists(key);
     if missing {
-        call.set(key, Value::String(value.to_vec()));
+        call.set_text(key, value);
     }
     Ok(missing)
 }
@@ -78,7 +78,7 @@ pub(super) fn setnx(call: &mut Call<'_>) -> Done {
 pub(super) fn getset(call: &mut Call<'_>) -> Done {
     let [key, value] = call.exactly()?;
     call.value::<Text>(key)?;
-    call.set(key, Value::String(value.to_vec()));
+    call.set_text(key, value);
     Ok(true)
 }
 
@@ -131,7 +131,7 @@ pub(super) fn mset(call: &mut Call<'_>) -> Done {
         return Err(Failed::Arguments);
     }
     for pair in pairs.chunks_exact(2) {
-        call.set(pair[0], Value::String(pair[1].to_vec()));
+        call.set_text(pair[0], pair[1]);
     }
     Ok(true)
 }

@@ -16,13 +16,15 @@ fn run(keys: &mut Keyspace, commands: &[&str]) -> Result<bool, CommandError> {
 fn show(keys: &Keyspace, key: &str) -> String {
     let text = |bytes: &Text| String::from_utf8_lossy(bytes).into_owned();
     let join = |words: Vec<String>| words.join(" ");
-    match keys.databases()[0].get(key.as_bytes()).map(|entry| &entry.value) {
+    match keys.databases()[0].get(key.as_bytes()).map(|entry| entry.value) {
         None => "-".into(),
-        Some(Value::String(value)) => text(value),
-        Some(Value::List(list)) => join(list.iter().map(text).collect()),
-        Some(Value::Set(set)) => join(set.iter().map(text).collect()),
-        Some(Value::Hash(hash)) => join(hash.iter().map(|(one, two)| format!("{}={}", text(one), text(two))).collect()),
-        Some(Value::Sorted(set)) => join(set.iter().map(|(one, score)| format!("{}={score}", text(one))).collect()),
+        Some(ValueRef::String(value)) => String::from_utf8_lossy(value).into_owned(),
+        Some(ValueRef::List(list)) => join(list.iter().map(text).collect()),
+        Some(ValueRef::Set(set)) => join(set.iter().map(text).collect()),
+        Some(ValueRef::Hash(hash)) => {
+            join(hash.iter().map(|(one, two)| format!("{}={}", text(one), text(two))).collect())
+        }
+        Some(ValueRef::Sorted(set)) => join(set.iter().map(|(one, score)| format!("{}={score}", text(one))).collect()),
     }
 }
 
@@ -160,12 +162,12 @@ proptest! {
                 prop_assert!(keys == before, "{name} {arguments:?}");
             }
             for (_, entry) in keys.databases().iter().flat_map(Database::iter) {
-                let gone = match &entry.value {
-                    Value::String(_) => false,
-                    Value::List(value) => value.is_empty(),
-                    Value::Set(value) => value.is_empty(),
-                    Value::Hash(value) => value.is_empty(),
-                    Value::Sorted(value) => value.is_empty() || value.values().any(|score| score.is_nan()),
+                let gone = match entry.value {
+                    ValueRef::String(_) => false,
+                    ValueRef::List(value) => value.is_empty(),
+                    ValueRef::Set(value) => value.is_empty(),
+                    ValueRef::Hash(value) => value.is_empty(),
+                    ValueRef::Sorted(value) => value.is_empty() || value.values().any(|score| score.is_nan()),
                 };
                 prop_assert!(!gone, "{name} {arguments:?}");
             }

@@ -16,7 +16,7 @@ use engine::{
         options::{Fsync, Options},
     },
     env::Env,
-    keyspace::{Keyspace, Value},
+    keyspace::{Keyspace, ValueRef},
     plant::Plants,
     wal::Durability,
 };
@@ -105,8 +105,8 @@ fn push(keys: &mut Keyspace, record: &[u8]) {
 
 /// Every record, in order.
 fn records_of(keys: &Keyspace) -> Vec<Vec<u8>> {
-    match keys.databases()[0].get(LIST).map(|entry| &entry.value) {
-        Some(Value::List(list)) => list.iter().map(|item| item.to_vec()).collect(),
+    match keys.databases()[0].get(LIST).map(|entry| entry.value) {
+        Some(ValueRef::List(list)) => list.iter().map(|item| item.to_vec()).collect(),
         _ => Vec::new(),
     }
 }
