@@ -101,6 +101,10 @@ impl Field {
         }
     }
 
+    fn is_far_below(&self, number: i64) -> bool {
+        self.bits < 64 && number.checked_sub(1 << (self.bits - 1)).is_none()
+    }
+
     fn fitting(&self, number: i128, overflow: Overflow) -> Option<i128> {
         let range = match self.signed {
             true => -(1 << (self.bits - 1))..=(1 << (self.bits - 1)) - 1,
@@ -168,6 +172,8 @@ pub(super) fn bitfield(call: &mut Call<'_>) -> Done {
             let old = field.get(text);
             let wanted = match (adds, field.signed) {
                 (true, _) => old + i128::from(number),
+                // So far below, the distance to the least number doesn't fit 64 bits, and Redis takes it for one above.
+                (false, true) if field.is_far_below(number) && matches!(overflow, Overflow::Saturate) => i128::MAX,
                 (false, true) => i128::from(number),
                 (false, false) => i128::from(number as u64),
             };

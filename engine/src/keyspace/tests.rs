@@ -61,6 +61,38 @@ fn commands_do_what_they_say() {
         (vec!["ZADD k 1 a 2 b 3 c", "ZREMRANGEBYRANK k 0 0", "ZREMRANGEBYSCORE k (2 inf"], "b=2"),
         (vec!["ZADD k 1 a 1 b 0 c", "ZPOPMIN k", "ZPOPMAX k"], "a=1"),
         (vec!["SET j v", "RENAME j k"], "v"),
+        (vec!["SET k 10.50", "INCRBYFLOAT k 0.1"], "10.6"),
+        (vec!["INCRBYFLOAT k 1000.1"], "1000.09999999999999998"),
+        (vec!["SET k 5.0e3", "INCRBYFLOAT k -5e3"], "0"),
+        (vec!["HINCRBYFLOAT k f 3.0e3", "HINCRBYFLOAT k f .5"], "f=3000.5"),
+        (vec!["SET k a", "SETBIT k 6 1", "SETBIT k 7 0"], "b"),
+        (vec!["SETBIT k 10 0"], "\0\0"),
+        (vec!["BITFIELD k SET u8 #1 97 INCRBY u8 8 1 GET u8 0"], "\0b"),
+        (vec!["SET k \0", "BITFIELD k SET u7 1 127 INCRBY i8 0 1 INCRBY u8 0 -31"], "a"),
+        (vec!["BITFIELD k OVERFLOW SAT SET u7 1 300 OVERFLOW FAIL INCRBY u7 1 1"], "\x7f"),
+        (vec!["BITFIELD k OVERFLOW FAIL SET u7 1 128"], "-"),
+        (vec!["BITFIELD k OVERFLOW SAT SET i7 0 -64 SET i7 0 -9223372036854775808"], "~"),
+        (vec!["SET a abc", "SET b a", "BITOP XOR k a b", "BITOP OR k k a"], "abc"),
+        (vec!["SET a abc", "BITOP AND k a none"], "\0\0\0"),
+        (vec!["SET k abc", "BITOP NOT k none"], "-"),
+        (vec!["SET a x", "BITOP NOT k a", "BITOP NOT k k"], "x"),
+        (vec!["ZADD a 1 x 2 y", "SADD b y z", "ZUNIONSTORE k 2 a b WEIGHTS 2 10"], "x=2 y=14 z=10"),
+        (vec!["ZADD a 1 x 2 y", "ZADD b 5 y", "ZINTERSTORE k 2 a b AGGREGATE MAX"], "y=5"),
+        (vec!["ZADD a inf x", "ZADD b -inf x", "ZUNIONSTORE k 2 a b"], "x=0"),
+        (vec!["ZADD a 1 x 2 y", "SADD b y z", "ZDIFFSTORE k 2 a b"], "x=1"),
+        (vec!["SET k 1", "ZDIFFSTORE k 1 none"], "-"),
+        (vec!["ZADD a 1 x 2 y 3 z", "ZRANGESTORE k a 0 0 REV"], "z=3"),
+        (vec!["ZADD a 1 x 2 y 3 z", "ZRANGESTORE k a 3 (1 BYSCORE REV LIMIT 1 5"], "y=2"),
+        (vec!["ZADD a 0 x 0 y 0 z", "ZRANGESTORE k a [y + BYLEX LIMIT 0 1"], "y=0"),
+        (vec!["ZADD k 0 x 0 y 0 z", "ZREMRANGEBYLEX k (x [y"], "x=0 z=0"),
+        (vec!["ZADD k 5 a 1 b 3 c 2 d", "ZREMRANGEBYLEX k [b [c", "ZREMRANGEBYLEX k - [b"], "a=5 c=3 d=2"),
+        (vec!["ZADD k 0x10 a 1 b", "ZREMRANGEBYSCORE k ( 1e400", "ZADD k -0x1.8p1 c"], "c=-3"),
+        (vec!["RPUSH k a b c d", "LMPOP 2 none k LEFT COUNT 2", "LMPOP 1 k RIGHT"], "c"),
+        (vec!["ZADD k 1 a 2 b 3 c", "ZMPOP 1 k MIN", "BZMPOP 0 1 k MAX COUNT 1"], "b=2"),
+        (vec!["RPUSH k a b c", "BLPOP none k 0", "BRPOP k 0.5", "BLPOP none 0"], "b"),
+        (vec!["RPUSH j a b c", "BLMOVE j k LEFT LEFT 0", "BRPOPLPUSH j k 0", "BLMPOP 0 1 j LEFT"], "c a"),
+        (vec!["ZADD k 1 a 2 b 3 c", "BZPOPMIN k 0", "BZPOPMAX none k 0"], "b=2"),
+        (vec!["SADD k a b", "SET j x", "SMOVE none j a", "SMOVE k k a", "SREM k b"], "a"),
         (vec!["SET k v", "COPY k l DB 3", "DEL k", "SELECT 3", "MOVE l 0", "SELECT 0", "RENAME l k"], "v"),
         (vec!["SET k v", "SWAPDB 0 5"], "-"),
         (vec!["SET k v", "FLUSHALL"], "-"),
@@ -82,7 +114,7 @@ fn a_command_that_fails_says_why_and_changes_nothing() {
         ("INCR list", kind("INCR", "list")),
         ("SET list x GET", kind("SET", "list")),
         ("SADD text a", kind("SADD", "string")),
-        ("SMOVE text list a", kind("SMOVE", "list")),
+        ("SMOVE text list a", kind("SMOVE", "string")),
         ("LMOVE list text LEFT LEFT", kind("LMOVE", "string")),
         ("INCR text", Some(CommandError::Number("INCR".into()))),
         ("INCR most", Some(CommandError::Number("INCR".into()))),
@@ -98,6 +130,34 @@ fn a_command_that_fails_says_why_and_changes_nothing() {
         ("DEL", Some(CommandError::Arguments("DEL".into()))),
         ("SET k", Some(CommandError::Arguments("SET".into()))),
         ("SET k v EX 0", Some(CommandError::Number("SET".into()))),
+        ("SET text x EX 1 PX 1", Some(CommandError::Arguments("SET".into()))),
+        ("EXPIRE none 10 NX GT", Some(CommandError::Arguments("EXPIRE".into()))),
+        ("MSETNX text 1 more", Some(CommandError::Arguments("MSETNX".into()))),
+        ("ZADD z 1e400 b", Some(CommandError::Number("ZADD".into()))),
+        ("INCRBYFLOAT text 1", Some(CommandError::Number("INCRBYFLOAT".into()))),
+        ("INCRBYFLOAT none inf", Some(CommandError::Number("INCRBYFLOAT".into()))),
+        ("INCRBYFLOAT none 1e4933", Some(CommandError::Number("INCRBYFLOAT".into()))),
+        ("HINCRBYFLOAT hash f 1", Some(CommandError::Number("HINCRBYFLOAT".into()))),
+        ("SETBIT text 4294967296 1", Some(CommandError::Number("SETBIT".into()))),
+        ("SETBIT text 0 2", Some(CommandError::Number("SETBIT".into()))),
+        ("BITFIELD text SET u64 0 1", Some(CommandError::Arguments("BITFIELD".into()))),
+        ("BITFIELD text SET i8 #536870912 1", Some(CommandError::Number("BITFIELD".into()))),
+        ("BITFIELD text SET u8 0 1 GET u8", Some(CommandError::Arguments("BITFIELD".into()))),
+        ("BITFIELD list GET u8 0", kind("BITFIELD", "list")),
+        ("BITOP NOT text text text", Some(CommandError::Arguments("BITOP".into()))),
+        ("BITOP OR k text list", kind("BITOP", "list")),
+        ("ZUNIONSTORE k 0 z", Some(CommandError::Number("ZUNIONSTORE".into()))),
+        ("ZUNIONSTORE k 2 z", Some(CommandError::Arguments("ZUNIONSTORE".into()))),
+        ("ZUNIONSTORE k 2 none list", kind("ZUNIONSTORE", "list")),
+        ("ZUNIONSTORE k 1 z WEIGHTS nan", Some(CommandError::Number("ZUNIONSTORE".into()))),
+        ("ZDIFFSTORE k 1 z WEIGHTS 1", Some(CommandError::Arguments("ZDIFFSTORE".into()))),
+        ("ZRANGESTORE k z 0 -1 LIMIT 0 1", Some(CommandError::Arguments("ZRANGESTORE".into()))),
+        ("ZRANGESTORE k z - + BYSCORE", Some(CommandError::Number("ZRANGESTORE".into()))),
+        ("ZREMRANGEBYLEX none a b", Some(CommandError::Arguments("ZREMRANGEBYLEX".into()))),
+        ("LMPOP 1 list LEFT COUNT 0", Some(CommandError::Number("LMPOP".into()))),
+        ("LMPOP 2 none text LEFT", kind("LMPOP", "string")),
+        ("BLPOP list -1", Some(CommandError::Number("BLPOP".into()))),
+        ("BZMPOP 0 1 z LEFT", Some(CommandError::Arguments("BZMPOP".into()))),
         ("XADD s * f v", Some(CommandError::Unsupported("XADD".into()))),
         ("NOSUCH", Some(CommandError::Unknown("NOSUCH".into()))),
     ] {
@@ -120,6 +180,14 @@ fn expiry_follows_the_clock_and_without_one_nothing_expires() {
     assert_eq!(at("PERSIST k", 1100), Ok(true));
     assert_eq!(at("PEXPIREAT k 1100", 1100), Ok(true), "that is over: the key goes at once");
     assert_eq!(at("PERSIST k", 1100), Ok(false));
+    assert_eq!(at("SET k v", 1100), Ok(true));
+    assert_eq!(at("EXPIRE k 10 XX LT", 1100), Ok(false), "it has no end");
+    assert_eq!(at("GETEX k PERSIST", 1100), Ok(false));
+    assert_eq!(at("GETEX k PX 5", 1100), Ok(true));
+    assert_eq!(at("GETEX k PXAT 1105", 1100), Ok(true), "it is logged though it changes nothing");
+    assert_eq!(at("INCRBYFLOAT k 1", 1105), Ok(true), "it is gone");
+    assert_eq!(at("GETEX k PXAT 1105", 1105), Ok(true), "that is over");
+    assert_eq!(at("GETEX k PXAT 0", 1105), Ok(false), "there is none, whatever the time");
     assert_eq!(keys.load(&[b"SET", b"k", b"v", b"PXAT", b"1"]), Ok(true));
     assert_eq!(keys.load(&[b"APPEND", b"k", b"w"]), Ok(true));
     assert_eq!(
@@ -141,7 +209,7 @@ proptest! {
                     prop_oneof![
                         3 => "[abc]",
                         2 => "-?[0-9]{1,3}",
-                        1 => prop::sample::select(vec!["NX", "XX", "EX", "KEEPTTL", "LEFT", "BEFORE", "DB", "inf", "(1", "9223372036854775807"])
+                        1 => prop::sample::select(vec!["NX", "XX", "EX", "KEEPTTL", "LEFT", "BEFORE", "DB", "inf", "(1", "9223372036854775807", "SET", "INCRBY", "u8", "i64", "#1", "OR", "0.5", "MIN", "BYLEX", "[a", "-", "+", "COUNT", "-9223372036854775808"])
                             .prop_map(str::to_owned),
                         1 => "\\PC{0,4}",
                     ],
