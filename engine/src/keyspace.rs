@@ -1,7 +1,8 @@
 //! A data set to log: databases of keys with strings, lists, sets, hashes and sorted sets, changed by Redis commands.
 //!
 //! It executes what command logs contain, as Redis 7.0 does; a command that fails changes nothing. It answers no questions:
-//! reading commands are accepted and do nothing. What it doesn't know it names: nothing is ever skipped silently.
+//! reading commands are accepted and do nothing. What it doesn't know it names: nothing is ever skipped silently. It waits for
+//! nothing either: a command that blocks does what it can at once.
 //!
 //! Expiry is a time of the wall clock, in milliseconds. Without a clock ([`Keyspace::load`]) no key is ever expired, as
 //! while a log is loaded; with one ([`Keyspace::execute`]) a key that is expired is gone before the command sees it.
@@ -247,7 +248,10 @@ impl Keyspace {
     }
 
     /// Executes a command at a time, in milliseconds since the Unix epoch. True if it changed something, so that it is to be
-    /// logged.
+    /// logged; Redis logs the same ones.
+    ///
+    /// A command that sets an expiry may mean something else when it is loaded, where nothing expires: one that counts from now is to
+    /// be logged with the time that it comes to, and one whose time is over as `DEL`.
     ///
     /// # Errors
     /// [`CommandError`]; nothing was changed.

@@ -114,16 +114,17 @@ impl Extended {
 /// A double given in hexadecimal digits, as ZADD takes it.
 #[expect(clippy::float_arithmetic, reason = "a product with a power of two is exact, and out of range it is refused")]
 pub(super) fn hexadecimal(text: &[u8]) -> Option<f64> {
-    let text = if text.len() > MAX_TEXT_BYTES { b"" } else { text };
-    let Digits { negative, digits, base, exponent } = Digits::read(text).filter(|read| read.base == 16)?;
+    if text.len() > MAX_TEXT_BYTES {
+        return None;
+    }
+    let Digits { negative, digits, exponent, .. } = Digits::read(text).filter(|read| read.base == 16)?;
     let sign = if negative { -1.0 } else { 1.0 };
     if digits.bits() == 0 {
         return Some(sign * 0.0);
     }
-    debug_assert_eq!(base, 16);
     let (mantissa, exponent) = digits.rounded(53, exponent, false);
     let number = mantissa as f64 * 2_f64.powi(i32::try_from(exponent).ok()?);
-    (number.is_normal()).then_some(sign * number)
+    number.is_normal().then_some(sign * number)
 }
 
 /// What a number's text says: `digits * 10^exponent`, or `digits * 2^exponent` where the base is 16.
