@@ -18,7 +18,7 @@
 //! file of its own. (Redis goes on once a later sync succeeds, which proves nothing about the first.)
 //!
 //! Below it: the commands ([`resp`]), the list of files ([`manifest`]), what a file's bytes are worth ([`check`]), bases of
-//! RDB format ([`rdb`]), and loading a directory into a data set ([`load`]).
+//! RDB format ([`rdb`]), and loading a directory into a data set ([`load`]). Beside it: the dialect of MemTable ([`memtable`]).
 //!
 //! The formats are those of Redis 7.0's documentation and of directories that its server wrote.
 
@@ -45,6 +45,7 @@ mod keeper;
 pub mod load;
 mod log;
 pub mod manifest;
+pub mod memtable;
 #[cfg(all(test, feature = "loom"))]
 mod model;
 mod open;

@@ -177,7 +177,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    fn io(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> LoadError {
+    pub(super) fn io(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> LoadError {
         move |source| LoadError::Io { operation, file: file.to_owned(), source }
     }
 }
