@@ -32,12 +32,6 @@ pub enum OpenError {
         /// Files of a log in it; the first ten.
         files: Vec<String>,
     },
-    /// There is a log where one was to be made. Remedy: choose another directory, or move the log away.
-    #[error("{dir} has a log; choose another directory, or move the log away")]
-    LogExists {
-        /// The log's directory.
-        dir: String,
-    },
     /// There is no log, but a snapshot of the data in RDB format; a new log would begin empty and hide it. Remedy: move it away, or
     /// say with [`Options::ignore_rdb`](super::options::Options::ignore_rdb) that it doesn't count.
     #[error(

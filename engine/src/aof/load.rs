@@ -360,7 +360,10 @@ async fn load_file<F: File>(
         let mut role = None;
         if unit.is_none() {
             role = ahead.fill(&mut walk);
-            ahead.each(&walk, |_, command| Ok(data.expect(command)))?;
+            ahead.each(&walk, |_, command| {
+                data.expect(command);
+                Ok(())
+            })?;
             ahead.each(&walk, |at, command| execute(data, at, command))?;
         }
         if role.is_none() {

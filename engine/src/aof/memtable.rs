@@ -1,8 +1,8 @@
 //! The dialect of MemTable: one file of commands as they were received, without a manifest, without MULTI and EXEC.
 //!
 //! A `select` stands before each command whose database is not 0, and counts for that command alone: behind it the database is 0
-//! again. That is not what Redis makes of such a file, so it must be read as what it is: with [`load`], or [`import`] before a log is
-//! opened where it lies.
+//! again. That is not what Redis makes of such a file, so it must be read as what it is: with [`load`]. A log is then switched on for what
+//! was loaded, with [`CommandLog::enable`](super::CommandLog::enable).
 //!
 //! - Nothing here ever writes to such a file, and nothing is appended to one: what ends it badly can't get in front of anything.
 //! - The dialect can't say that commands belong together. A log made of it can: what is appended there as a unit is atomic.
@@ -11,26 +11,16 @@
 
 use std::{io, path::Path};
 
-use tracing::info;
-
 use crate::{
-    env::{Dir, Env, File, OpenMode, interruptible, read_at_most, write_all_at},
+    env::{Dir, Env, File, OpenMode, interruptible},
     keyspace::CommandError,
 };
 
 use super::{
     check::{Check, Checked, End, Role, Walk},
-    error::OpenError,
-    files::{self, Names, TEMPORARY_BASE},
     load::{DataSet, LoadError},
-    manifest::{Entry, Manifest},
-    options::Options,
     resp::{self, Digits, Malformed},
-    sums::{self, LINE_BYTES},
 };
-
-/// A file is copied by pieces of so many bytes.
-const COPY_BYTES: usize = 64 << 10;
 
 /// Appends a command that was executed in `database`.
 ///
@@ -71,14 +61,37 @@ pub struct Loaded {
     pub failed: Vec<(u64, CommandError)>,
     /// How many failed.
     pub failures: u64,
-    /// The file in the log's directory that holds what [`import`] did not take, if there was something.
-    pub cut: Option<String>,
-    /// Checksum of what was read.
-    digest: u32,
 }
 
 /// Loads the file `path` into `data`, which should be empty, up to what is torn or no command; the report says where that is.
 /// Changes no byte.
+///
+/// ```
+/// use engine::{aof::{CommandLog, memtable, options::Options}, env::{OsEnv, block_on}, keyspace::Keyspace};
+///
+/// async fn upgrade(file: &std::path::Path, data: &std::path::Path) -> Result<Keyspace, Box<dyn std::error::Error>> {
+///     let mut keys = Keyspace::new();
+///     let loaded = memtable::load(&OsEnv, file, &mut keys).await?;
+///     if loaded.checked.good < loaded.checked.length {
+///         eprintln!("not loaded from byte {} on: {}", loaded.checked.good, loaded.checked.end);
+///     }
+///     // The file may go when this log is on; it is never written to.
+///     let (log, first) = CommandLog::enable(OsEnv, data, Options::default(), || keys.snapshot()).await?;
+///     first.done().await?;
+///     log.close().await?;
+///     Ok(keys)
+/// }
+///
+/// let folder = tempfile::tempdir()?;
+/// let mut bytes = Vec::new();
+/// memtable::encode(&mut bytes, 3, &["set", "k", "v"]);
+/// std::fs::write(folder.path().join("old"), &bytes)?;
+/// let keys = block_on(upgrade(&folder.path().join("old"), folder.path()))?;
+/// let mut again = Keyspace::new();
+/// block_on(CommandLog::open(OsEnv, folder.path(), Options::default(), &mut again))?;
+/// assert_eq!(again.databases(), keys.databases());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 /// [`LoadError::Command`] and [`LoadError::Io`]. A database that `data` hasn't is one: its commands would go elsewhere.
@@ -86,48 +99,6 @@ pub async fn load<E: Env>(env: &E, path: &Path, data: &mut impl DataSet) -> Resu
     let name = path.display().to_string();
     let file = open(env, path).await.map_err(LoadError::io("open", &name))?;
     load_file(&file, &name, data).await
-}
-
-/// Makes a command log out of the file `path`, in the data directory `directory`, where there is none yet: its base, with commands
-/// as they stand in the file. `data`, which should be empty, is loaded on the way. [`CommandLog::open`](super::CommandLog::open) with the
-/// same options opens the log.
-///
-/// The file stays as it is, and may lie in the same directory; it is not looked at any more. Until the manifest is durable there is no
-/// log, so a crash at any step leaves nothing but the file and what another import replaces, or asks to move away.
-///
-/// What is torn at the end of the file is left out, with `aof-load-truncated yes`; damage of at most `aof-load-corrupt-tail-max-size` bytes
-/// also is. A copy of it stays in the log's directory ([`Loaded::cut`]).
-///
-/// # Errors
-/// [`OpenError`]: [`OpenError::LogExists`] if there is a log, and [`OpenError::Load`] if the file can't be loaded as a whole.
-pub async fn import<E: Env>(
-    env: &E,
-    path: &Path,
-    directory: &Path,
-    options: &Options,
-    data: &mut impl DataSet,
-) -> Result<Loaded, OpenError> {
-    options.validate()?;
-    let name = path.display().to_string();
-    let file = open(env, path).await.map_err(OpenError::io("open", &name))?;
-    let outer = interruptible(|| env.dir(directory, true)).await;
-    let outer = outer.map_err(OpenError::io("open directory", directory.display().to_string()))?;
-    let _lock = interruptible(|| outer.lock()).await.map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::Locked { path: directory.to_owned() },
-        _ => OpenError::io("lock", directory.display().to_string())(error),
-    })?;
-    let inner = directory.join(&options.append_dirname);
-    let names = Names { name: options.append_filename.clone() };
-    let importing = Importing { env, options, names, file: &file, name: &name };
-    importing.may_begin(&inner).await?;
-    let mut loaded = load_file(&file, &name, data).await?;
-    importing.may_cut(&loaded.checked)?;
-    // Nothing was written so far.
-    let dir = interruptible(|| env.dir(&inner, true)).await;
-    let dir = dir.map_err(OpenError::io("create directory", &options.append_dirname))?;
-    loaded.cut = importing.make(&dir, &loaded).await?;
-    info!(file = name, bytes = loaded.checked.good, "imported");
-    Ok(loaded)
 }
 
 async fn open<E: Env>(env: &E, path: &Path) -> io::Result<<E::Dir as Dir>::File> {
@@ -171,8 +142,7 @@ async fn load_file<F: File>(file: &F, name: &str, data: &mut impl DataSet) -> Re
     if selected {
         data.load(&[b"SELECT", b"0"]).map_err(refuse(entries.good.0))?;
     }
-    let (digest, checked) = entries.finish();
-    Ok(Loaded { checked, failed, failures, cut: None, digest })
+    Ok(Loaded { checked: entries.finish(), failed, failures })
 }
 
 /// What stands in a file.
@@ -226,9 +196,8 @@ impl<'f, F: File> Entries<'f, F> {
         Ok(Some(Item::Command))
     }
 
-    /// The checksum of what was seen, and what was found.
-    fn finish(self) -> (u32, Checked) {
-        let digest = self.walk.digest();
+    /// What was found.
+    fn finish(self) -> Checked {
         let (good, good_lines, commands) = self.good;
         let found = self.walk.checked();
         let end = match self.end.unwrap_or(found.end) {
@@ -236,140 +205,6 @@ impl<'f, F: File> Entries<'f, F> {
             End::File if good < found.length => End::ShortCommand,
             end => end,
         };
-        (digest, Checked { good, good_lines, commands, end, ..found })
-    }
-}
-
-struct Importing<'a, E: Env> {
-    env: &'a E,
-    options: &'a Options,
-    names: Names,
-    file: &'a <E::Dir as Dir>::File,
-    name: &'a str,
-}
-
-impl<E: Env> Importing<'_, E> {
-    /// Whether the log's directory has no log.
-    async fn may_begin(&self, path: &Path) -> Result<(), OpenError> {
-        let name = &self.options.append_dirname;
-        let listed = match interruptible(|| self.env.dir(path, false)).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(OpenError::io("open directory", name)(error)),
-            Ok(dir) => interruptible(|| dir.list()).await.map_err(OpenError::io("list", name))?,
-        };
-        let (manifest, of_a_log) = (self.names.manifest(), format!("{}.", self.names.name));
-        if listed.iter().any(|entry| entry.name == *manifest) {
-            return Err(OpenError::LogExists { dir: name.clone() });
-        }
-        // (What an import began is empty, cut, or temporary.)
-        let files = listed.iter().filter(|entry| entry.len > 0).filter_map(|entry| entry.name.to_str());
-        let files = files.filter(|file| file.starts_with(&of_a_log) && !file.ends_with(".cut"));
-        let files: Vec<String> = files.take(10).map(str::to_owned).collect();
-        if files.is_empty() { Ok(()) } else { Err(OpenError::NoManifest { dir: name.clone(), files }) }
-    }
-
-    /// Whether what is behind the good part may be left out.
-    fn may_cut(&self, checked: &Checked) -> Result<(), LoadError> {
-        let &Checked { length, good, good_lines, end, .. } = checked;
-        let file = self.name.to_owned();
-        match end {
-            End::File => Ok(()),
-            end if end.is_torn() && self.options.aof_load_truncated => Ok(()),
-            end if end.is_torn() => Err(LoadError::Torn { file, good, length, end }),
-            _ if length - good <= self.options.aof_load_corrupt_tail_max_size => Ok(()),
-            end => Err(LoadError::Damaged { file, good, line: good_lines, end }),
-        }
-    }
-
-    /// Writes the log; the manifest last. Returns the name of what was left out.
-    async fn make(&self, dir: &E::Dir, loaded: &Loaded) -> Result<Option<String>, OpenError> {
-        let plants = self.options.plants();
-        let salt = || self.names.salt(self.env, self.options.sums(&plants));
-        let mut manifest = Manifest { counted: true, ..Manifest::default() };
-        let base = Entry { salt: salt(), ..self.names.next_base(&manifest) };
-        let increment = Entry { salt: salt(), ..self.names.next_increment(&manifest) };
-        let Checked { good, length, .. } = loaded.checked;
-        let cut = (good < length).then(|| format!("{}.cut", base.name));
-        if let Some(cut) = &cut {
-            self.keep(dir, cut, good..length).await?;
-        }
-        let bytes = self.copy(dir, base.salt, loaded).await?;
-        files::create(dir, &increment.name).await.map_err(OpenError::Failed)?;
-        let renamed = interruptible(|| dir.rename(TEMPORARY_BASE, &base.name)).await;
-        renamed.map_err(OpenError::io("rename", TEMPORARY_BASE))?;
-        manifest.base = Some(Entry { synced: Some(bytes), ..base });
-        manifest.increments.push(increment);
-        let replaced = files::replace_manifest(dir, &self.names, &manifest, &plants).await;
-        replaced.map_err(|error| OpenError::Failed(error.failure))?;
-        Ok(cut)
-    }
-
-    /// Copies a part of the file as it is.
-    async fn keep(&self, dir: &E::Dir, name: &str, part: std::ops::Range<u64>) -> Result<(), OpenError> {
-        let to = files::create(dir, name).await.map_err(OpenError::Failed)?;
-        let mut piece = vec![0; COPY_BYTES];
-        let mut at = part.start;
-        while at < part.end {
-            let wanted = (part.end - at).min(COPY_BYTES as u64) as usize;
-            let read = read_at_most(self.file, &mut piece[..wanted], at).await;
-            let read = read.map_err(OpenError::io("read", self.name))?;
-            if read == 0 {
-                return Err(self.changed());
-            }
-            write_all_at(&to, &piece[..read], at - part.start).await.map_err(OpenError::io("write", name))?;
-            at += read as u64;
-            self.env.yield_now().await;
-        }
-        interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", name))
-    }
-
-    /// Copies the commands into a base, with a `select` where the database changes. Returns its length.
-    async fn copy(&self, dir: &E::Dir, salt: Option<u32>, loaded: &Loaded) -> Result<u64, OpenError> {
-        let reads = || OpenError::io("read", self.name);
-        let to = files::create(dir, TEMPORARY_BASE).await.map_err(OpenError::Failed)?;
-        let line = if salt.is_some() { LINE_BYTES } else { 0 };
-        let (mut batch, mut length) = (vec![0; line], 0);
-        let mut zero = Vec::new();
-        encode_select(&mut zero, 0);
-        // What a reader of the base has selected, and what the next command needs.
-        let (mut selected, mut next) = (zero.clone(), None);
-        let mut entries = Entries::new(self.file).await.map_err(reads())?;
-        loop {
-            let item = entries.next().await.map_err(reads())?;
-            match item {
-                Some(Item::Select) => next = Some(entries.walk.item().to_vec()),
-                Some(Item::Command) => {
-                    let select = next.take().unwrap_or_else(|| zero.clone());
-                    if select != selected {
-                        batch.extend_from_slice(&select);
-                        selected = select;
-                    }
-                    batch.extend_from_slice(entries.walk.item());
-                }
-                None => {}
-            }
-            if batch.len() > line && (item.is_none() || batch.len() >= COPY_BYTES) {
-                if let Some(salt) = salt {
-                    sums::seal(&mut batch, salt, length, length);
-                }
-                write_all_at(&to, &batch, length).await.map_err(OpenError::io("write", TEMPORARY_BASE))?;
-                length += batch.len() as u64;
-                batch.truncate(line);
-                self.env.yield_now().await;
-            }
-            if item.is_none() {
-                break;
-            }
-        }
-        // Somebody may still append to it.
-        if entries.finish() != (loaded.digest, loaded.checked) {
-            return Err(self.changed());
-        }
-        interruptible(|| to.sync_all()).await.map_err(OpenError::io("sync", TEMPORARY_BASE))?;
-        Ok(length)
-    }
-
-    fn changed(&self) -> OpenError {
-        OpenError::io("read", self.name)(io::Error::other("it reads differently from when it was loaded"))
+        Checked { good, good_lines, commands, end, ..found }
     }
 }
