@@ -206,6 +206,8 @@ pub struct Keyspace {
     selected: usize,
     /// The command that was executed last, by its name in upper case.
     last: Option<(&'static str, Run)>,
+    /// Hashes of keys that come next while a log is loaded.
+    expected: Vec<u64>,
 }
 
 impl PartialEq for Keyspace {
@@ -224,7 +226,7 @@ impl Keyspace {
     /// No keys; database 0 is selected.
     #[must_use]
     pub fn new() -> Keyspace {
-        Keyspace { databases: vec![Database::default(); DATABASES], selected: 0, last: None }
+        Keyspace { databases: vec![Database::default(); DATABASES], selected: 0, last: None, expected: Vec::new() }
     }
 
     /// The databases by number.
@@ -300,6 +302,10 @@ impl Keyspace {
 
 impl DataSet for Keyspace {
     fn load(&mut self, command: &[&[u8]]) -> Result<bool, CommandError> {
+        if !self.expected.is_empty() {
+            self.databases[self.selected].keys.fetch(&self.expected);
+            self.expected.clear();
+        }
         Keyspace::load(self, command)
     }
 
@@ -307,9 +313,9 @@ impl DataSet for Keyspace {
         self.selected = 0;
     }
 
-    fn expect(&self, command: &[&[u8]]) {
+    fn expect(&mut self, command: &[&[u8]]) {
         if let [_, key, ..] = command {
-            self.databases[self.selected].keys.touch(key);
+            self.expected.push(shards::hash(key));
         }
     }
 }

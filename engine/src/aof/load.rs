@@ -29,8 +29,8 @@ pub trait DataSet {
     fn begin_file(&mut self);
 
     /// This command comes soon: a chance to fetch what it will need, which is worth more the more of them are known at once. It
-    /// must change nothing.
-    fn expect(&self, command: &[&[u8]]) {
+    /// must change nothing that shows.
+    fn expect(&mut self, command: &[&[u8]]) {
         let _ = command;
     }
 }
@@ -272,7 +272,7 @@ pub(super) async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifes
 /// Commands of at most so many arguments are executed without an allocation for them.
 const FEW: usize = 8;
 /// So many commands are known before they are executed.
-const AHEAD: usize = 16;
+const AHEAD: usize = 32;
 
 /// Commands that come next, so that what they need is fetched for all of them at once. (Each waits for memory several times, and
 /// processors wait for several at a time.)

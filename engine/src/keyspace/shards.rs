@@ -2,13 +2,13 @@
 //! at one moment for the price of a pointer per group. Whoever changes a part that a snapshot holds copies the group and the part
 //! first, and only pointers in them.
 //!
-//! Parts are split one at a time as keys come in (linear hashing, Litwin 1980), so no insertion pays for all. The hash is the same
-//! in every run, and so is every order that follows from it.
+//! Parts are split one at a time as keys come in (linear hashing, Litwin 1980), so no insertion pays for all. A part is a list in the
+//! order of the hashes: where a hash stands in it is known but for a few places (interpolation search, Peterson 1957), and there is
+//! little room that is not used. The hash is the same in every run, and so is every order that follows from it.
 
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::{Entry, EntryRef, Text, Value, ValueRef};
@@ -67,8 +67,18 @@ impl Item {
         }
     }
 
-    fn is(&self, key: &[u8]) -> bool {
-        self.parts().0 == key
+    fn is(&self, hash: u64, key: &[u8]) -> bool {
+        self.hash == hash && self.parts().0 == key
+    }
+
+    /// A byte of what it holds.
+    fn touch(&self) -> u8 {
+        match &self.held {
+            Held::Text(joined) => {
+                joined.first().copied().unwrap_or_default() ^ joined.last().copied().unwrap_or_default()
+            }
+            Held::Entry(keyed) => keyed.key.first().copied().unwrap_or_default(),
+        }
     }
 
     fn entry(&self) -> EntryRef<'_> {
@@ -103,7 +113,31 @@ fn split(joined: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-type Part = Arc<HashTable<Item>>;
+type Part = Arc<Vec<Item>>;
+
+/// About where a hash stands in a list of so many.
+fn guess(hash: u64, len: usize) -> usize {
+    (((hash >> 32) * len as u64) >> 32) as usize
+}
+
+/// Where a hash stands in a part, or would: behind all that are less.
+fn place(part: &[Item], hash: u64) -> usize {
+    let mut at = guess(hash, part.len());
+    while at > 0 && part[at - 1].hash >= hash {
+        at -= 1;
+    }
+    while part.get(at).is_some_and(|item| item.hash < hash) {
+        at += 1;
+    }
+    at
+}
+
+/// Where a key stands in a part; if it isn't there, where it would.
+fn find(part: &[Item], hash: u64, key: &[u8]) -> Result<usize, usize> {
+    let first = place(part, hash);
+    let same = part[first..].iter().take_while(|item| item.hash == hash).position(|item| item.is(hash, key));
+    same.map(|more| first + more).ok_or(first)
+}
 
 /// All parts, by number.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +156,7 @@ impl Parts {
         Arc::make_mut(self.groups.get_mut(at / GROUP_PARTS)?).get_mut(at % GROUP_PARTS)
     }
 
-    fn set(&mut self, at: usize, part: HashTable<Item>) {
+    fn set(&mut self, at: usize, part: Vec<Item>) {
         if at == self.len {
             if at.is_multiple_of(GROUP_PARTS) {
                 self.groups.push(Arc::default());
@@ -156,7 +190,7 @@ impl Default for Shards {
     }
 }
 
-fn hash(key: &[u8]) -> u64 {
+pub(super) fn hash(key: &[u8]) -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = FixedState::with_seed(0x5ea_0a11).build_hasher();
     hasher.write(key);
@@ -174,23 +208,25 @@ impl Shards {
     pub(super) fn get(&self, key: &[u8]) -> Option<EntryRef<'_>> {
         let hash = hash(key);
         let part = self.parts.get(self.part(hash))?;
-        part.find(hash, |item| item.is(key)).map(Item::entry)
+        Some(part[find(part, hash, key).ok()?].entry())
     }
 
-    /// Looks where a key would be, so that it is near when it is asked for.
-    pub(super) fn touch(&self, key: &[u8]) {
-        let hash = hash(key);
-        let near = self.parts.get(self.part(hash)).map(|part| part.find(hash, |item| item.hash == hash).is_some());
-        std::hint::black_box(near);
+    /// Looks where keys with these hashes would be, so that they are near when they are asked for: step by step for all of them,
+    /// because a processor waits for many places at a time, and each step needs what the one before has found.
+    pub(super) fn fetch(&self, hashes: &[u64]) {
+        let parts: SmallVec<[(u64, &Part); 32]> =
+            hashes.iter().filter_map(|hash| Some((*hash, self.parts.get(self.part(*hash))?))).collect();
+        let near = parts.iter().filter_map(|(hash, part)| part.get(guess(*hash, part.len())));
+        std::hint::black_box(near.fold(0, |all, item| all ^ item.hash));
     }
 
     pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
         let hash = hash(key);
-        let at = self.part(hash);
+        let number = self.part(hash);
+        let part = self.parts.get(number)?;
         // A part that stays as it is need not be copied.
-        self.parts.get(at)?.find(hash, |item| item.is(key))?;
-        let item = Arc::make_mut(self.parts.get_mut(at)?).find_mut(hash, |item| item.is(key))?;
-        Some(item.entry_mut())
+        let at = find(part, hash, key).ok()?;
+        Some(Arc::make_mut(self.parts.get_mut(number)?)[at].entry_mut())
     }
 
     pub(super) fn contains_key(&self, key: &[u8]) -> bool {
@@ -211,14 +247,18 @@ impl Shards {
 
     fn put(&mut self, key: &[u8], item: Item) {
         if self.parts.len == 0 {
-            self.parts.set(0, HashTable::new());
+            self.parts.set(0, Vec::new());
         }
-        let at = self.part(item.hash);
-        let Some(part) = self.parts.get_mut(at).map(Arc::make_mut) else { return };
-        match part.entry(item.hash, |there| there.hash == item.hash && there.is(key), |item| item.hash) {
-            hashbrown::hash_table::Entry::Occupied(mut there) => *there.get_mut() = item,
-            hashbrown::hash_table::Entry::Vacant(place) => {
-                place.insert(item);
+        let number = self.part(item.hash);
+        let Some(part) = self.parts.get_mut(number).map(Arc::make_mut) else { return };
+        match find(part, item.hash, key) {
+            Ok(at) => part[at] = item,
+            Err(at) => {
+                if part.len() == part.capacity() {
+                    // By a quarter: most parts stay as they are for long.
+                    part.reserve_exact(4 + part.len() / 4);
+                }
+                part.insert(at, item);
                 self.len += 1;
                 if self.len > self.parts.len * PART_KEYS {
                     self.split();
@@ -229,10 +269,10 @@ impl Shards {
 
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Entry> {
         let hash = hash(key);
-        let at = self.part(hash);
-        self.parts.get(at)?.find(hash, |item| item.is(key))?;
-        let found = Arc::make_mut(self.parts.get_mut(at)?).find_entry(hash, |item| item.is(key)).ok()?;
-        let (item, _) = found.remove();
+        let number = self.part(hash);
+        let part = self.parts.get(number)?;
+        let at = find(part, hash, key).ok()?;
+        let item = Arc::make_mut(self.parts.get_mut(number)?).remove(at);
         self.len -= 1;
         Some(item.into_entry())
     }
@@ -243,13 +283,14 @@ impl Shards {
         let Some(items) = self.parts.get_mut(old).map(|part| Arc::unwrap_or_clone(std::mem::take(part))) else {
             return;
         };
-        let half = || HashTable::with_capacity(items.len() * 5 / 8);
-        let (mut stay, mut go) = (half(), half());
         let new = self.parts.len;
-        self.parts.set(new, HashTable::new());
+        // A part counts from here on, and it is empty so far.
+        self.parts.set(new, Vec::new());
+        let stays = items.iter().filter(|item| self.part(item.hash) == old).count();
+        let (mut stay, mut go) = (Vec::with_capacity(stays), Vec::with_capacity(items.len() - stays));
         for item in items {
             let part = if self.part(item.hash) == old { &mut stay } else { &mut go };
-            part.insert_unique(item.hash, item, |item| item.hash);
+            part.push(item);
         }
         self.parts.set(old, stay);
         self.parts.set(new, go);
@@ -272,7 +313,10 @@ impl Shards {
 
     /// The keys of one part; `None` behind the last one.
     pub(super) fn part_at(&self, at: usize) -> Option<impl Iterator<Item = (&[u8], EntryRef<'_>)>> {
-        Some(self.parts.get(at)?.iter().map(Item::parts))
+        let part = self.parts.get(at)?;
+        // They lie anywhere: one look at each, of which none waits for another, before they are gone through.
+        std::hint::black_box(part.iter().fold(0, |all, item| all ^ item.touch()));
+        Some(part.iter().map(Item::parts))
     }
 
     /// All keys, in the order of their bytes.
