@@ -12,6 +12,7 @@ mod extended;
 mod hashes;
 mod keys;
 mod lists;
+mod logged;
 mod numbers;
 mod sets;
 mod shards;
@@ -208,6 +209,8 @@ pub struct Keyspace {
     last: Option<(&'static str, Run)>,
     /// Hashes of keys that come next while a log is loaded.
     expected: Vec<u64>,
+    /// Keys that a command found to have expired, by database, where somebody wants to know.
+    expired: Option<Vec<(usize, Text)>>,
 }
 
 impl PartialEq for Keyspace {
@@ -226,7 +229,13 @@ impl Keyspace {
     /// No keys; database 0 is selected.
     #[must_use]
     pub fn new() -> Keyspace {
-        Keyspace { databases: vec![Database::default(); DATABASES], selected: 0, last: None, expected: Vec::new() }
+        Keyspace {
+            databases: vec![Database::default(); DATABASES],
+            selected: 0,
+            last: None,
+            expected: Vec::new(),
+            expired: None,
+        }
     }
 
     /// The databases by number.
@@ -250,10 +259,8 @@ impl Keyspace {
     }
 
     /// Executes a command at a time, in milliseconds since the Unix epoch. True if it changed something, so that it is to be
-    /// logged; Redis logs the same ones.
-    ///
-    /// A command that sets an expiry may mean something else when it is loaded, where nothing expires: one that counts from now is to
-    /// be logged with the time that it comes to, and one whose time is over as `DEL`.
+    /// logged; Redis logs the same ones. Where keys expire, what is to be logged is not what was given: see
+    /// [`Keyspace::execute_logged`].
     ///
     /// # Errors
     /// [`CommandError`]; nothing was changed.
@@ -416,6 +423,9 @@ impl<'a> Call<'a> {
             && database.keys.get(key).is_some_and(|entry| entry.expires_ms.is_some_and(|expires| expires <= now))
         {
             database.keys.remove(key);
+            if let Some(expired) = &mut self.keyspace.expired {
+                expired.push((number, Text::from(key)));
+            }
         }
         database
     }

@@ -445,11 +445,11 @@ impl Draws {
     }
 }
 
-/// What to log of a command. While a log is loaded nothing expires: a time that was over is logged as what it did.
-fn to_log(command: Vec<String>) -> Vec<String> {
-    let over = command.iter().skip(2).any(|word| ["-1", "0", "1"].contains(&word.as_str()));
-    let sets_time = ["EXPIRE", "EXPIREAT", "GETEX", "PEXPIREAT"].contains(&command[0].as_str());
-    if over && sets_time { vec!["DEL".into(), command[1].clone()] } else { command }
+/// Executes a command at a time at which only what was over long ago is, and collects what is to be logged.
+fn execute(keys: &mut Keyspace, command: &[String], unit: &mut Vec<Vec<Vec<u8>>>) -> Result<bool, CommandError> {
+    keys.execute_logged(&bytes(command), 1_700_000_000_000, |_, command| {
+        unit.push(command.iter().map(|word| word.to_vec()).collect());
+    })
 }
 
 fn bytes(command: &[String]) -> Vec<&[u8]> {
@@ -504,14 +504,10 @@ fn our_directory_loads_in_redis_with_equal_content() {
                 let mut unit = Vec::new();
                 for _ in 0..1 + draws.below(4) {
                     let command = draws.command();
-                    let (theirs, ours) =
-                        (server.ask(&bytes(&command)), keys.execute(&bytes(&command), 1_700_000_000_000));
+                    let (theirs, ours) = (server.ask(&bytes(&command)), execute(&mut keys, &command, &mut unit));
                     assert_eq!(matches!(theirs, Reply::Error(_)), ours.is_err(), "{command:?}: {theirs:?} {ours:?}");
-                    if ours == Ok(true) {
-                        unit.push(to_log(command));
-                    }
                 }
-                let unit: Vec<&[String]> = unit.iter().map(Vec::as_slice).collect();
+                let unit: Vec<&[Vec<u8>]> = unit.iter().map(Vec::as_slice).collect();
                 if !unit.is_empty() {
                     log.append_unit(database, &unit).await.unwrap();
                 }
@@ -614,8 +610,10 @@ fn a_directory_of_redis_loads_here_goes_on_and_loads_there_again() {
             for _ in 0..200 {
                 let command = draws.command();
                 keys.load(&[b"SELECT", b"2"]).unwrap();
-                if keys.execute(&bytes(&command), 1_700_000_000_000) == Ok(true) {
-                    log.append(2, &to_log(command)).await.unwrap();
+                let mut unit = Vec::new();
+                let _ = execute(&mut keys, &command, &mut unit);
+                for command in unit {
+                    log.append(2, &command).await.unwrap();
                 }
             }
             log.close().await.unwrap();
