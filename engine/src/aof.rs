@@ -33,6 +33,7 @@ use crate::{
     env::Env,
     failure::Failure,
     gate::{Gate, race},
+    plant::planted,
     sync::Mutex,
 };
 
@@ -243,7 +244,8 @@ impl<E: Env> CommandLog<E> {
         }
         let noted = self.log.options.aof_timestamp_enabled;
         let second = noted.then(|| self.log.env.wall_ns().div_euclid(1_000_000_000));
-        Ok(Record { database, commands, second })
+        let unit = commands.len() > 1 && !planted!(self.log.plants, AofUnitUnmarked);
+        Ok(Record { database, commands, unit, second })
     }
 
     /// A [`Writer`], which alone may append until it is dropped, and does so without a lock.

@@ -117,6 +117,11 @@ mod switches {
         AofNoChecksums "aof-no-checksums" "write commands as Redis does, with nothing that proves them (W3, W4)";
         AofUpgradeRemovesFirst "aof-upgrade-removes-first" "remove the one file of an older log before a manifest names its copy";
         AofManifestUnsynced "aof-manifest-unsynced" "rename a manifest into place that was not synced";
+        AofOnePagePerTick "aof-one-page-per-tick" "write one page and sync, each second, however many there are (M15)";
+        AofFlushResets "aof-flush-resets" "take what came into a page while another was written for written, too (M19)";
+        AofUnitUnmarked "aof-unit-unmarked" "log the commands of a unit without MULTI and EXEC (M21)";
+        AofAppendBehindTail "aof-append-behind-tail" "tolerate a torn tail at open without cutting it, and append behind it (M23)";
+        AofSyncErrorForgiven "aof-sync-error-forgiven" "forget a failed sync as soon as one succeeds (R34)";
         AofHeldBackDurable "aof-held-back-durable" "with no-appendfsync-on-rewrite, take a write for durable without a sync while a rewrite runs";
         AofEnableDurable "aof-enable-durable" "take what a log collects for durable before it is switched on";
         AofEnableUnsynced "aof-enable-unsynced" "switch a log on before what it has collected is durable";

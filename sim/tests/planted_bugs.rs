@@ -48,6 +48,10 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("aof", Plant::AofManifestTrusted, 120, &["I1", "I6", "I9"]),
     ("aof", Plant::AofNoChecksums, 60, &["I1", "I3", "I5", "I6", "I9", "I20"]),
     ("aof", Plant::AofManifestUnsynced, 60, &["I1", "I6", "I9", "I20"]),
+    ("aof", Plant::AofFlushResets, 60, &["I1", "I1a", "I6", "I9"]),
+    ("aof", Plant::AofUnitUnmarked, 120, &["I1"]),
+    ("aof", Plant::AofAppendBehindTail, 60, &["I1", "I6", "I9"]),
+    ("aof", Plant::AofSyncErrorForgiven, 60, &["I1", "I8", "I9"]),
     ("rewrite", Plant::AofHeldBackDurable, 60, &["I1", "I6", "I9"]),
     ("rewrite", Plant::RewriteRenameNoDirsync, 60, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteNewincrOldUnsynced, 60, &["I1", "I6", "I9", "I20"]),
@@ -63,6 +67,7 @@ const BY_SCENARIO: &[Plant] = &[
     Plant::WalFloorBeforeSync,
     Plant::WalTruncateWithoutWitness,
     Plant::AofSecondReadTrusted,
+    Plant::AofOnePagePerTick,
     Plant::AofEnableDurable,
     Plant::AofEnableUnsynced,
     Plant::RewriteSelectForgotten,
@@ -73,8 +78,9 @@ const BY_TEST: &[Plant] =
     &[Plant::WalAbsoluteTolerates, Plant::AofIgnoreRdb, Plant::AofUpgradeRemovesFirst, Plant::AofEnableNamesFirst];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
-/// And a ring may be full on a good day.
-const NEEDS_NO_FAULT: &[Plant] = &[Plant::WalRecycledStale, Plant::WalSparesOutOfOrder, Plant::AofRingFullDrops];
+/// And a ring may be full on a good day, and something come in while a page is written.
+const NEEDS_NO_FAULT: &[Plant] =
+    &[Plant::WalRecycledStale, Plant::WalSparesOutOfOrder, Plant::AofRingFullDrops, Plant::AofFlushResets];
 
 #[test]
 fn each_planted_bug_is_found_within_its_seeds_and_named() {

@@ -83,9 +83,14 @@ async fn keep<E: Env>(log: Arc<Log<E>>) {
                 // (A writer's own page is not seen before its round ends.)
                 let idle_tail = planted!(log.plants, AofEverysecIdleTail) && log.lock().written >= upto;
                 if !idle_tail {
-                    let written = log.wait(Want::Written(upto)).await;
+                    let written = if planted!(log.plants, AofOnePagePerTick) {
+                        log.write_pages(1).await;
+                        true
+                    } else {
+                        log.wait(Want::Written(upto)).await.is_ok()
+                    };
                     let mut state = log.lock();
-                    state.sync_wanted = written.is_ok();
+                    state.sync_wanted = written;
                     drop(state);
                     log.gates.syncer.open();
                 }

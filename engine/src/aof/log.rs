@@ -377,6 +377,10 @@ impl<E: Env> Log<E> {
 
     /// Takes all pages and begins to write them; `None` if there are none.
     fn begin_write(&self, state: &mut State<E>) -> Option<Worker<E>> {
+        self.begin_write_of(state, usize::MAX)
+    }
+
+    fn begin_write_of(&self, state: &mut State<E>, most: usize) -> Option<Worker<E>> {
         state.publish_page();
         let mut pages = mem::take(&mut state.left);
         if pages.is_empty() {
@@ -384,6 +388,9 @@ impl<E: Env> Log<E> {
                 return None;
             }
             pages = state.ring.take();
+        }
+        if pages.len() > most {
+            state.left = pages.split_off(most);
         }
         state.postponed = None;
         state.switching = pages.iter().any(|page| page.tag.head == Head::Switch);
@@ -434,6 +441,9 @@ impl<E: Env> Log<E> {
                         debug!(%failure, "ignored");
                         state.durable = state.durable.max(upto);
                     }
+                    Err(failure) if planted!(self.plants, AofSyncErrorForgiven) => {
+                        debug!(%failure, "until one succeeds")
+                    }
                     Err(failure) => drop(state.fail(failure)),
                 }
             }
@@ -462,9 +472,16 @@ impl<E: Env> Log<E> {
 
     /// A write ended.
     fn written(&self, state: &mut State<E>, written: Written<E>) {
-        let Written { done, left, target, upto, switched, synced, result } = written;
+        let Written { done, mut left, target, upto, switched, synced, result } = written;
         state.switching = false;
         state.ring.give_back(done);
+        if let Some(producer) = &mut state.producer
+            && producer.held() > 0
+            && planted!(self.plants, AofFlushResets)
+        {
+            producer.forget();
+        }
+        left.append(&mut state.left);
         state.left = left;
         state.written = upto;
         if let Some(synced) = synced {
@@ -547,6 +564,11 @@ impl<E: Env> Log<E> {
 
     /// The keeper's part: writes what there is, also what failed before. One attempt.
     pub(super) async fn write_now(&self) {
+        self.write_pages(usize::MAX).await;
+    }
+
+    /// The same for so many pages at most.
+    pub(super) async fn write_pages(&self, most: usize) {
         let seen = self.gates.space.seq();
         let worker = {
             let mut state = self.lock();
@@ -556,7 +578,7 @@ impl<E: Env> Log<E> {
             if !state.can_write() {
                 None
             } else {
-                match self.begin_write(&mut state) {
+                match self.begin_write_of(&mut state, most) {
                     Some(worker) => Some(worker),
                     // There is nothing to write any more.
                     None => {

@@ -257,6 +257,13 @@ impl<E: Env> Opening<'_, E> {
             if !torn {
                 self.keep_aside(&file, entry, good, dir).await?;
             }
+            if good < loaded.files.last().map_or(0, |(_, checked)| checked.length)
+                && planted!(self.plants, AofAppendBehindTail)
+            {
+                let length = interruptible(|| file.len()).await.map_err(OpenError::io("read", &entry.name))?;
+                let target = Target::end_of(entry, file, length);
+                return Ok(Made { target, manifest, earlier_bytes: total, base_bytes });
+            }
             let trusted = planted!(self.plants, AofTrustOldSync);
             if trusted {
                 let synced = async {

@@ -43,6 +43,8 @@ pub(super) struct Record<'a, A> {
     /// The database that it is executed in.
     pub(super) database: u32,
     pub(super) commands: &'a [&'a [A]],
+    /// They are loaded all or not at all.
+    pub(super) unit: bool,
     /// The second since the Unix epoch to note, where that is wanted.
     pub(super) second: Option<i64>,
 }
@@ -119,7 +121,7 @@ impl Producer {
         if Some(record.database) != self.database {
             bytes += resp::encoded_bytes(&[b"SELECT".as_slice(), Digits::of(record.database).as_ref()]);
         }
-        if record.commands.len() > 1 {
+        if record.unit {
             bytes += resp::encoded_bytes(MULTI) + resp::encoded_bytes(EXEC);
         }
         bytes
@@ -139,7 +141,7 @@ impl Producer {
             resp::encode(&mut self.page, &[b"SELECT".as_slice(), Digits::of(record.database).as_ref()]);
             self.database = Some(record.database);
         }
-        let unit = record.commands.len() > 1;
+        let unit = record.unit;
         if unit {
             resp::encode(&mut self.page, MULTI);
         }
@@ -159,6 +161,13 @@ impl Producer {
     /// Bytes of the line that a batch begins with.
     fn line_bytes(&self) -> usize {
         if self.sums { LINE_BYTES } else { 0 }
+    }
+
+    /// Forgets what is in the page. (For a planted bug.)
+    pub(super) fn forget(&mut self) {
+        if self.sums {
+            self.page.truncate(LINE_BYTES);
+        }
     }
 
     /// Bytes that were accepted and that the ring hasn't.
@@ -286,7 +295,7 @@ mod tests {
         /// A command of `bytes` bytes in all.
         fn put(&mut self, bytes: usize, letter: u8) -> bool {
             let command = command_of(bytes, letter);
-            self.try_append(&Record { database: 0, commands: &[&[command]], second: None })
+            self.try_append(&Record { database: 0, commands: &[&[command]], unit: false, second: None })
         }
 
         /// Writes the pages that are full.
@@ -488,7 +497,7 @@ mod tests {
                         commands.iter().for_each(|command| resp::encode(&mut expected, command));
                         marks.then(|| resp::encode(&mut expected, EXEC));
                         let commands: Vec<&[Vec<u8>]> = commands.iter().map(Vec::as_slice).collect();
-                        let record = Record { database, commands: &commands, second: None };
+                        let record = Record { database, commands: &commands, unit: commands.len() > 1, second: None };
                         let mut drains = 0;
                         while !front.try_append(&record) {
                             front.drain();
