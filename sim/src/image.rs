@@ -167,27 +167,27 @@ pub fn closed_end_is_proven(
 pub fn refusals_change_nothing(
     image: &Disk,
     draws: &mut Prng,
-    recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
-) -> Result<bool, Violation> {
+    recover: impl Fn(SimEnv) -> Result<Recovered, String>,
+) -> Result<Vec<&'static str>, Violation> {
     let mut damaged = image.fork();
     // What is pending is not durable, and a still machine never loses it: settle first.
     damaged.power_cut(&crate::disk::Keep::All, draws);
     let segments: Vec<String> =
         files(&damaged).into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg")).collect();
-    let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(false) };
+    let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(Vec::new()) };
     if segments.is_empty() {
-        return Ok(false);
+        return Ok(Vec::new());
     }
     let segment = draws.pick(&segments).clone();
     // The checksum of its start, or a version from the future.
     damaged.flip(dir, OsStr::new(&segment), FIRST_FRAME_OFFSET, 1);
     let env = SimEnv::still(damaged.fork());
     match recover(env.clone()) {
-        Ok(_) => Ok(false),
+        Ok(_) => Ok(Vec::new()),
         Err(message) => {
             let unchanged = same_directory(&damaged, &env.disk());
             ensure(unchanged, "I25", "a refused open changes no byte", message)?;
-            Ok(true)
+            Ok(vec!["I25"])
         }
     }
 }

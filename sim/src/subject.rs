@@ -184,15 +184,15 @@ pub trait Inspect {
         pessimal: &Disk,
         recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
     ) -> Result<(), Violation>;
-    /// Damages a copy and opens it: a refusal changes nothing. Whether it was refused.
+    /// Damages a copy and opens it: a refusal changes nothing, and damage that must be noticed is. What was checked.
     ///
     /// # Errors
-    /// A violation of I25.
-    fn refusals_change_nothing(
+    /// A violation of I25 or I4.
+    fn damage_is_refused(
         image: &Disk,
         draws: &mut Prng,
-        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
-    ) -> Result<bool, Violation>;
+        recover: impl Fn(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<Vec<&'static str>, Violation>;
     /// The LSN up to which the files alone prove the log; `None` if they prove nothing.
     fn proven_next(pessimal: &Disk) -> Option<u64>;
 }
@@ -227,11 +227,11 @@ impl Inspect for Wal<SimEnv> {
         image::closed_end_is_proven(pessimal, recover)
     }
 
-    fn refusals_change_nothing(
+    fn damage_is_refused(
         image: &Disk,
         draws: &mut Prng,
-        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
-    ) -> Result<bool, Violation> {
+        recover: impl Fn(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<Vec<&'static str>, Violation> {
         image::refusals_change_nothing(image, draws, recover)
     }
 

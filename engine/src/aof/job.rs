@@ -203,7 +203,7 @@ async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Resu
         }
     };
     let mut manifest = job.manifest.clone();
-    manifest.counted = true;
+    manifest.summed = true;
     if let Some(old) = manifest.increments.last_mut() {
         old.synced = Some(written.target.offset);
     }

@@ -3,10 +3,11 @@
 //! A line per file, as pairs of words: `file <name> seq <number> type <b|h|i>`; names with other than plain bytes are
 //! quoted. The reader takes what Redis 7.0 takes, and refuses what it refuses.
 //!
-//! Three more keys are ours, and skipped by Redis: `files <count>` in the first line, so that a manifest that lost lines is
-//! noticed; `synced <bytes>` at a file that was closed, so that it need not be proven again; and `salt <number>` at a file whose
-//! batches have checksums.
+//! Three more keys are ours, and skipped by Redis: `synced <bytes>` at a file that was closed, so that it need not be proven again;
+//! `salt <number>` at a file whose batches have checksums; and, last in each line, `crc <8 digits>`, the CRC-32 of all lines
+//! without these pairs, in lower-case hexadecimal digits. Each line has it, so that a line that is lost is missed whichever it is.
 
+use crc32fast::Hasher;
 use thiserror::Error;
 
 /// A line has at most this many bytes, its newline included.
@@ -57,8 +58,8 @@ pub struct Manifest {
     pub history: Vec<Entry>,
     /// Oldest first.
     pub increments: Vec<Entry>,
-    /// It states how many files it lists, so it is known to be whole.
-    pub counted: bool,
+    /// It has checksums, so it is known to be whole.
+    pub summed: bool,
 }
 
 /// Why a file is no manifest. Nothing was changed. Remedy: restore it from a copy, or correct the line.
@@ -121,14 +122,9 @@ pub enum Wrong {
     /// The value of a key of ours is no number of its kind.
     #[error("the value of '{0}' is not a number")]
     Number(&'static str),
-    /// Lines are missing, or there are too many.
-    #[error("{stated} files are stated, {found} are listed")]
-    Count {
-        /// What the first line says.
-        stated: u64,
-        /// How many there are.
-        found: u64,
-    },
+    /// Something was changed, or lines are missing. (To change it by hand, take the pairs `crc …` away.)
+    #[error("the checksum doesn't match: the manifest was changed, or has lost lines")]
+    Checksum,
 }
 
 impl Manifest {
@@ -141,25 +137,31 @@ impl Manifest {
         if bytes.is_empty() {
             return Err(ManifestError { line: 1, wrong: Wrong::Empty });
         }
-        let (mut rest, mut line, mut count) = (bytes, 0, None);
+        let (mut rest, mut line) = (bytes, 0);
+        let (mut stated, mut sums) = (Vec::new(), Hasher::new());
         while !rest.is_empty() {
             line += 1;
             let longest = &rest[..rest.len().min(MAX_LINE_BYTES)];
             let end = longest.iter().position(|byte| *byte == b'\n').map_or(longest.len(), |end| end + 1);
             let (text, after) = rest.split_at(end);
             rest = after;
-            // (What a comment has beyond the longest line is a line of its own.)
-            if text[0] == b'#' {
-                continue;
+            let (plain, sum) = without_sum(text);
+            sums.update(plain);
+            if sum.is_some() {
+                sums.update(b"\n");
             }
-            let stated = manifest.line(text).map_err(|wrong| ManifestError { line, wrong })?;
-            count = count.or(stated);
+            stated.push(sum);
+            // (What a comment has beyond the longest line is a line of its own.)
+            if text[0] != b'#' {
+                manifest.line(text).map_err(|wrong| ManifestError { line, wrong })?;
+            }
         }
-        let found = manifest.entries().count() as u64;
-        match count {
-            Some(stated) if stated != found => Err(ManifestError { line, wrong: Wrong::Count { stated, found } }),
-            stated => Ok(Manifest { counted: stated.is_some(), ..manifest }),
+        manifest.summed = stated.iter().any(Option::is_some);
+        let found = sums.finalize();
+        if manifest.summed && stated.iter().any(|stated| *stated != Some(found)) {
+            return Err(ManifestError { line, wrong: Wrong::Checksum });
         }
+        Ok(manifest)
     }
 
     /// A new base, and the increment that goes with it: everything else is history.
@@ -167,7 +169,7 @@ impl Manifest {
         let old = self.base.replace(base).into_iter().chain(self.increments.drain(..));
         self.history.extend(old.map(|entry| Entry { kind: FileKind::History, synced: None, ..entry }));
         self.increments.extend(increment);
-        self.counted = true;
+        self.summed = true;
     }
 
     /// All files: the base, then history, then increments.
@@ -175,8 +177,8 @@ impl Manifest {
         self.base.iter().chain(&self.history).chain(&self.increments)
     }
 
-    /// Takes one line in. Returns how many files it says there are, if it does.
-    fn line(&mut self, text: &[u8]) -> Result<Option<u64>, Wrong> {
+    /// Takes one line in.
+    fn line(&mut self, text: &[u8]) -> Result<(), Wrong> {
         if text.contains(&0) {
             return Err(Wrong::Nul);
         }
@@ -192,7 +194,7 @@ impl Manifest {
             return Err(Wrong::Pairs);
         }
         let (mut name, mut seq, mut kind) = (None, 0, None);
-        let (mut files, mut synced, mut salt) = (None, None, None);
+        let (mut synced, mut salt) = (None, None);
         for pair in words.chunks_exact(2) {
             let (key, value) = (&pair[0], &pair[1]);
             // Of a key that is there twice the last one counts; others are for later versions.
@@ -202,8 +204,6 @@ impl Manifest {
                 seq = number(value);
             } else if key.eq_ignore_ascii_case(b"type") {
                 kind = Some(value);
-            } else if key.eq_ignore_ascii_case(b"files") {
-                files = Some(own_number("files", value)?);
             } else if key.eq_ignore_ascii_case(b"synced") {
                 synced = Some(own_number("synced", value)?);
             } else if key.eq_ignore_ascii_case(b"salt") {
@@ -224,11 +224,11 @@ impl Manifest {
             Some(b'b') if self.base.is_some() => Err(Wrong::SecondBase),
             Some(b'b') => {
                 self.base = Some(Entry { name, seq, kind: FileKind::Base, synced, salt });
-                Ok(files)
+                Ok(())
             }
             Some(b'h') => {
                 self.history.push(Entry { name, seq, kind: FileKind::History, synced, salt });
-                Ok(files)
+                Ok(())
             }
             Some(b'i') => {
                 let before = self.increments.last().map_or(0, |entry| entry.seq);
@@ -236,7 +236,7 @@ impl Manifest {
                     return Err(Wrong::Order { seq, before });
                 }
                 self.increments.push(Entry { name, seq, kind: FileKind::Increment, synced, salt });
-                Ok(files)
+                Ok(())
             }
             _ => Err(Wrong::Kind(String::from_utf8_lossy(kind).into_owned())),
         }
@@ -247,8 +247,8 @@ impl Manifest {
     /// # Errors
     /// An entry that no line can hold: a name that is empty, a path, or too long.
     pub fn encode(&self) -> Result<Vec<u8>, Wrong> {
-        let mut out = Vec::new();
-        for (index, entry) in self.entries().enumerate() {
+        let mut lines = Vec::new();
+        for entry in self.entries() {
             if entry.name.is_empty() {
                 return Err(Wrong::Missing("file"));
             }
@@ -259,9 +259,6 @@ impl Manifest {
                 return Err(Wrong::Nul);
             }
             let mut line = format!("file {} seq {} type {}", quoted(&entry.name), entry.seq, entry.kind.letter());
-            if index == 0 && self.counted {
-                line += &format!(" files {}", self.entries().count());
-            }
             if let Some(synced) = entry.synced {
                 line += &format!(" synced {synced}");
             }
@@ -269,12 +266,33 @@ impl Manifest {
                 line += &format!(" salt {salt}");
             }
             line.push('\n');
-            if line.len() > MAX_LINE_BYTES {
+            if line.len() + if self.summed { SUM_BYTES } else { 0 } > MAX_LINE_BYTES {
                 return Err(Wrong::LongLine);
             }
-            out.extend_from_slice(line.as_bytes());
+            lines.push(line);
         }
-        Ok(out)
+        if !self.summed {
+            return Ok(lines.concat().into_bytes());
+        }
+        let sum = format!(" crc {:08x}\n", crc32fast::hash(lines.concat().as_bytes()));
+        Ok(lines.iter().flat_map(|line| [line.trim_end_matches('\n'), &sum]).collect::<String>().into_bytes())
+    }
+}
+
+/// Length of a line's ` crc xxxxxxxx`.
+const SUM_BYTES: usize = 13;
+
+/// A line without its checksum, and that.
+fn without_sum(line: &[u8]) -> (&[u8], Option<u32>) {
+    let split = line.strip_suffix(b"\n").and_then(|text| text.split_at_checked(text.len().checked_sub(SUM_BYTES)?));
+    let sum = split.and_then(|(_, pair)| {
+        let digits = pair.strip_prefix(b" crc ")?;
+        let lower = digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        u32::from_str_radix(std::str::from_utf8(digits).ok().filter(|_| lower)?, 16).ok()
+    });
+    match (sum, split) {
+        (Some(sum), Some((plain, _))) => (plain, Some(sum)),
+        _ => (line, None),
     }
 }
 
@@ -430,8 +448,8 @@ mod tests {
             ("file i seq -4 type i\n", Wrong::Order { seq: -4, before: 0 }),
             ("file i seq 1 type i synced x\n", Wrong::Number("synced")),
             ("file i seq 1 type i salt 4294967296\n", Wrong::Number("salt")),
-            ("file i seq 1 type i files -1\n", Wrong::Number("files")),
-            ("file i seq 1 type i files 3\n", Wrong::Count { stated: 3, found: 2 }),
+            ("file i seq 1 type i synced -1\n", Wrong::Number("synced")),
+            ("file i seq 1 type i crc 00000000\n", Wrong::Checksum),
         ] {
             assert_eq!(wrong(&format!("{base}{text}")), Some((2, expected)), "{text}");
         }
@@ -446,7 +464,7 @@ mod tests {
         fn what_is_written_is_read(
             names in prop::collection::vec("[^/\\\\\0]{1,20}", 1..6),
             base: bool,
-            counted: bool,
+            summed: bool,
             synced: Option<u64>,
             salt: Option<u32>,
         ) {
@@ -455,9 +473,23 @@ mod tests {
                 base: base.then(|| entry(&names[0], 3, FileKind::Base)),
                 history: vec![entry(&names[0], -2, FileKind::History)],
                 increments: (1..).zip(&names).map(|(seq, name)| entry(name, seq, FileKind::Increment)).collect(),
-                counted,
+                summed,
             };
-            prop_assert_eq!(Manifest::parse(&manifest.encode().unwrap()), Ok(manifest));
+            let bytes = manifest.encode().unwrap();
+            prop_assert_eq!(Manifest::parse(&bytes), Ok(manifest));
+            if summed {
+                // No line can be lost, and no bit changed.
+                let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+                for lost in 0..lines.len() {
+                    let rest = [&lines[..lost], &lines[lost + 1..]].concat().concat();
+                    prop_assert!(Manifest::parse(&rest).is_err());
+                }
+                for bit in 0..8 * bytes.len() {
+                    let mut flipped = bytes.clone();
+                    flipped[bit / 8] ^= 1 << (bit % 8);
+                    prop_assert!(Manifest::parse(&flipped).is_err(), "bit {}", bit);
+                }
+            }
         }
 
         #[test]

@@ -142,7 +142,7 @@ impl<E: Env> Opening<'_, E> {
             Err(error) => return Err(OpenError::io("open directory", name)(error)),
         };
         let listed = list(&dir, name).await?;
-        let manifest = match load::read_manifest(&dir, &self.names.manifest()).await {
+        let mut manifest = match load::read_manifest(&dir, &self.names.manifest()).await {
             Ok(manifest) => manifest,
             Err(LoadError::Nothing { .. }) => {
                 let unfinished = self.unfinished(&dir).await;
@@ -150,6 +150,9 @@ impl<E: Env> Opening<'_, E> {
             }
             Err(error) => return Err(error.into()),
         };
+        if planted!(self.plants, AofSumsIgnored) {
+            manifest.base.iter_mut().chain(&mut manifest.increments).for_each(|entry| entry.salt = None);
+        }
         let loaded = Source { dir: &dir, manifest: &manifest, options: &self.options.loading() }.load(data).await?;
         Ok(Found { listed, loaded, there: There::Log(dir, manifest) })
     }
@@ -189,7 +192,7 @@ impl<E: Env> Opening<'_, E> {
         let reads = |error| OpenError::io("read", &old.name)(error);
         let from = interruptible(|| outer.open(&old.name, OpenMode::Read)).await.map_err(reads)?;
         let good = loaded.files.first().map_or(0, |(_, checked)| checked.good);
-        let mut manifest = Manifest { counted: true, ..Manifest::default() };
+        let mut manifest = Manifest { summed: true, ..Manifest::default() };
         let mut base = Entry { synced: Some(good), ..self.names.next_base(&manifest) };
         if loaded.begins > 0 {
             // It begins in RDB format.
@@ -277,7 +280,7 @@ impl<E: Env> Opening<'_, E> {
                 let target = Target::end_of(entry, file, good);
                 // Which manifest the disk holds is not known either: the sync after its rename may have failed.
                 if !planted!(self.plants, AofManifestTrusted) {
-                    manifest.counted = true;
+                    manifest.summed = true;
                     self.replace(dir, &manifest).await?;
                 }
                 return Ok(Made { target, manifest, earlier_bytes: total, base_bytes });
@@ -288,7 +291,7 @@ impl<E: Env> Opening<'_, E> {
             debug!(from = entry.name, to = new.name, bytes, "copied");
             manifest.increments.pop();
             manifest.increments.push(Entry { synced: Some(bytes), ..new.clone() });
-            manifest.counted = true;
+            manifest.summed = true;
             self.replace(dir, &manifest).await?;
             let _ = dir.remove(&entry.name).await;
             let target = Target::end_of(&new, copied, bytes);
@@ -298,7 +301,7 @@ impl<E: Env> Opening<'_, E> {
         let new = self.next_increment(&manifest);
         let file = self.create(dir, &new.name).await?;
         manifest.increments.push(new.clone());
-        manifest.counted = true;
+        manifest.summed = true;
         self.replace(dir, &manifest).await?;
         let target = Target::end_of(&new, file, 0);
         Ok(Made { target, manifest, earlier_bytes: total, base_bytes })
@@ -372,7 +375,7 @@ impl<E: Env> Opening<'_, E> {
 
     /// The files of a log that was being switched on for the first time, and never was: they hold nothing that was acknowledged.
     pub(super) async fn unfinished(&self, dir: &E::Dir) -> Option<Manifest> {
-        load::read_manifest(dir, &self.names.first_manifest()).await.ok().filter(|manifest| manifest.counted)
+        load::read_manifest(dir, &self.names.first_manifest()).await.ok().filter(|manifest| manifest.summed)
     }
 
     /// Whether a new log may begin where no manifest is.
@@ -394,7 +397,7 @@ impl<E: Env> Opening<'_, E> {
 
     /// Begins a log: an empty base, an empty increment, and the manifest that names them.
     async fn begin(&self, dir: &E::Dir) -> Result<Made<E>, OpenError> {
-        let mut manifest = Manifest { counted: true, ..Manifest::default() };
+        let mut manifest = Manifest { summed: true, ..Manifest::default() };
         let base = Entry { synced: Some(0), ..self.names.next_base(&manifest) };
         let increment = self.next_increment(&manifest);
         self.create(dir, &base.name).await?;
@@ -424,7 +427,7 @@ impl<E: Env> Opening<'_, E> {
     /// Removes what this log began and did not finish, and what is history. Only where the manifest is known to be whole: else a
     /// file that it doesn't list may be one that it lost.
     pub(super) async fn clean(&self, dir: &E::Dir, listed: &[DirEntry], manifest: &Manifest) {
-        if !manifest.counted {
+        if !manifest.summed {
             return;
         }
         for entry in listed {
@@ -455,7 +458,7 @@ impl<E: Env> Log<E> {
         if let Some(last) = manifest.increments.last_mut() {
             last.synced = Some(bytes);
         }
-        manifest.counted = true;
+        manifest.summed = true;
         if let Err(error) = files::replace_manifest(&self.dir, &self.names, &manifest, &self.plants).await {
             let failure: Failure = error.failure;
             tracing::warn!(%failure, "closed without a record of that");

@@ -173,11 +173,9 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
             }
             if self.check_draws.chance(1, 4) {
                 let engine = &self.plan.engine;
-                let reading = self.plants.for_reading();
-                let recover = |env| open_still::<S>(env, engine, &reading).map_err(String::from);
-                let checked = S::refusals_change_nothing(image, &mut self.check_draws, recover)?;
-                if checked {
-                    lock(&self.shared).history.count("I25");
+                let recover = |env| open_still::<S>(env, engine, &self.plants).map_err(String::from);
+                for invariant in S::damage_is_refused(image, &mut self.check_draws, recover)? {
+                    lock(&self.shared).history.count(invariant);
                 }
             }
         }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use engine::{
     aof::{
         CommandLog, LogError, OpenError, Phase, Position, RewriteError, Writer,
-        manifest::Manifest,
+        manifest::{Entry, Manifest},
         options::{Fsync, Options},
     },
     env::Env,
@@ -348,31 +348,61 @@ impl Inspect for Commands<SimEnv> {
         Ok(())
     }
 
-    fn refusals_change_nothing(
+    /// One file is damaged. Where checksums or the manifest state what it holds, the damage is noticed: that is all of a log but for
+    /// the end of an increment that was not closed.
+    fn damage_is_refused(
         image: &Disk,
         draws: &mut Prng,
-        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
-    ) -> Result<bool, Violation> {
+        recover: impl Fn(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<Vec<&'static str>, Violation> {
         let mut damaged = image.fork();
         // What is pending is not durable, and a still machine never loses it: settle first.
         damaged.power_cut(&Keep::All, draws);
+        let sound = damaged.fork();
         let files = files(&damaged);
-        let Some(dir) = damaged.dir_at(Path::new(FILES_DIR)) else { return Ok(false) };
+        let manifest = read(&damaged, FILES_DIR, MANIFEST).and_then(|bytes| Manifest::parse(&bytes).ok());
+        let (Some(dir), Some(manifest)) = (damaged.dir_at(Path::new(FILES_DIR)), manifest) else {
+            return Ok(Vec::new());
+        };
         if files.is_empty() {
-            return Ok(false);
+            return Ok(Vec::new());
         }
-        // A base or an increment that does not begin with a command, or a manifest that begins with something else.
-        let (name, _) = draws.pick(&files);
-        damaged.flip(dir, OsStr::new(name), 0, 1);
+        let (name, length) = draws.pick(&files).clone();
+        let what = match draws.below(4) {
+            0 => damaged.lose(dir, OsStr::new(&name)).then(|| format!("{name} is lost")),
+            // Nothing in it begins as this does.
+            1 => damaged.flip(dir, OsStr::new(&name), 0, 1).then(|| format!("{name}, byte 0, bit 0 flipped")),
+            _ if length == 0 => None,
+            _ => {
+                let (byte, bit) = (draws.below(length), draws.below(8));
+                let flipped = damaged.flip(dir, OsStr::new(&name), byte, 1 << bit);
+                flipped.then(|| format!("{name} of {length} bytes, byte {byte}, bit {bit} flipped"))
+            }
+        };
+        let Some(what) = what else { return Ok(Vec::new()) };
+        let stated = |entry: &Entry| entry.name == name && entry.salt.is_some() && entry.synced == Some(length);
+        // (A base that is empty need not be there to be the same: but it is listed.)
+        let noticed =
+            name == MANIFEST && manifest.summed || manifest.base.iter().chain(&manifest.increments).any(stated);
+        let Ok(whole) = recover(SimEnv::still(sound)) else { return Ok(Vec::new()) };
         let env = SimEnv::still(damaged.fork());
+        let mut checked = Vec::new();
+        if noticed {
+            checked.push("I4");
+        }
         match recover(env.clone()) {
-            Ok(_) => Ok(false),
+            Ok(recovered) => {
+                let same = recovered.records == whole.records;
+                let found = format!("{} of {} records", recovered.records.len(), whole.records.len());
+                ensure(!noticed || same, "I4", format!("{what}: noticed, or nothing is missing"), found)?;
+            }
             Err(message) => {
                 let unchanged = Self::same_files(&damaged, &env.disk());
                 ensure(unchanged, "I25", "a refused open changes no byte", message)?;
-                Ok(true)
+                checked.push("I25");
             }
         }
+        Ok(checked)
     }
 
     fn proven_next(_: &Disk) -> Option<u64> {
