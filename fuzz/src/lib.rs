@@ -17,6 +17,7 @@ use engine::{
         check::{Check, End, check_bytes},
         load::{LoadOptions, load},
         manifest::Manifest,
+        memtable,
         options::Options as AofOptions,
         resp::{self as commands, Kind, Parser, Reading},
     },
@@ -34,7 +35,7 @@ use sim::{
 pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
-pub const TARGETS: [(&str, Body); 8] = [
+pub const TARGETS: [(&str, Body); 9] = [
     ("frame", frame),
     ("segment", segment),
     ("recovery", recovery),
@@ -43,6 +44,7 @@ pub const TARGETS: [(&str, Body); 8] = [
     ("manifest", manifest),
     ("load", load_directory),
     ("open", open_directory),
+    ("memtable", memtable_file),
 ];
 
 /// A command log: hostile bytes, read strictly and leniently.
@@ -105,6 +107,25 @@ pub fn load_directory(data: &[u8]) {
     }
 }
 
+/// A file in MemTable's dialect of hostile bytes: it is read up to some byte, and the part up to there holds the same.
+pub fn memtable_file(data: &[u8]) {
+    let read = |bytes: &[u8]| {
+        let mut disk = Disk::new(DiskOptions::default());
+        let dir = disk.make_dir(Path::new("/old"));
+        disk.write_foreign(dir, "file", bytes);
+        let mut keys = Keyspace::new();
+        let loaded = block_on(memtable::load(&SimEnv::still(disk), Path::new("/old/file"), &mut keys));
+        loaded.map(|loaded| (loaded, keys))
+    };
+    if let Ok((loaded, keys)) = read(data) {
+        let good = loaded.checked.good as usize;
+        assert!(good <= data.len());
+        let (again, same) = read(&data[..good]).expect("its good part is read");
+        assert_eq!((again.checked.good, again.checked.end), (loaded.checked.good, End::File));
+        assert_eq!(same.databases(), keys.databases());
+    }
+}
+
 /// A command log's directory whose only increment is hostile bytes, with checksums or without: it opens, or says why not. What it
 /// opens with is what it opens with again. The first byte says whether there are checksums.
 pub fn open_directory(data: &[u8]) {
@@ -113,7 +134,7 @@ pub fn open_directory(data: &[u8]) {
     disk.make_dir(Path::new("/data"));
     let dir = disk.make_dir(Path::new("/data/appendonlydir"));
     let salt = if first & 1 == 0 { "" } else { " salt 7" };
-    let manifest = format!("file appendonly.aof.1.incr.aof seq 1 type i files 1{salt}\n");
+    let manifest = format!("file appendonly.aof.1.incr.aof seq 1 type i{salt}\n");
     disk.write_foreign(dir, "appendonly.aof.manifest", manifest.as_bytes());
     disk.write_foreign(dir, "appendonly.aof.1.incr.aof", increment);
     let env = SimEnv::still(disk);
