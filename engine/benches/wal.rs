@@ -23,7 +23,7 @@ use std::{
     process::ExitCode,
 };
 
-/// Redis brings an allocator of its own; the baselines allocate nothing.
+/// Redis brings an allocator of its own, too, and does without huge pages like this program; the baselines allocate nothing.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -84,6 +84,13 @@ const CASES: &[Case] = &[
     Case { name: "replay", baseline: Some(("raw-read", 0.5)), run: ours::replay },
     Case { name: "open of the same log", baseline: Some(("raw-read", 0.0)), run: ours::open },
     Case { name: "commands, no sync", baseline: Some(("raw-buffered", 0.5)), run: commands::appended },
+    Case { name: "plain mutex buffer", baseline: None, run: commands::plain },
+    Case {
+        name: "commands, shared handle",
+        baseline: Some(("plain mutex buffer", 0.0)),
+        run: commands::appended_shared,
+    },
+    Case { name: "commands, single producer", baseline: Some(("plain mutex buffer", 0.0)), run: commands::appended },
     Case { name: "commands, 32 committers", baseline: Some(("raw-group, 32 writers", 0.9)), run: commands::committed },
     Case { name: "redis load", baseline: None, run: commands::redis_loaded },
     Case { name: "commands, load", baseline: Some(("redis load", 5.0)), run: commands::loaded },
@@ -92,6 +99,9 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        eprintln!("huge pages stay on: {error}");
+    }
     let options = match parse(std::env::args().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {

@@ -22,6 +22,7 @@ use engine::{
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static HELD_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -31,11 +32,13 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // A thread that is ending has no counter any more, and isn't the one under test.
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        let _ = HELD_BYTES.try_with(|held| held.set(held.get() + layout.size() as i64));
         // SAFETY: as above.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let _ = HELD_BYTES.try_with(|held| held.set(held.get() - layout.size() as i64));
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -48,6 +51,26 @@ fn allocations(work: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     work();
     ALLOCATIONS.get() - before
+}
+
+#[test]
+fn a_data_set_takes_at_most_twice_the_memory_of_what_is_in_it() {
+    let value = [b'x'; 100];
+    for keys in [20_000_u64, 70_000, 100_000] {
+        let before = HELD_BYTES.get();
+        let mut data = Keyspace::new();
+        let mut payload = 0;
+        for number in 0..keys {
+            let key = format!("key:{number:09}");
+            data.load(&[b"SET", key.as_bytes(), &value]).unwrap();
+            payload += key.len() + value.len();
+        }
+        let held = HELD_BYTES.get() - before;
+        assert!(held as usize <= 2 * payload, "{keys} keys: {held} bytes for {payload}");
+        assert!(held as usize > payload, "the counter counts");
+        drop(data);
+        assert_eq!(HELD_BYTES.get(), before);
+    }
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    os::unix::fs::FileExt,
     path::Path,
     process::{Command, Stdio},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -67,6 +69,41 @@ pub(crate) fn appended(dir: &Path, sizes: Sizes) -> f64 {
     drop(writer);
     holds(dir, log, sizes.buffered);
     rate
+}
+
+/// The same through a handle that many threads may share.
+pub(crate) fn appended_shared(dir: &Path, sizes: Sizes) -> f64 {
+    let log = create(dir, Fsync::No);
+    let began = Instant::now();
+    block_on(async {
+        for number in 0..sizes.buffered {
+            log.append(0, &[b"SET".as_slice(), &key(number), RECORD]).await.expect("append");
+            if number % ROUND == ROUND - 1 {
+                log.round().await.expect("round");
+            }
+        }
+    });
+    let rate = sizes.buffered as f64 / began.elapsed().as_secs_f64();
+    holds(dir, log, sizes.buffered);
+    rate
+}
+
+/// The plain way: the same commands into a buffer behind a mutex, which is written at the end of a round. No checksums.
+pub(crate) fn plain(dir: &Path, sizes: Sizes) -> f64 {
+    let file = fs::File::create(dir.join("plain")).expect("a file");
+    let buffer = Mutex::new(Vec::with_capacity(1 << 20));
+    let mut at = 0;
+    let began = Instant::now();
+    for number in 0..sizes.buffered {
+        let mut buffer = buffer.lock().expect("no panic");
+        resp::encode(&mut buffer, &[b"SET".as_slice(), &key(number), RECORD]);
+        if number % ROUND == ROUND - 1 {
+            file.write_all_at(&buffer, at).expect("write");
+            at += buffer.len() as u64;
+            buffer.clear();
+        }
+    }
+    sizes.buffered as f64 / began.elapsed().as_secs_f64()
 }
 
 /// Each command durable before the next, by many threads.
