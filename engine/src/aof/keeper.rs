@@ -154,7 +154,8 @@ fn duty<E: Env>(log: &Log<E>) -> Duty {
     match sleep {
         Some(time) => Duty::Sleep(time),
         None => {
-            state.keeper_rests = true;
+            // Under the other policies what comes in is no business of the keeper's; whatever else is opens its gate.
+            state.keeper_rests = log.options.append_fsync == Fsync::EverySecond;
             Duty::Rest
         }
     }
