@@ -17,11 +17,17 @@ mod block_on;
 mod os;
 mod retry;
 
-use std::{ffi::OsString, future::Future, io, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    future::Future,
+    io::{self, IoSlice},
+    path::Path,
+    time::Duration,
+};
 
 pub use block_on::block_on;
 pub use os::{OsDir, OsEnv, OsFile, OsLock, OsTask};
-pub(crate) use retry::{interruptible, read_at_most, write_all_at};
+pub(crate) use retry::{interruptible, read_at_most, write_all_at, write_all_vectored_at};
 
 /// A machine: a file system, a wall clock and a source of randomness.
 pub trait Env: Clone + Send + Sync + 'static {
@@ -142,6 +148,30 @@ pub trait File: Send + Sync + 'static {
     /// # Errors
     /// `StorageFull`, or what the machine says; some prefix may have been written all the same.
     fn write_at(&self, buf: &[u8], offset: u64) -> impl Future<Output = io::Result<usize>> + Send;
+
+    /// Writes from several buffers, one behind the other, at `offset`; otherwise as [`File::write_at`]. Where the machine has no such
+    /// call it takes from the first one alone.
+    ///
+    /// # Errors
+    /// As for [`File::write_at`].
+    fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> impl Future<Output = io::Result<usize>> + Send {
+        async move {
+            match bufs.iter().find(|buf| !buf.is_empty()) {
+                Some(buf) => self.write_at(buf, offset).await,
+                None => Ok(0),
+            }
+        }
+    }
+
+    /// Asks for room for `bytes` from `offset` on, so that writes which extend the file find it there. The length stays; what is not used
+    /// is given back by [`File::set_len`]. False where the machine has no such call.
+    ///
+    /// # Errors
+    /// `StorageFull`, or what the machine says; nothing depends on it.
+    fn reserve(&self, offset: u64, bytes: u64) -> impl Future<Output = io::Result<bool>> + Send {
+        let _ = (offset, bytes);
+        async { Ok(false) }
+    }
 
     /// Writes all of `buf` at `offset` and makes that range durable, with the length needed to read it back. Nothing that
     /// was written before is covered: other bytes of this file stay as undurable as they were.

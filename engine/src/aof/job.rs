@@ -1,11 +1,11 @@
 //! What is asked of the machine while a log is open: one write and one sync at a time. A job owns all that it works on.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, io::IoSlice, sync::Arc};
 
 use tracing::{debug, trace};
 
 use crate::{
-    env::{Dir, Env, File, interruptible, write_all_at},
+    env::{Dir, Env, File, interruptible, write_all_vectored_at},
     failure::Failure,
     plant::{Plants, planted},
     ring::Filled,
@@ -18,6 +18,9 @@ use super::{
     producer::{Head, Page},
     sums,
 };
+
+/// So many pages are written by one call.
+const MOST_AT_ONCE: usize = 8;
 
 /// A job.
 #[allow(clippy::large_enum_variant, reason = "it is moved once per write; large only with planted bugs")]
@@ -143,32 +146,21 @@ impl<E: Env> WriteJob<E> {
         // Taken whole: in a calm run the queue goes back as it came, and nothing is allocated.
         let mut count = 0;
         let mut pages = std::mem::take(&mut self.pages);
-        for page in &mut pages {
-            written.result = if page.tag.head == Head::Switch {
-                switch(&mut self, &mut written).await
+        while count < pages.len() && written.result.is_ok() {
+            let ended = if pages[count].tag.head == Head::Switch {
+                written.result = switch(&mut self, &mut written).await;
+                usize::from(written.result.is_ok())
             } else {
-                let Target { file, name, offset, salt, .. } = &written.target;
-                let salt = salt.unwrap_or_default();
-                match page.tag.head {
-                    Head::Batch => sums::seal(&mut page.bytes, salt, *offset, self.durable),
-                    Head::Large(bytes, crc) => {
-                        sums::seal_part(&mut page.bytes, salt, *offset, self.durable, (bytes, crc));
-                    }
-                    Head::Plain | Head::Switch => {}
-                }
-                write_all_at(&**file, &page.bytes, *offset)
-                    .await
-                    .map_err(|error| NotWritten { failure: Failure::new("write", name, &error), fatal: false })
+                self.write_run(&mut pages, count, &mut written).await
             };
-            if written.result.is_err() {
-                break;
+            for page in pages.range(count..count + ended) {
+                written.target.offset += page.bytes.len() as u64;
+                if page.tag.ends {
+                    written.target.whole = written.target.offset;
+                }
+                written.upto = page.tag.upto;
             }
-            count += 1;
-            written.target.offset += page.bytes.len() as u64;
-            if page.tag.ends {
-                written.target.whole = written.target.offset;
-            }
-            written.upto = page.tag.upto;
+            count += ended;
         }
         written.left = pages.split_off(count);
         written.done = pages;
@@ -179,6 +171,35 @@ impl<E: Env> WriteJob<E> {
             let _ = interruptible(|| file.set_len(*offset)).await;
         }
         written
+    }
+
+    /// Writes the pages from number `first` on, up to a switch, as one. Returns how many of them are written.
+    async fn write_run(&self, pages: &mut VecDeque<Filled<Page>>, first: usize, written: &mut Written<E>) -> usize {
+        let Target { file, name, offset, salt, .. } = &written.target;
+        let (salt, mut end, mut many) = (salt.unwrap_or_default(), *offset, 0);
+        for page in pages.range_mut(first..).take(MOST_AT_ONCE).take_while(|page| page.tag.head != Head::Switch) {
+            match page.tag.head {
+                Head::Batch => sums::seal(&mut page.bytes, salt, end, self.durable),
+                Head::Large(bytes, crc) => sums::seal_part(&mut page.bytes, salt, end, self.durable, (bytes, crc)),
+                Head::Plain | Head::Switch => {}
+            }
+            end += page.bytes.len() as u64;
+            many += 1;
+        }
+        let pages = pages.range(first..first + many);
+        let mut bytes = [IoSlice::new(&[]); MOST_AT_ONCE];
+        bytes.iter_mut().zip(pages.clone()).for_each(|(bytes, page)| *bytes = IoSlice::new(&page.bytes));
+        let (mut done, result) = write_all_vectored_at(&**file, &mut bytes[..many], *offset).await;
+        written.result =
+            result.map_err(|error| NotWritten { failure: Failure::new("write", name, &error), fatal: false });
+        let whole = |page: &&Filled<Page>| match done.checked_sub(page.bytes.len()) {
+            Some(left) => {
+                done = left;
+                true
+            }
+            None => false,
+        };
+        pages.take_while(whole).count()
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
     ffi::OsStr,
     fs,
     future::Future,
-    io,
+    io::{self, IoSlice},
     os::{
         fd::AsFd,
         unix::{ffi::OsStrExt, fs::FileExt},
@@ -298,6 +298,24 @@ impl File for OsFile {
 
     async fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.0.write_at(buf, offset)
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn write_vectored_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+        Ok(rustix::io::pwritev(&self.0, bufs, offset)?)
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn reserve(&self, offset: u64, bytes: u64) -> io::Result<bool> {
+        use rustix::{
+            fs::{FallocateFlags, fallocate},
+            io::Errno,
+        };
+        match fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, bytes) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// One system call on Linux; elsewhere a write and a sync.

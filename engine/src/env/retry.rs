@@ -1,6 +1,9 @@
 //! The loops around single calls: interruption, short reads and short writes are ordinary, never an end or an error.
 
-use std::{future::Future, io};
+use std::{
+    future::Future,
+    io::{self, IoSlice},
+};
 
 use super::File;
 
@@ -41,18 +44,30 @@ pub(crate) async fn read_at_most<F: File>(file: &F, buf: &mut [u8], offset: u64)
 
 /// Writes all of `buf`. On an error some prefix is written; the caller must treat the range as unknown.
 pub(crate) async fn write_all_at<F: File>(file: &F, buf: &[u8], offset: u64) -> io::Result<()> {
+    write_all_vectored_at(file, &mut [IoSlice::new(buf)], offset).await.1
+}
+
+/// Writes all of `bufs`, one behind the other. How many bytes were written for certain, and why not more.
+pub(crate) async fn write_all_vectored_at<F: File>(
+    file: &F,
+    mut bufs: &mut [IoSlice<'_>],
+    offset: u64,
+) -> (usize, io::Result<()>) {
     let mut done = 0;
     let mut interruptions = 0;
-    while done < buf.len() {
-        match file.write_at(&buf[done..], offset + done as u64).await {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+    // (What is empty is done.)
+    IoSlice::advance_slices(&mut bufs, 0);
+    while !bufs.is_empty() {
+        match file.write_vectored_at(bufs, offset + done as u64).await {
+            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
             Ok(count) => {
                 done += count;
                 interruptions = 0;
+                IoSlice::advance_slices(&mut bufs, count);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted && interruptions < ATTEMPTS => interruptions += 1,
-            Err(error) => return Err(error),
+            Err(error) => return (done, Err(error)),
         }
     }
-    Ok(())
+    (done, Ok(()))
 }
