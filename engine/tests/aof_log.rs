@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the test looks at the files, and changes them")]
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use engine::{
     aof::{
@@ -421,6 +421,37 @@ fn many_committers_share_syncs() {
     let value = keys.databases()[0].get(b"n").map(|entry| entry.value);
     assert_eq!(value, Some(engine::keyspace::ValueRef::String(b"320")));
     drop(log);
+}
+
+/// While files grow the disk keeps room for them; none of it is left behind.
+#[test]
+fn a_closed_log_takes_no_more_room_than_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { append_fsync: Fsync::No, ..Options::default() };
+    block_on(async {
+        let (log, mut keys, _) = open(folder.path(), &options).await.unwrap();
+        for round in 0..2 {
+            for number in 0..9_000 {
+                let command: [&[u8]; 3] = [b"SET", &number.to_string().into_bytes(), &[b'x'; 1000]];
+                keys.load(&command).unwrap();
+                log.append(0, &command).await.unwrap();
+                if number % 100 == 0 {
+                    log.round().await.unwrap();
+                }
+            }
+            if round == 0 {
+                log.rewrite(|| keys.snapshot()).await.unwrap().done().await.unwrap();
+            }
+        }
+        log.close().await.unwrap();
+    });
+    let mut large = 0;
+    for entry in fs::read_dir(folder.path().join("appendonlydir")).unwrap() {
+        let metadata = entry.unwrap().metadata().unwrap();
+        large += usize::from(metadata.len() > 8 << 20);
+        assert!(metadata.blocks() * 512 <= metadata.len() + (64 << 10), "{metadata:?}");
+    }
+    assert_eq!(large, 2, "a base and an increment");
 }
 
 #[test]

@@ -19,6 +19,8 @@ use super::{
     sums,
 };
 
+/// The machine is asked to keep room for so many bytes at a time.
+const RESERVE_BYTES: u64 = 4 << 20;
 /// So many pages are written by one call.
 const MOST_AT_ONCE: usize = 8;
 
@@ -60,12 +62,33 @@ pub(super) struct Target<E: Env> {
     pub(super) whole: u64,
     /// For the checksums of its batches, where they have some.
     pub(super) salt: Option<u32>,
+    /// How far the machine keeps room for it, in bytes.
+    reserved: Reserved,
+}
+
+/// How far there is room for a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reserved {
+    /// To here.
+    To(u64),
+    /// The machine knows nothing of the kind.
+    Nothing,
 }
 
 impl<E: Env> Target<E> {
     /// The end of an increment that is whole and has so many bytes.
     pub(super) fn end_of(entry: &Entry, file: <E::Dir as Dir>::File, bytes: u64) -> Target<E> {
-        Target { file: Arc::new(file), name: entry.name.as_str().into(), offset: bytes, whole: bytes, salt: entry.salt }
+        let (name, reserved) = (entry.name.as_str().into(), Reserved::To(bytes));
+        Target { file: Arc::new(file), name, offset: bytes, whole: bytes, salt: entry.salt, reserved }
+    }
+}
+
+impl<E: Env> Target<E> {
+    /// Gives back the room that is not used; nothing is appended any more. What fails costs only the room.
+    pub(super) async fn give_back_room(&self) {
+        if matches!(self.reserved, Reserved::To(to) if to > self.offset) {
+            let _ = interruptible(|| self.file.set_len(self.offset)).await;
+        }
     }
 }
 
@@ -77,6 +100,7 @@ impl<E: Env> Clone for Target<E> {
             offset: self.offset,
             whole: self.whole,
             salt: self.salt,
+            reserved: self.reserved,
         }
     }
 }
@@ -186,6 +210,7 @@ impl<E: Env> WriteJob<E> {
             end += page.bytes.len() as u64;
             many += 1;
         }
+        let reserved = self.reserve(file, written.target.reserved, *offset, end).await;
         let pages = pages.range(first..first + many);
         let mut bytes = [IoSlice::new(&[]); MOST_AT_ONCE];
         bytes.iter_mut().zip(pages.clone()).for_each(|(bytes, page)| *bytes = IoSlice::new(&page.bytes));
@@ -199,7 +224,23 @@ impl<E: Env> WriteJob<E> {
             }
             None => false,
         };
+        written.target.reserved = reserved;
         pages.take_while(whole).count()
+    }
+
+    /// Extending a file costs half of what a write does: for one that has grown it is done ahead.
+    async fn reserve(&self, file: &<E::Dir as Dir>::File, reserved: Reserved, from: u64, end: u64) -> Reserved {
+        match reserved {
+            Reserved::To(to) if end > to && end > RESERVE_BYTES => {
+                let to = to.max(from);
+                match interruptible(|| file.reserve(to, RESERVE_BYTES)).await {
+                    Ok(true) => Reserved::To(to + RESERVE_BYTES),
+                    // (Whatever it is, the write will tell.)
+                    Ok(false) | Err(_) => Reserved::Nothing,
+                }
+            }
+            reserved => reserved,
+        }
     }
 }
 
@@ -209,6 +250,7 @@ async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Resu
         return collect_anew(job, written, Entry { salt: job.salt, ..entry }).await;
     }
     let old = &written.target;
+    old.give_back_room().await;
     if !planted!(job.plants, RewriteNewincrOldUnsynced) {
         let synced = interruptible(|| old.file.sync_data()).await;
         synced.map_err(|error| NotWritten { failure: Failure::new("sync", &old.name, &error), fatal: true })?;

@@ -451,12 +451,13 @@ impl<E: Env> Log<E> {
     /// States in the manifest how long the present increment is, so that the next open need not prove it. The log is durable
     /// without it, so a failure costs only that.
     pub(super) async fn state_end(&self) {
-        let (mut manifest, bytes) = {
+        let (mut manifest, target) = {
             let state = self.lock();
-            (state.manifest.clone(), state.target.offset)
+            (state.manifest.clone(), state.target.clone())
         };
+        target.give_back_room().await;
         if let Some(last) = manifest.increments.last_mut() {
-            last.synced = Some(bytes);
+            last.synced = Some(target.offset);
         }
         manifest.summed = true;
         if let Err(error) = files::replace_manifest(&self.dir, &self.names, &manifest, &self.plants).await {

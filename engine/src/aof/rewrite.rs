@@ -243,6 +243,8 @@ impl<E: Env> Log<E> {
             resp::encode_timestamp(&mut commands.bytes, self.env.wall_ns().div_euclid(1_000_000_000));
         }
         let (mut offset, mut synced, mut syncs) = (0, 0, 0);
+        // Extending a file costs half of what a write does; what is not used is given back.
+        let (mut reserved, mut keeps_room) = (SYNC_BYTES, true);
         loop {
             let more = snapshot.write(&mut commands);
             if commands.bytes.len() >= PIECE_BYTES || !more {
@@ -259,6 +261,10 @@ impl<E: Env> Log<E> {
                     sums::seal(&mut commands.bytes, salt, offset, offset);
                 }
                 if commands.bytes.len() > line.len() {
+                    if offset >= reserved && keeps_room {
+                        reserved = offset + SYNC_BYTES;
+                        keeps_room = interruptible(|| file.reserve(offset, SYNC_BYTES)).await.unwrap_or(false);
+                    }
                     write_all_at(&file, &commands.bytes, offset).await.map_err(failed("write"))?;
                     offset += commands.bytes.len() as u64;
                 }
@@ -272,6 +278,9 @@ impl<E: Env> Log<E> {
             if !more {
                 break;
             }
+        }
+        if keeps_room && reserved > offset {
+            let _ = interruptible(|| file.set_len(offset)).await;
         }
         if !planted!(self.plants, RewriteBaseUnsynced) {
             interruptible(|| file.sync_all()).await.map_err(failed("sync"))?;
