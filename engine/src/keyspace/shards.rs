@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::{Entry, EntryRef, Text, Value, ValueRef};
 
 /// Keys of a part, on average.
-const PART_KEYS: usize = 64;
+const PART_KEYS: usize = 32;
 /// Parts of a group.
 const GROUP_PARTS: usize = 256;
 /// Bytes of a string's key and value that are joined without an allocation of their own.
