@@ -4,7 +4,11 @@
 //! snapshot says into a base, while commands go on into the increment. Each step leaves a directory that loads to the same data:
 //! the old base with all increments, until a durable manifest names the new base and the new increment alone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use tracing::{debug, warn};
 
@@ -12,6 +16,7 @@ use crate::{
     env::{Dir, Env, File, interruptible, write_all_at},
     failure::Failure,
     plant::planted,
+    sync::Mutex,
 };
 
 use super::{
@@ -235,7 +240,7 @@ impl<E: Env> Log<E> {
     /// Writes the base under its temporary name. Returns its length, how often it was synced, and its salt.
     async fn write_base(&self, mut snapshot: impl Snapshot) -> Result<(u64, u64, Option<u32>), RewriteError> {
         let salt = self.names.salt(&self.env, self.options.sums(&self.plants));
-        let file = files::create(&self.dir, TEMPORARY_BASE).await.map_err(RewriteError::Failed)?;
+        let file = Arc::new(files::create(&self.dir, TEMPORARY_BASE).await.map_err(RewriteError::Failed)?);
         let failed = |operation| move |error| RewriteError::Failed(Failure::new(operation, TEMPORARY_BASE, &error));
         let line = vec![0; if salt.is_some() { LINE_BYTES } else { 0 }];
         let mut commands = Commands { bytes: line.clone(), database: None };
@@ -245,6 +250,7 @@ impl<E: Env> Log<E> {
         let (mut offset, mut synced, mut syncs) = (0, 0, 0);
         // Extending a file costs half of what a write does; what is not used is given back.
         let (mut reserved, mut keeps_room) = (SYNC_BYTES, true);
+        let mut syncing: Option<Syncing<E>> = None;
         loop {
             let more = snapshot.write(&mut commands);
             if commands.bytes.len() >= PIECE_BYTES || !more {
@@ -265,12 +271,15 @@ impl<E: Env> Log<E> {
                         reserved = offset + SYNC_BYTES;
                         keeps_room = interruptible(|| file.reserve(offset, SYNC_BYTES)).await.unwrap_or(false);
                     }
-                    write_all_at(&file, &commands.bytes, offset).await.map_err(failed("write"))?;
+                    write_all_at(&*file, &commands.bytes, offset).await.map_err(failed("write"))?;
                     offset += commands.bytes.len() as u64;
                 }
                 commands.bytes.truncate(line.len());
                 if self.options.aof_rewrite_incremental_fsync && offset - synced >= SYNC_BYTES {
-                    interruptible(|| file.sync_data()).await.map_err(failed("sync"))?;
+                    if let Some(syncing) = syncing.take() {
+                        syncing.end().await.map_err(failed("sync"))?;
+                    }
+                    syncing = Some(Syncing::begin(&self.env, &file).map_err(failed("sync"))?);
                     (synced, syncs) = (offset, syncs + 1);
                 }
                 self.env.yield_now().await;
@@ -278,6 +287,9 @@ impl<E: Env> Log<E> {
             if !more {
                 break;
             }
+        }
+        if let Some(syncing) = syncing {
+            syncing.end().await.map_err(failed("sync"))?;
         }
         if keeps_room && reserved > offset {
             let _ = interruptible(|| file.set_len(offset)).await;
@@ -365,6 +377,31 @@ impl<E: Env> Log<E> {
             .then(|| throttle(state.failures))
             .is_some_and(|wait| self.env.monotonic() < state.failed_at + wait);
         !throttled && self.options.rewrite_is_due(state.bytes(), state.reference_bytes)
+    }
+}
+
+/// A sync of a base on the way, while more of it is written. There is never a second one: where one of two fails, the other may succeed
+/// without what the failed one dropped.
+struct Syncing<E: Env> {
+    task: E::Task,
+    result: Arc<Mutex<io::Result<()>>>,
+}
+
+impl<E: Env> Syncing<E> {
+    fn begin<F: File>(env: &E, file: &Arc<F>) -> io::Result<Syncing<E>> {
+        let result = Arc::new(Mutex::new(Err(io::Error::other("it did not come to its end"))));
+        let (file, told) = (file.clone(), result.clone());
+        let task = env.spawn("seawall aof base sync", async move {
+            let synced = interruptible(|| file.sync_data()).await;
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = synced;
+        })?;
+        Ok(Syncing { task, result })
+    }
+
+    async fn end(self) -> io::Result<()> {
+        self.task.await;
+        let mut result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut result, Ok(()))
     }
 }
 
