@@ -38,6 +38,7 @@ use crate::{
 };
 
 pub mod check;
+mod commit;
 mod enable;
 mod error;
 mod files;
@@ -64,9 +65,10 @@ pub use log::Stats;
 pub use rewrite::{Commands, Rewritten, Snapshot};
 pub use writer::Writer;
 
+use commit::{Stuck, Want};
 use keeper::Keeper;
 use load::{DataSet, Loaded};
-use log::{Log, POSTPONE, Want};
+use log::{Log, POSTPONE};
 use options::{Fsync, Options};
 use producer::Record;
 
@@ -490,7 +492,7 @@ impl<E: Env> CommandLog<E> {
         self.keeper.stop().await;
         let accepted = log.lock().accepted();
         let mut result = log.wait(Want::Durable(accepted)).await;
-        if let Err(log::Stuck::Stalled(_)) = result {
+        if let Err(Stuck::Stalled(_)) = result {
             // One last attempt.
             log.write_now().await;
             result = log.wait(Want::Durable(accepted)).await;

@@ -2,7 +2,12 @@
 //! function over any [`Env`]. The simulated machine, its still form, and the real one pass the same claims, so what
 //! is found on one means something on the other.
 
-use std::{ffi::OsStr, io::ErrorKind, path::Path, time::Duration};
+use std::{
+    ffi::OsStr,
+    io::{ErrorKind, IoSlice},
+    path::Path,
+    time::Duration,
+};
 
 use engine::env::{Dir, EntryKind, Env, File, OpenMode, OsEnv, block_on};
 use madsim::runtime::Runtime;
@@ -56,6 +61,8 @@ conformance! {
     a_write_extends_the_file_and_zero_fills_the_gap
     an_overwrite_changes_only_its_range
     empty_reads_and_writes_do_nothing
+    a_vectored_write_takes_a_prefix_of_its_buffers
+    room_is_kept_without_a_change_of_length_or_content
     two_handles_see_one_file
     rename_moves_a_file
     rename_replaces_and_the_replaced_file_stays_readable
@@ -294,6 +301,33 @@ async fn empty_reads_and_writes_do_nothing<E: Env>(case: Case<'_, E>) {
     assert_eq!(file.write_at(&[], 100).await.unwrap(), 0);
     assert_eq!(file.read_at(&mut [], 0).await.unwrap(), 0);
     assert_eq!(content(&file).await, b"ab");
+}
+
+async fn a_vectored_write_takes_a_prefix_of_its_buffers<E: Env>(case: Case<'_, E>) {
+    let file = case.create("a", b"before").await;
+    let (one, two, three) = ([1; 3000], [], [3; 5000]);
+    let mut bufs = &mut [IoSlice::new(&one), IoSlice::new(&two), IoSlice::new(&three)][..];
+    let mut done = 0;
+    while !bufs.is_empty() {
+        let count = file.write_vectored_at(bufs, 2 + done as u64).await.unwrap();
+        assert!(count > 0, "a write takes at least one byte");
+        done += count;
+        IoSlice::advance_slices(&mut bufs, count);
+    }
+    assert_eq!(done, 8000);
+    assert_eq!(content(&file).await, [b"be".as_slice(), &one, &three].concat());
+    assert_eq!(file.write_vectored_at(&[IoSlice::new(&two)], 100).await.unwrap(), 0);
+}
+
+async fn room_is_kept_without_a_change_of_length_or_content<E: Env>(case: Case<'_, E>) {
+    let file = case.create("a", b"abc").await;
+    let kept = file.reserve(3, 1 << 20).await.unwrap();
+    assert_eq!(content(&file).await, b"abc");
+    write(&file, b"def", 3).await;
+    if kept {
+        file.set_len(6).await.unwrap();
+    }
+    assert_eq!(content(&file).await, b"abcdef");
 }
 
 async fn two_handles_see_one_file<E: Env>(case: Case<'_, E>) {

@@ -85,10 +85,9 @@ fn storm(plants: &Plants) -> (u64, Vec<String>) {
     let (mut crashes, mut wrong) = (0, Vec::new());
     let mut finished = false;
     for call in 1.. {
-        for (seed, keep) in
-            [Keep::All, Keep::None, Keep::Draw, Keep::Draw, Keep::Draw, Keep::Draw].into_iter().enumerate()
-        {
-            let (left, done) = enable(call, call * 8 + seed as u64, keep, plants.clone());
+        let drawn = std::iter::repeat_n(Keep::Draw, 14);
+        for (seed, keep) in (0..).zip([Keep::All, Keep::None].into_iter().chain(drawn)) {
+            let (left, done) = enable(call, call * 16 + seed, keep, plants.clone());
             finished |= done;
             crashes += u64::from(!done);
             let found = open(&left);

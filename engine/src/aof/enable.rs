@@ -14,11 +14,12 @@ use crate::{
 };
 
 use super::{
+    commit::Want,
     error::{OpenError, RewriteError},
     files::{self, Names, TEMPORARY_BASE},
     job::Target,
     load::{self, LoadError},
-    log::{Log, Opened, State, Want},
+    log::{Log, Opened, State},
     manifest::{Entry, Manifest},
     open::{self, Opening},
     options::Options,

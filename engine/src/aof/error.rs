@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::failure::Failure;
 
-use super::{load::LoadError, log::Stuck, options::OptionsError};
+use super::{commit::Stuck, load::LoadError, options::OptionsError};
 
 /// Why a log couldn't be opened. Nothing that an earlier process left was changed, unless [`OpenError::Io`] says so.
 #[derive(Debug, Error)]

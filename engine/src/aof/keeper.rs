@@ -14,7 +14,8 @@ use tracing::warn;
 use crate::{env::Env, gate::race, plant::planted, sync::Mutex};
 
 use super::{
-    log::{Log, POSTPONE, RETRY, SYNC_INTERVAL, Want},
+    commit::Want,
+    log::{Log, POSTPONE, RETRY, SYNC_INTERVAL},
     options::Fsync,
 };
 

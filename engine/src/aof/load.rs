@@ -213,7 +213,7 @@ impl<D: Dir> Source<'_, D> {
     /// Loads it.
     pub(super) async fn load(&self, data: &mut impl DataSet) -> Result<Loaded, LoadError> {
         let Source { dir, manifest, options } = self;
-        let entries: Vec<_> = manifest.base.iter().chain(&manifest.increments).collect();
+        let entries: Vec<_> = manifest.live().collect();
         let mut loaded = Loaded::default();
         for (number, entry) in entries.iter().enumerate() {
             load_one(*dir, entry, number + 1 == entries.len(), options, data, &mut loaded).await?;

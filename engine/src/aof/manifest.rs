@@ -172,6 +172,11 @@ impl Manifest {
         self.summed = true;
     }
 
+    /// The files that are loaded, in order.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Entry> {
+        self.base.iter().chain(&self.increments)
+    }
+
     /// All files: the base, then history, then increments.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.base.iter().chain(&self.history).chain(&self.increments)

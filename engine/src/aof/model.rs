@@ -17,7 +17,7 @@ use super::{
     job::Target,
     keeper::Keeper,
     log::{Log, Opened},
-    manifest::Manifest,
+    manifest::{Entry, FileKind, Manifest},
     options::{Fsync, Options},
     resp::{Parser, Reading},
 };
@@ -26,8 +26,9 @@ use super::{
 fn log(append_fsync: Fsync, ring_page_bytes: usize, split_large: bool) -> CommandLog<Memory> {
     let options =
         Options { append_fsync, ring_pages: 2, ring_page_bytes, split_large, checksums: false, ..Options::default() };
-    let file = Arc::new(MemoryFile::default());
-    let target = Target { file, name: "increment".into(), offset: 0, whole: 0, salt: None };
+    let file = MemoryFile::default();
+    let kind = FileKind::Increment;
+    let target = Target::end_of(&Entry { name: "increment".into(), seq: 1, kind, synced: None, salt: None }, file, 0);
     let manifest = Manifest::default();
     let opened = Opened { lock: (), target, manifest, collecting: None, earlier_bytes: 0, reference_bytes: 0 };
     let log = Arc::new(Log::new(Memory, Memory, Names { name: "log".into() }, options, opened));

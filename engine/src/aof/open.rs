@@ -144,10 +144,11 @@ impl<E: Env> Opening<'_, E> {
         let listed = list(&dir, name).await?;
         let mut manifest = match load::read_manifest(&dir, &self.names.manifest()).await {
             Ok(manifest) => manifest,
-            Err(LoadError::Nothing { .. }) => {
-                let unfinished = self.unfinished(&dir).await;
-                return self.find_without_manifest(outer, listed, unfinished, data).await;
-            }
+            Err(LoadError::Nothing { .. }) => match self.unfinished(&dir).await {
+                // All that is missing is the manifest's name.
+                Some(manifest) if manifest.live().all(|entry| is_there(&listed, &entry.name)) => manifest,
+                unfinished => return self.find_without_manifest(outer, listed, unfinished, data).await,
+            },
             Err(error) => return Err(error.into()),
         };
         if planted!(self.plants, AofSumsIgnored) {
@@ -167,14 +168,13 @@ impl<E: Env> Opening<'_, E> {
     ) -> Result<Found<E::Dir>, OpenError> {
         let there = list(outer, "the data directory").await?;
         let mut loaded = Loaded::default();
-        if there.iter().any(|entry| entry.kind == EntryKind::File && entry.name == *self.names.name) {
+        if is_there(&there, &self.names.name) {
             let entry = self.names.single();
             load::load_one(outer, &entry, true, &self.options.loading(), data, &mut loaded).await?;
             return Ok(Found { listed, loaded, there: There::SingleFile });
         }
         self.may_begin(&listed, unfinished.as_ref())?;
-        let is_file = |name: &str| there.iter().any(|entry| entry.kind == EntryKind::File && entry.name == *name);
-        if is_file(RDB_NAME) && !self.options.ignore_rdb && !planted!(self.plants, AofIgnoreRdb) {
+        if is_there(&there, RDB_NAME) && !self.options.ignore_rdb && !planted!(self.plants, AofIgnoreRdb) {
             return Err(OpenError::OtherData { file: RDB_NAME.into() });
         }
         Ok(Found { listed, loaded, there: There::Nothing })
@@ -373,7 +373,8 @@ impl<E: Env> Opening<'_, E> {
         Ok((to, length))
     }
 
-    /// The files of a log that was being switched on for the first time, and never was: they hold nothing that was acknowledged.
+    /// The files of a log that was being switched on. Where there is no manifest it was for the first time; if they are not all there,
+    /// they hold nothing that was acknowledged.
     pub(super) async fn unfinished(&self, dir: &E::Dir) -> Option<Manifest> {
         load::read_manifest(dir, &self.names.first_manifest()).await.ok().filter(|manifest| manifest.summed)
     }
@@ -381,7 +382,7 @@ impl<E: Env> Opening<'_, E> {
     /// Whether a new log may begin where no manifest is.
     pub(super) fn may_begin(&self, listed: &[DirEntry], unfinished: Option<&Manifest>) -> Result<(), OpenError> {
         let unfinished =
-            |name: &str| unfinished.is_some_and(|manifest| manifest.entries().any(|entry| entry.name == name));
+            |name: &str| unfinished.is_some_and(|manifest| manifest.live().any(|entry| entry.name == name));
         let of_a_log = |name: &str| name.starts_with(&format!("{}.", self.names.name)) && !name.ends_with(".manifest");
         let files: Vec<String> = (listed.iter().filter_map(|entry| entry.name.to_str()))
             .filter(|name| of_a_log(name) && !unfinished(name))
@@ -432,7 +433,7 @@ impl<E: Env> Opening<'_, E> {
         }
         for entry in listed {
             let Some(name) = entry.name.to_str() else { continue };
-            let in_use = manifest.base.iter().chain(&manifest.increments).any(|entry| entry.name == name);
+            let in_use = manifest.live().any(|entry| entry.name == name);
             let history = manifest.history.iter().any(|entry| entry.name == name) && !self.options.aof_disable_auto_gc;
             let left_over = self.names.is_left_over(name) && !manifest.history.iter().any(|entry| entry.name == name);
             if !in_use && (history || left_over) && entry.kind == EntryKind::File {
@@ -441,6 +442,10 @@ impl<E: Env> Opening<'_, E> {
             }
         }
     }
+}
+
+fn is_there(listed: &[DirEntry], name: &str) -> bool {
+    listed.iter().any(|entry| entry.kind == EntryKind::File && entry.name == *name)
 }
 
 pub(super) async fn list<D: Dir>(dir: &D, what: &str) -> Result<Vec<DirEntry>, OpenError> {

@@ -20,10 +20,11 @@ use crate::{
 };
 
 use super::{
+    commit::Want,
     enable::ATTEMPTS_APART,
     error::{LogError, RewriteError},
     files::{self, NotReplaced, TEMPORARY_BASE},
-    log::{Log, State, Want},
+    log::{Log, State},
     manifest::{Entry, Manifest},
     resp,
     sums::{self, LINE_BYTES},

@@ -4,7 +4,7 @@ use crate::env::Env;
 
 use super::{
     CommandLog, LogError, Position, Rewrite, RewriteError,
-    log::Want,
+    commit::Want,
     producer::{Producer, Record},
     rewrite::Snapshot,
 };
