@@ -476,6 +476,7 @@ impl<E: Env> CommandLog<E> {
     ///
     /// # Errors
     /// Those of [`CommandLog::round`]; the directory is released all the same. [`LogError::WriterExists`] closes nothing.
+    /// [`LogError::NoBase`]: it was switched on and never got so far; what it had collected is gone, and what was there before stays.
     pub async fn close(self) -> Result<(), LogError> {
         let log = &self.log;
         {
