@@ -470,9 +470,9 @@ impl<E: Env> CommandLog<E> {
         }
     }
 
-    /// Switches the log off: ends a rewrite that is under way, makes everything durable, states so in the manifest, and releases the directory. Other
-    /// handles refuse work from now on. Dropping the last handle instead makes durable what it can, and tells nobody when that
-    /// fails.
+    /// Switches the log off: ends a rewrite that is under way, makes everything durable, states so in the manifest, and releases the
+    /// directory. Other handles refuse work from now on. Dropping the last handle instead makes durable what it can, and tells nobody
+    /// when that fails.
     ///
     /// # Errors
     /// Those of [`CommandLog::round`]; the directory is released all the same. [`LogError::WriterExists`] closes nothing.

@@ -448,6 +448,14 @@ impl<'a> Call<'a> {
         self.database(key).keys.insert(key, Entry { value, expires_ms: None });
     }
 
+    /// Puts a result in place of what the key holds, whatever that is; of nothing, nothing stays.
+    fn store(&mut self, key: &[u8], result: Option<Value>) -> Done {
+        let removed = self.remove(key);
+        let Some(result) = result else { return Ok(removed) };
+        self.set(key, result);
+        Ok(true)
+    }
+
     fn remove(&mut self, key: &[u8]) -> bool {
         self.database(key).keys.remove(key).is_some()
     }
@@ -470,6 +478,16 @@ impl<'a> Call<'a> {
             database.keys.remove(key);
         }
         Ok(done)
+    }
+
+    /// Changes the first of these values that is there.
+    fn change_first<T: Kind>(&mut self, keys: Arguments<'_>, change: impl Fn(&mut T) -> Done) -> Done {
+        for key in keys {
+            if self.change(key, false, &change)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The value of a key, if it is of one type; nothing if the key is missing.

@@ -64,6 +64,62 @@ impl<J: Job> Worker<J> {
     }
 }
 
+/// Who operations belong to.
+pub(crate) trait Owner {
+    type Job: Job;
+    /// Which of them it is.
+    type Operation: Copy + Unpin;
+    /// What its driver is told at its end.
+    type Told;
+
+    /// Takes in how an operation ended.
+    fn complete(
+        &self,
+        operation: Self::Operation,
+        worker: Worker<Self::Job>,
+        done: <Self::Job as Job>::Done,
+    ) -> Self::Told;
+
+    /// A driver was dropped: its operation waits for the next one. If it panicked it can't go on.
+    fn orphan(&self, operation: Self::Operation, worker: Worker<Self::Job>);
+}
+
+/// Polls an operation; hands it back to its owner when dropped before its end.
+pub(crate) struct Driver<'a, O: Owner> {
+    owner: &'a O,
+    operation: O::Operation,
+    worker: Option<Worker<O::Job>>,
+}
+
+impl<'a, O: Owner> Driver<'a, O> {
+    pub(crate) fn new(owner: &'a O, operation: O::Operation, worker: Worker<O::Job>) -> Self {
+        Driver { owner, operation, worker: Some(worker) }
+    }
+}
+
+impl<O: Owner> Future for Driver<'_, O> {
+    type Output = O::Told;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<O::Told> {
+        let this = &mut *self;
+        // (Nobody polls it behind its end.)
+        let Some(worker) = &mut this.worker else { return Poll::Pending };
+        let Poll::Ready(done) = worker.poll(context) else { return Poll::Pending };
+        match this.worker.take() {
+            Some(worker) => Poll::Ready(this.owner.complete(this.operation, worker, done)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<O: Owner> Drop for Driver<'_, O> {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            self.owner.orphan(self.operation, worker);
+        }
+    }
+}
+
 fn lock<J: Job>(mail: &Mutex<Mail<J>>) -> MutexGuard<'_, Mail<J>> {
     mail.lock().unwrap_or_else(PoisonError::into_inner)
 }

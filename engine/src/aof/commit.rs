@@ -3,17 +3,17 @@
 //! At most one write and one sync are in flight; a sync publishes what was written when it began. What is in flight belongs to
 //! the log (see [`crate::worker`]). Whoever waits does whatever work is at hand.
 
-use std::{
-    future::Future,
-    mem,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{mem, sync::Arc};
 
 use tracing::{debug, warn};
 
-use crate::{env::Env, failure::Failure, gate::Gate, plant::planted};
+use crate::{
+    env::Env,
+    failure::Failure,
+    gate::Gate,
+    plant::planted,
+    worker::{Driver, Owner},
+};
 
 use super::{
     job::{Done, Job, Switched, SyncJob, WriteJob, Written},
@@ -79,7 +79,7 @@ impl<E: Env> Log<E> {
     }
 
     async fn drive(&self, operation: Operation, worker: Worker<E>) {
-        Driver { log: self, operation, worker: Some(worker) }.await;
+        Driver::new(self, operation, worker).await;
     }
 
     /// The next thing that this waiter does.
@@ -213,55 +213,6 @@ impl<E: Env> Log<E> {
         state.sync.begin(Job::Sync(SyncJob { target: state.target.clone(), upto: state.written }))
     }
 
-    /// Takes in how an operation ended.
-    fn complete(&self, operation: Operation, worker: Worker<E>, done: Done<E>) {
-        let mut state = self.lock();
-        *state.slot(operation) = Slot::Idle(worker);
-        match done {
-            Done::Written(written) => self.written(&mut state, written),
-            Done::Synced { job, result } => {
-                let SyncJob { target, upto } = job;
-                match result {
-                    Ok(()) => {
-                        let present = planted!(self.plants, AofSyncPublishesPresent);
-                        state.durable = state.durable.max(if present { state.written } else { upto });
-                        if target.name == state.target.name {
-                            state.durable_whole = state.durable_whole.max(target.whole);
-                        }
-                    }
-                    Err(failure) if planted!(self.plants, AofSyncErrorIgnored) => {
-                        debug!(%failure, "ignored");
-                        state.durable = state.durable.max(upto);
-                    }
-                    Err(failure) if planted!(self.plants, AofSyncErrorForgiven) => {
-                        debug!(%failure, "until one succeeds")
-                    }
-                    Err(failure) => drop(state.fail(failure)),
-                }
-            }
-        }
-        let parity = (state.epoch % 2) as usize;
-        // A sync that no leader began (the syncer's) may be what any of them waits for.
-        let foreign = operation == Operation::Sync && !mem::take(&mut state.leader_syncs);
-        if operation == Operation::Sync && !foreign {
-            state.leader = None;
-        }
-        let keeper = state.postponed.is_some() || state.trouble.is_some() || state.failure.is_some();
-        let all = foreign || state.failure.is_some() || state.trouble.is_some();
-        drop(state);
-        self.gates.space.open();
-        if operation == Operation::Sync || all {
-            self.gates.cohort[parity].open();
-            if all {
-                self.gates.cohort[1 - parity].open();
-            }
-            self.gates.leader.open();
-        }
-        if keeper {
-            self.gates.keeper.open();
-        }
-    }
-
     /// A write ended.
     fn written(&self, state: &mut State<E>, written: Written<E>) {
         let Written { done, mut left, target, upto, switched, synced, result } = written;
@@ -321,19 +272,6 @@ impl<E: Env> Log<E> {
                 state.trouble = Some(Trouble { failure: Arc::new(error.failure), since: self.env.monotonic() });
             }
         }
-    }
-
-    /// A driver was dropped: its operation waits for the next one. If it panicked it can't go on.
-    fn orphan(&self, operation: Operation, worker: Worker<E>) {
-        {
-            let mut state = self.lock();
-            *state.slot(operation) = Slot::Orphan(worker);
-            if std::thread::panicking() {
-                let error = std::io::Error::other("it panicked");
-                state.fail(Failure::new("update", "the log", &error));
-            }
-        }
-        self.open_all();
     }
 
     /// Polls what is in flight without a driver to its end: nothing may touch the files after close.
@@ -398,6 +336,72 @@ impl<E: Env> Log<E> {
     }
 }
 
+impl<E: Env> Owner for Log<E> {
+    type Job = Job<E>;
+    type Operation = Operation;
+    type Told = ();
+
+    fn complete(&self, operation: Operation, worker: Worker<E>, done: Done<E>) {
+        let mut state = self.lock();
+        *state.slot(operation) = Slot::Idle(worker);
+        match done {
+            Done::Written(written) => self.written(&mut state, written),
+            Done::Synced { job, result } => {
+                let SyncJob { target, upto } = job;
+                match result {
+                    Ok(()) => {
+                        let present = planted!(self.plants, AofSyncPublishesPresent);
+                        state.durable = state.durable.max(if present { state.written } else { upto });
+                        if target.name == state.target.name {
+                            state.durable_whole = state.durable_whole.max(target.whole);
+                        }
+                    }
+                    Err(failure) if planted!(self.plants, AofSyncErrorIgnored) => {
+                        debug!(%failure, "ignored");
+                        state.durable = state.durable.max(upto);
+                    }
+                    Err(failure) if planted!(self.plants, AofSyncErrorForgiven) => {
+                        debug!(%failure, "until one succeeds")
+                    }
+                    Err(failure) => drop(state.fail(failure)),
+                }
+            }
+        }
+        let parity = (state.epoch % 2) as usize;
+        // A sync that no leader began (the syncer's) may be what any of them waits for.
+        let foreign = operation == Operation::Sync && !mem::take(&mut state.leader_syncs);
+        if operation == Operation::Sync && !foreign {
+            state.leader = None;
+        }
+        let keeper = state.postponed.is_some() || state.trouble.is_some() || state.failure.is_some();
+        let all = foreign || state.failure.is_some() || state.trouble.is_some();
+        drop(state);
+        self.gates.space.open();
+        if operation == Operation::Sync || all {
+            self.gates.cohort[parity].open();
+            if all {
+                self.gates.cohort[1 - parity].open();
+            }
+            self.gates.leader.open();
+        }
+        if keeper {
+            self.gates.keeper.open();
+        }
+    }
+
+    fn orphan(&self, operation: Operation, worker: Worker<E>) {
+        {
+            let mut state = self.lock();
+            *state.slot(operation) = Slot::Orphan(worker);
+            if std::thread::panicking() {
+                let error = std::io::Error::other("it panicked");
+                state.fail(Failure::new("update", "the log", &error));
+            }
+        }
+        self.open_all();
+    }
+}
+
 /// A waiter that may lead; it gives the lead back when it goes.
 struct Waiter<'a, E: Env> {
     log: &'a Log<E>,
@@ -422,35 +426,6 @@ impl<E: Env> Drop for Waiter<'_, E> {
         if led {
             self.log.gates.cohort.iter().for_each(Gate::open);
             self.log.gates.leader.open();
-        }
-    }
-}
-
-/// Polls an operation; hands it back to the log when dropped before its end.
-struct Driver<'a, E: Env> {
-    log: &'a Log<E>,
-    operation: Operation,
-    worker: Option<Worker<E>>,
-}
-
-impl<E: Env> Future for Driver<'_, E> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        let Some(worker) = &mut this.worker else { return Poll::Ready(()) };
-        let Poll::Ready(done) = worker.poll(context) else { return Poll::Pending };
-        if let Some(worker) = this.worker.take() {
-            this.log.complete(this.operation, worker, done);
-        }
-        Poll::Ready(())
-    }
-}
-
-impl<E: Env> Drop for Driver<'_, E> {
-    fn drop(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            self.log.orphan(self.operation, worker);
         }
     }
 }

@@ -104,6 +104,42 @@ impl NotReplaced {
     }
 }
 
+/// The machine is asked to keep room for so many bytes at a time.
+const ROOM_BYTES: u64 = 4 << 20;
+
+/// How far the machine keeps room for a file. Extending a file costs half of what a write does, so for one that has grown it is done
+/// ahead.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Room {
+    /// To here, in bytes.
+    To(u64),
+    /// The machine knows nothing of the kind.
+    Nothing,
+}
+
+impl Room {
+    /// Before a write: there shall be room to its end, and further on.
+    pub(super) async fn keep<F: File>(&mut self, file: &F, from: u64, end: u64) {
+        let Room::To(to) = *self else { return };
+        if end <= to.max(ROOM_BYTES) {
+            return;
+        }
+        let to = to.max(from);
+        *self = match interruptible(|| file.reserve(to, ROOM_BYTES)).await {
+            Ok(true) => Room::To(to + ROOM_BYTES),
+            // (Whatever it is, the write will tell.)
+            Ok(false) | Err(_) => Room::Nothing,
+        };
+    }
+
+    /// Nothing is appended any more to a file that has so many bytes: what is not used is given back. What fails costs only the room.
+    pub(super) async fn give_back<F: File>(self, file: &F, length: u64) {
+        if matches!(self, Room::To(to) if to > length) {
+            let _ = interruptible(|| file.set_len(length)).await;
+        }
+    }
+}
+
 /// Creates an empty file, in place of one of the same name that nothing lists.
 pub(super) async fn create<D: Dir>(dir: &D, name: &str) -> Result<D::File, Failure> {
     let mut created = interruptible(|| dir.open(name, OpenMode::CreateNew)).await;

@@ -13,14 +13,12 @@ use crate::{
 };
 
 use super::{
-    files::{self, Names},
+    files::{self, Names, Room},
     manifest::{Entry, Manifest},
     producer::{Head, Page},
     sums,
 };
 
-/// The machine is asked to keep room for so many bytes at a time.
-const RESERVE_BYTES: u64 = 4 << 20;
 /// So many pages are written by one call.
 const MOST_AT_ONCE: usize = 8;
 
@@ -62,33 +60,19 @@ pub(super) struct Target<E: Env> {
     pub(super) whole: u64,
     /// For the checksums of its batches, where they have some.
     pub(super) salt: Option<u32>,
-    /// How far the machine keeps room for it, in bytes.
-    reserved: Reserved,
-}
-
-/// How far there is room for a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reserved {
-    /// To here.
-    To(u64),
-    /// The machine knows nothing of the kind.
-    Nothing,
+    pub(super) room: Room,
 }
 
 impl<E: Env> Target<E> {
     /// The end of an increment that is whole and has so many bytes.
     pub(super) fn end_of(entry: &Entry, file: <E::Dir as Dir>::File, bytes: u64) -> Target<E> {
-        let (name, reserved) = (entry.name.as_str().into(), Reserved::To(bytes));
-        Target { file: Arc::new(file), name, offset: bytes, whole: bytes, salt: entry.salt, reserved }
+        let (name, room) = (entry.name.as_str().into(), Room::To(bytes));
+        Target { file: Arc::new(file), name, offset: bytes, whole: bytes, salt: entry.salt, room }
     }
-}
 
-impl<E: Env> Target<E> {
-    /// Gives back the room that is not used; nothing is appended any more. What fails costs only the room.
+    /// Nothing is appended to it any more.
     pub(super) async fn give_back_room(&self) {
-        if matches!(self.reserved, Reserved::To(to) if to > self.offset) {
-            let _ = interruptible(|| self.file.set_len(self.offset)).await;
-        }
+        self.room.give_back(&*self.file, self.offset).await;
     }
 }
 
@@ -100,7 +84,7 @@ impl<E: Env> Clone for Target<E> {
             offset: self.offset,
             whole: self.whole,
             salt: self.salt,
-            reserved: self.reserved,
+            room: self.room,
         }
     }
 }
@@ -199,7 +183,7 @@ impl<E: Env> WriteJob<E> {
 
     /// Writes the pages from number `first` on, up to a switch, as one. Returns how many of them are written.
     async fn write_run(&self, pages: &mut VecDeque<Filled<Page>>, first: usize, written: &mut Written<E>) -> usize {
-        let Target { file, name, offset, salt, .. } = &written.target;
+        let Target { file, name, offset, salt, room, .. } = &mut written.target;
         let (salt, mut end, mut many) = (salt.unwrap_or_default(), *offset, 0);
         for page in pages.range_mut(first..).take(MOST_AT_ONCE).take_while(|page| page.tag.head != Head::Switch) {
             match page.tag.head {
@@ -210,7 +194,7 @@ impl<E: Env> WriteJob<E> {
             end += page.bytes.len() as u64;
             many += 1;
         }
-        let reserved = self.reserve(file, written.target.reserved, *offset, end).await;
+        room.keep(&**file, *offset, end).await;
         let pages = pages.range(first..first + many);
         let mut bytes = [IoSlice::new(&[]); MOST_AT_ONCE];
         bytes.iter_mut().zip(pages.clone()).for_each(|(bytes, page)| *bytes = IoSlice::new(&page.bytes));
@@ -224,30 +208,15 @@ impl<E: Env> WriteJob<E> {
             }
             None => false,
         };
-        written.target.reserved = reserved;
         pages.take_while(whole).count()
-    }
-
-    /// Extending a file costs half of what a write does: for one that has grown it is done ahead.
-    async fn reserve(&self, file: &<E::Dir as Dir>::File, reserved: Reserved, from: u64, end: u64) -> Reserved {
-        match reserved {
-            Reserved::To(to) if end > to && end > RESERVE_BYTES => {
-                let to = to.max(from);
-                match interruptible(|| file.reserve(to, RESERVE_BYTES)).await {
-                    Ok(true) => Reserved::To(to + RESERVE_BYTES),
-                    // (Whatever it is, the write will tell.)
-                    Ok(false) | Err(_) => Reserved::Nothing,
-                }
-            }
-            reserved => reserved,
-        }
     }
 }
 
 /// Goes on in a new increment. The old one is durable before the manifest names another, and that before the first byte.
 async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Result<(), NotWritten> {
     if let Some(entry) = job.collecting.take() {
-        return collect_anew(job, written, Entry { salt: job.salt, ..entry }).await;
+        collect_anew(job, written, Entry { salt: job.salt, ..entry }).await;
+        return Ok(());
     }
     let old = &written.target;
     old.give_back_room().await;
@@ -287,17 +256,13 @@ async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Resu
 }
 
 /// The log is being switched on, and its first base is begun again: what was collected for the one before is in the new one.
-async fn collect_anew<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>, entry: Entry) -> Result<(), NotWritten> {
-    let manifest = job.manifest.clone();
-    written.switched = match files::create(&job.dir, &job.names.temporary_increment()).await {
-        Ok(file) => {
-            written.target = Target::end_of(&entry, file, 0);
-            job.durable = 0;
-            Some(Ok(Switched { manifest, bytes: 0, collecting: Some(entry) }))
-        }
-        Err(failure) => Some(Err(failure)),
-    };
-    Ok(())
+async fn collect_anew<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>, entry: Entry) {
+    let created = files::create(&job.dir, &job.names.temporary_increment()).await;
+    written.switched = Some(created.map(|file| {
+        written.target = Target::end_of(&entry, file, 0);
+        job.durable = 0;
+        Switched { manifest: job.manifest.clone(), bytes: 0, collecting: Some(entry) }
+    }));
 }
 
 /// One sync of the present increment; a switch has synced every earlier one.

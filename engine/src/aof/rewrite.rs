@@ -23,7 +23,7 @@ use super::{
     commit::Want,
     enable::ATTEMPTS_APART,
     error::{LogError, RewriteError},
-    files::{self, NotReplaced, TEMPORARY_BASE},
+    files::{self, NotReplaced, Room, TEMPORARY_BASE},
     log::{Log, State},
     manifest::{Entry, Manifest},
     resp,
@@ -249,8 +249,7 @@ impl<E: Env> Log<E> {
             resp::encode_timestamp(&mut commands.bytes, self.env.wall_ns().div_euclid(1_000_000_000));
         }
         let (mut offset, mut synced, mut syncs) = (0, 0, 0);
-        // Extending a file costs half of what a write does; what is not used is given back.
-        let (mut reserved, mut keeps_room) = (SYNC_BYTES, true);
+        let mut room = Room::To(0);
         let mut syncing: Option<Syncing<E>> = None;
         loop {
             let more = snapshot.write(&mut commands);
@@ -268,10 +267,7 @@ impl<E: Env> Log<E> {
                     sums::seal(&mut commands.bytes, salt, offset, offset);
                 }
                 if commands.bytes.len() > line.len() {
-                    if offset >= reserved && keeps_room {
-                        reserved = offset + SYNC_BYTES;
-                        keeps_room = interruptible(|| file.reserve(offset, SYNC_BYTES)).await.unwrap_or(false);
-                    }
+                    room.keep(&*file, offset, offset + commands.bytes.len() as u64).await;
                     write_all_at(&*file, &commands.bytes, offset).await.map_err(failed("write"))?;
                     offset += commands.bytes.len() as u64;
                 }
@@ -292,9 +288,7 @@ impl<E: Env> Log<E> {
         if let Some(syncing) = syncing {
             syncing.end().await.map_err(failed("sync"))?;
         }
-        if keeps_room && reserved > offset {
-            let _ = interruptible(|| file.set_len(offset)).await;
-        }
+        room.give_back(&*file, offset).await;
         if !planted!(self.plants, RewriteBaseUnsynced) {
             interruptible(|| file.sync_all()).await.map_err(failed("sync"))?;
         }

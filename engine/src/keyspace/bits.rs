@@ -216,10 +216,5 @@ pub(super) fn bitop(call: &mut Call<'_>) -> Done {
         one
     };
     let result = texts.into_iter().reduce(join).unwrap_or_default();
-    let removed = call.remove(to);
-    if result.is_empty() {
-        return Ok(removed);
-    }
-    call.set(to, result.into_value());
-    Ok(true)
+    call.store(to, (!result.is_empty()).then(|| result.into_value()))
 }

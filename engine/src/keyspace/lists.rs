@@ -27,6 +27,11 @@ fn take(list: &mut List, side: Side) -> Option<Text> {
     }
 }
 
+/// Takes so many elements, or all there are. False if there were none.
+fn take_some(list: &mut List, side: Side, count: i64) -> bool {
+    (0..count).map_while(|_| take(list, side)).count() > 0
+}
+
 fn push(call: &mut Call<'_>, side: Side, create: bool) -> Done {
     let (key, elements) = call.first_and(1)?;
     call.change(key, create, |list: &mut List| {
@@ -61,10 +66,7 @@ fn pop(call: &mut Call<'_>, side: Side) -> Done {
     if count < 0 {
         return Err(Failed::Arguments);
     }
-    call.change(key, false, |list: &mut List| {
-        let taken = (0..count).map_while(|_| take(list, side)).count();
-        Ok(taken > 0)
-    })
+    call.change(key, false, |list: &mut List| Ok(take_some(list, side, count)))
 }
 
 pub(super) fn lpop(call: &mut Call<'_>) -> Done {
@@ -197,16 +199,7 @@ pub(super) fn blmove(call: &mut Call<'_>) -> Done {
 
 /// Pops from the first of the lists that is there.
 fn pop_first(call: &mut Call<'_>, keys: &[&[u8]], side: Side, count: i64) -> Done {
-    for key in keys {
-        let popped = call.change(key, false, |list: &mut List| {
-            let taken = (0..count).map_while(|_| take(list, side)).count();
-            Ok(taken > 0)
-        })?;
-        if popped {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    call.change_first(keys, |list: &mut List| Ok(take_some(list, side, count)))
 }
 
 pub(super) fn blpop(call: &mut Call<'_>) -> Done {

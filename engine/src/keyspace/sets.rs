@@ -37,12 +37,7 @@ fn store(call: &mut Call<'_>, combine: fn(&Set, &Set) -> Set) -> Done {
     let copy = |key: &&[u8]| call.value::<Set>(key).map(|set| set.cloned().unwrap_or_default());
     let sets = from.iter().map(copy).collect::<Result<Vec<_>, Failed>>()?;
     let result = sets.into_iter().reduce(|one, other| combine(&one, &other)).unwrap_or_default();
-    let removed = call.remove(to);
-    if result.is_empty() {
-        return Ok(removed);
-    }
-    call.set(to, result.into_value());
-    Ok(true)
+    call.store(to, (!result.is_empty()).then(|| result.into_value()))
 }
 
 pub(super) fn sunionstore(call: &mut Call<'_>) -> Done {

@@ -130,12 +130,7 @@ pub(super) fn zpopmax(call: &mut Call<'_>) -> Done {
 
 /// Pops from the first of the sets that is there.
 fn pop_first(call: &mut Call<'_>, keys: &[&[u8]], highest: bool, count: usize) -> Done {
-    for key in keys {
-        if call.change(key, false, |set: &mut Sorted| Ok(take(set, highest, count)))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    call.change_first(keys, |set: &mut Sorted| Ok(take(set, highest, count)))
 }
 
 pub(super) fn bzpopmin(call: &mut Call<'_>) -> Done {
@@ -295,14 +290,8 @@ pub(super) fn zremrangebylex(call: &mut Call<'_>) -> Done {
     remove_range(call, By::Member)
 }
 
-/// Puts a result in place of what the key holds, whatever that is.
 fn store(call: &mut Call<'_>, to: &[u8], result: Sorted) -> Done {
-    let removed = call.remove(to);
-    if result.is_empty() {
-        return Ok(removed);
-    }
-    call.set(to, result.into_value());
-    Ok(true)
+    call.store(to, (!result.is_empty()).then(|| result.into_value()))
 }
 
 pub(super) fn zrangestore(call: &mut Call<'_>) -> Done {

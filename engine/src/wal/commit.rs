@@ -8,13 +8,7 @@
 //! that was not durable is ever acknowledged before a reopen. A failed preparation poisons nothing: whoever needed it gets
 //! the error, and nothing was accepted.
 
-use std::{
-    future::Future,
-    mem,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{mem, sync::Arc};
 
 use tracing::{debug, warn};
 
@@ -23,7 +17,7 @@ use crate::{
     gate::Gate,
     plant::planted,
     segment::{Segment, restate},
-    worker,
+    worker::{self, Driver, Owner},
 };
 
 use super::{
@@ -118,7 +112,7 @@ impl<E: Env> Log<E> {
 
     /// Polls an operation that has just begun to its end.
     pub(super) async fn drive(&self, operation: Operation, worker: Worker<E>) -> Result<(), Arc<Failure>> {
-        Driver { log: self, operation, worker: Some(worker) }.await
+        Driver::new(self, operation, worker).await
     }
 
     fn gate(&self, place: Place) -> &Gate {
@@ -266,59 +260,6 @@ impl<E: Env> Log<E> {
         }))
     }
 
-    /// Takes in how an operation ended. Returns the error if it failed.
-    fn complete(&self, operation: Operation, worker: Worker<E>, done: Done<E>) -> Result<(), Arc<Failure>> {
-        let mut state = self.lock();
-        *state.slot(operation) = Slot::Idle(worker);
-        let epoch = state.epoch;
-        // Whoever had promised the cohort's sync may have waited for a rotation.
-        let rotated = operation == Operation::Write && mem::take(&mut state.rotating);
-        let (result, cohort_ends) = match done {
-            Done::Prepared(prepared) => (state.prepared(prepared), false),
-            Done::Written(written) => self.written(&mut state, written),
-            Done::Truncated(truncated) => {
-                let result = state.truncated(truncated);
-                (result.map_err(|failure| state.fail(failure)), false)
-            }
-            Done::Synced { upto, result } => {
-                let result = match result {
-                    Err(failure) => Err(self.failed(&mut state, Operation::Sync, upto, failure)),
-                    Ok(()) => {
-                        let present = planted!(self.options.plants, WalPublishPresent);
-                        let upto = if present { state.written } else { upto };
-                        state.publish(Operation::Sync, upto);
-                        Ok(())
-                    }
-                };
-                (result, true)
-            }
-        };
-        if cohort_ends {
-            state.pre = Pre::Hold;
-        }
-        let wake_keeper = mem::take(&mut state.wake_keeper);
-        drop(state);
-        self.gates.space.open();
-        self.gates.progress.open();
-        if wake_keeper {
-            self.gates.keeper.open();
-        }
-        if operation == Operation::Prepare {
-            return result;
-        }
-        if cohort_ends || rotated {
-            self.gate(Place::Cohort(epoch)).open();
-        }
-        if cohort_ends {
-            self.lock().pre = Pre::None;
-        }
-        if result.is_err() {
-            self.gate(Place::Cohort(epoch + 1)).open();
-        }
-        self.gates.leader.open();
-        result
-    }
-
     /// A write ended. Also says whether the cohort ended with it.
     fn written(&self, state: &mut State<E>, written: Written<E>) -> (Result<(), Arc<Failure>>, bool) {
         let Written { pages, upto, synced, syncs, bytes, result } = written;
@@ -353,20 +294,6 @@ impl<E: Env> Log<E> {
             return Arc::new(failure);
         }
         state.fail(failure)
-    }
-
-    /// A driver was dropped: its operation waits for the next one. If it panicked it can't go on.
-    fn orphan(&self, operation: Operation, worker: Worker<E>) {
-        {
-            let mut state = self.lock();
-            *state.slot(operation) = Slot::Orphan(worker);
-            if std::thread::panicking() {
-                let failure = std::io::Error::other("it panicked");
-                state.fail(Failure::new("update", "the log", &failure));
-            }
-        }
-        debug!(?operation, "handed over");
-        self.open_all();
     }
 
     /// Somebody who led or had promised a sync left without it: all look again.
@@ -532,6 +459,77 @@ impl<E: Env> State<E> {
 /// Spares that are kept: one to rotate into, and one that was released meanwhile.
 pub(super) const MAX_SPARES: usize = 2;
 
+impl<E: Env> Owner for Log<E> {
+    type Job = Job<E>;
+    type Operation = Operation;
+    type Told = Result<(), Arc<Failure>>;
+
+    fn complete(&self, operation: Operation, worker: Worker<E>, done: Done<E>) -> Result<(), Arc<Failure>> {
+        let mut state = self.lock();
+        *state.slot(operation) = Slot::Idle(worker);
+        let epoch = state.epoch;
+        // Whoever had promised the cohort's sync may have waited for a rotation.
+        let rotated = operation == Operation::Write && mem::take(&mut state.rotating);
+        let (result, cohort_ends) = match done {
+            Done::Prepared(prepared) => (state.prepared(prepared), false),
+            Done::Written(written) => self.written(&mut state, written),
+            Done::Truncated(truncated) => {
+                let result = state.truncated(truncated);
+                (result.map_err(|failure| state.fail(failure)), false)
+            }
+            Done::Synced { upto, result } => {
+                let result = match result {
+                    Err(failure) => Err(self.failed(&mut state, Operation::Sync, upto, failure)),
+                    Ok(()) => {
+                        let present = planted!(self.options.plants, WalPublishPresent);
+                        let upto = if present { state.written } else { upto };
+                        state.publish(Operation::Sync, upto);
+                        Ok(())
+                    }
+                };
+                (result, true)
+            }
+        };
+        if cohort_ends {
+            state.pre = Pre::Hold;
+        }
+        let wake_keeper = mem::take(&mut state.wake_keeper);
+        drop(state);
+        self.gates.space.open();
+        self.gates.progress.open();
+        if wake_keeper {
+            self.gates.keeper.open();
+        }
+        if operation == Operation::Prepare {
+            return result;
+        }
+        if cohort_ends || rotated {
+            self.gate(Place::Cohort(epoch)).open();
+        }
+        if cohort_ends {
+            self.lock().pre = Pre::None;
+        }
+        if result.is_err() {
+            self.gate(Place::Cohort(epoch + 1)).open();
+        }
+        self.gates.leader.open();
+        result
+    }
+
+    fn orphan(&self, operation: Operation, worker: Worker<E>) {
+        {
+            let mut state = self.lock();
+            *state.slot(operation) = Slot::Orphan(worker);
+            if std::thread::panicking() {
+                let failure = std::io::Error::other("it panicked");
+                state.fail(Failure::new("update", "the log", &failure));
+            }
+        }
+        debug!(?operation, "handed over");
+        self.open_all();
+    }
+}
+
 /// A waiter that may hold the lead, or have promised a sync; it gives both back when it goes.
 struct Waiter<'a, E: Env> {
     log: &'a Log<E>,
@@ -552,35 +550,6 @@ impl<E: Env> Drop for Waiter<'_, E> {
         drop(state);
         if led || promised {
             self.log.open_all();
-        }
-    }
-}
-
-/// Polls an operation; hands it back to the log when dropped before its end.
-struct Driver<'a, E: Env> {
-    log: &'a Log<E>,
-    operation: Operation,
-    worker: Option<Worker<E>>,
-}
-
-impl<E: Env> Future for Driver<'_, E> {
-    type Output = Result<(), Arc<Failure>>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let Some(worker) = &mut this.worker else { return Poll::Ready(Ok(())) };
-        let Poll::Ready(done) = worker.poll(context) else { return Poll::Pending };
-        match this.worker.take() {
-            Some(worker) => Poll::Ready(this.log.complete(this.operation, worker, done)),
-            None => Poll::Ready(Ok(())),
-        }
-    }
-}
-
-impl<E: Env> Drop for Driver<'_, E> {
-    fn drop(&mut self) {
-        if let Some(worker) = self.worker.take() {
-            self.log.orphan(self.operation, worker);
         }
     }
 }
