@@ -46,7 +46,7 @@ pub(super) async fn enable<E: Env>(env: E, path: &Path, options: Options) -> Res
         }
         Err(error) => return Err(error.into()),
     };
-    opening.clean(&dir, &listed, &manifest).await;
+    // (Nothing is removed: the manifest found may be in the cache alone, and the one on the disk name what this one has replaced.)
     let increment = opening.next_increment(&manifest);
     let file = opening.create(&dir, &names.temporary_increment()).await?;
     let target = Target::end_of(&increment, file, 0);

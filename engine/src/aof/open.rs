@@ -427,7 +427,7 @@ impl<E: Env> Opening<'_, E> {
 
     /// Removes what this log began and did not finish, and what is history. Only where the manifest is known to be whole: else a
     /// file that it doesn't list may be one that it lost.
-    pub(super) async fn clean(&self, dir: &E::Dir, listed: &[DirEntry], manifest: &Manifest) {
+    async fn clean(&self, dir: &E::Dir, listed: &[DirEntry], manifest: &Manifest) {
         if !manifest.summed {
             return;
         }
