@@ -19,25 +19,22 @@ mod crash;
 mod dir;
 mod draw;
 mod file;
+mod image;
 mod inspect;
 mod keep;
 mod op;
 mod table;
 
-use std::{
-    ffi::OsStr,
-    io,
-    path::{Component, Path},
-    sync::Arc,
-};
+use std::{ffi::OsStr, io, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use engine::env::{Entry, EntryKind, OpenMode};
+use engine::env::{Entry, OpenMode};
 
 pub use self::{
     crash::CutReport,
     dir::Name,
     file::PAGE_BYTES,
+    image::{Image, ImageFile},
     keep::{Keep, Kept},
     op::{Done, Inject, Op},
 };
@@ -334,7 +331,7 @@ impl Disk {
         if let Some(dir) = self.dir_at(path) {
             return Ok(dir);
         }
-        let path = normalize(path);
+        let path = dir::normalize(path);
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
         let Some(parent) = self.dir_at(Path::new(parent)) else {
             return Err(io::ErrorKind::NotFound.into());
@@ -368,17 +365,7 @@ impl Disk {
     }
 
     fn list(&self, dir: DirId) -> Vec<Entry> {
-        let files =
-            self.files(dir).map(|(name, len)| Entry { name: name.as_ref().to_owned(), kind: EntryKind::File, len });
-        let mut entries: Vec<Entry> = files.collect();
-        let parent = &self.dirs[dir.0 as usize].path;
-        for child in &self.dirs {
-            if let Some(name) = child_of(&child.path, parent) {
-                entries.push(Entry { name: name.into(), kind: EntryKind::Other, len: 0 });
-            }
-        }
-        entries.sort_by(|one, two| one.name.cmp(&two.name));
-        entries
+        dir::entries(&self.dirs, dir, self.files(dir))
     }
 
     fn write(&mut self, file: FileId, offset: u64, data: &[u8]) -> io::Result<Done> {
@@ -488,7 +475,7 @@ impl Disk {
     fn is_dir(&self, dir: DirId, name: &Name) -> bool {
         let parent = &self.dirs[dir.0 as usize].path;
         self.dirs.len() > 1
-            && self.dirs.iter().any(|child| child_of(&child.path, parent).is_some_and(|own| **name == *own))
+            && self.dirs.iter().any(|child| dir::child_of(&child.path, parent).is_some_and(|own| **name == *own))
     }
 
     fn handle(&self, file: FileId) -> io::Result<&Handle> {
@@ -538,26 +525,6 @@ impl Disk {
 
 fn bad_handle() -> io::Error {
     io::Error::from_raw_os_error(EBADF)
-}
-
-/// Components joined by `/`; the root, `.` and the empty path are all the root.
-fn normalize(path: &Path) -> Arc<str> {
-    let mut parts = String::new();
-    for component in path.components() {
-        if let Component::Normal(part) = component {
-            if !parts.is_empty() {
-                parts.push('/');
-            }
-            parts.push_str(&part.to_string_lossy());
-        }
-    }
-    parts.into()
-}
-
-/// The last component of `path` if it lies directly in `parent`.
-fn child_of<'a>(path: &'a str, parent: &str) -> Option<&'a str> {
-    let name = if parent.is_empty() { path } else { path.strip_prefix(parent)?.strip_prefix('/')? };
-    (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
 #[cfg(test)]

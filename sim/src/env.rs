@@ -5,10 +5,11 @@
 //! - One microsecond of the engine is one millisecond of madsim, whose shortest sleep that is.
 //! - When the machine [halts](Machine::halt), every call stays pending for ever. Handles of a process that was killed are
 //!   inert: what is left of its futures can neither touch the disk nor draw anything.
-//! - [`SimEnv::still`] is a machine without time and faults, on which every call is ready at once: oracles run a recovery
-//!   on a crash image with it, inside or outside of a simulation.
+//! - [`SimEnv::still`] is a machine without time and faults, on which every call is ready at once: oracles open a log on a
+//!   crash image with it, inside or outside of a simulation. With [`ImageEnv`] they only read one.
 
 mod call;
+mod image;
 mod machine;
 
 use std::{
@@ -26,6 +27,7 @@ use engine::env::{Dir, Entry, Env, File, OpenMode};
 use self::call::{Core, Yield};
 pub use self::{
     call::run_still,
+    image::{ImageDir, ImageEnv},
     machine::{Machine, MachineOptions},
 };
 use crate::disk::{DirId, Disk, Done, FileId, Op};

@@ -140,7 +140,7 @@ fn intact_frames(bytes: &[u8], offset: u64) -> (u64, u64) {
 /// A violation of I4.
 pub fn closed_end_is_proven(
     pessimal: &Disk,
-    recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+    recover: impl FnOnce(&Disk) -> Result<Recovered, String>,
 ) -> Result<(), Violation> {
     let mut damaged = pessimal.fork();
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(()) };
@@ -148,7 +148,7 @@ pub fn closed_end_is_proven(
     let started = segments.filter_map(|(name, length)| Some((started(&read(&damaged, &name))?, name, length)));
     let Some((_, last, length)) = started.max_by_key(|(identity, ..)| identity.generation) else { return Ok(()) };
     damaged.damage(dir, OsStr::new(&last), FIRST_FRAME_OFFSET, &vec![0; (length - FIRST_FRAME_OFFSET) as usize]);
-    match recover(SimEnv::still(damaged)) {
+    match recover(&damaged) {
         Err(_) => Ok(()),
         Ok(recovered) => ensure(
             false,

@@ -28,8 +28,8 @@ use madsim::{
 use self::client::Client;
 use crate::{
     damage::{self, Damage, Judged},
-    disk::{Disk, Keep},
-    env::{Machine, MachineOptions, SimEnv, run_still},
+    disk::{Disk, Image, Keep},
+    env::{ImageEnv, Machine, MachineOptions, SimEnv, run_still},
     evidence::Files,
     fault::{Fault, FaultRates, Fired},
     invariant,
@@ -272,7 +272,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             let mut sound = self.machine.fork();
             sound.power_cut(&Keep::All, &mut self.damage_draws);
             let files = damage::segments(&sound);
-            if let Ok(undamaged) = self.recover_image(&sound) {
+            if let Ok(undamaged) = self.recover_image(sound.image()) {
                 for _ in 0..self.plan.damage_checks {
                     let Some(drawn) = Damage::draw(&files, &mut self.damage_draws) else { break };
                     self.damage(&sound, &files, &undamaged, &drawn)?;
@@ -294,7 +294,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             return Ok(());
         }
         let left = damage::segments(&damaged);
-        let result = recover_still::<S>(SimEnv::still(damaged), &self.plan.engine, &self.plants);
+        let result = recover_still::<S>(damaged.image(), &self.plan.engine, &self.plants);
         let judged = damage::judge(files, undamaged, damage, &left, &result)?;
         if let Ok(recovered) = &result {
             // What no longer stands as before was appended once, at least: a truncation may be lost, nothing is made up.
@@ -378,7 +378,9 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
                     lock(&self.shared).history.count("I4");
                     let pessimal = self.machine.with_disk(|disk| disk.pessimal());
                     let reading = self.plants.for_reading();
-                    let recover = |env| recover_still::<S>(env, &self.plan.engine, &reading).map_err(String::from);
+                    let recover = |disk: &Disk| {
+                        recover_still::<S>(disk.image(), &self.plan.engine, &reading).map_err(String::from)
+                    };
                     S::closed_end_is_proven(&pessimal, recover)?;
                 }
                 // A log that failed can't be closed cleanly; it ends like a killed process.
@@ -391,10 +393,10 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
         Ok(Some(before))
     }
 
-    /// Runs an uninterrupted recovery on a copy.
-    fn recover_image(&self, image: &Disk) -> Result<Recovered, String> {
+    /// Runs an uninterrupted recovery.
+    fn recover_image(&self, image: Image) -> Result<Recovered, String> {
         let reading = self.plants.for_reading();
-        recover_still::<S>(SimEnv::still(image.fork()), &self.plan.engine, &reading).map_err(String::from)
+        recover_still::<S>(image, &self.plan.engine, &reading).map_err(String::from)
     }
 
     /// Waits for `work` or for the armed crash, whichever comes first.
@@ -495,14 +497,14 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
     }
 }
 
-/// What an uninterrupted recovery on a still machine would deliver. It judges what the disk holds, so a planted bug is not in
+/// What an uninterrupted recovery of an image would deliver. It judges what the disk holds, so a planted bug is not in
 /// `plants`, unless nothing could be read without it.
 fn recover_still<S: Subject<SimEnv>>(
-    env: SimEnv,
+    image: Image,
     options: &crate::plan::EngineOptions,
     plants: &Plants,
 ) -> Result<Recovered, Refusal> {
-    untold(|| run_still(S::peek(env, Path::new(LOG_DIR), options, plants.clone())))
+    untold(|| run_still(S::peek(ImageEnv::new(image), Path::new(LOG_DIR), options, plants.clone())))
 }
 
 /// The same, and the log is really opened.

@@ -116,9 +116,9 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
         options: &EngineOptions,
         plants: Plants,
     ) -> impl Future<Output = Result<(Self, Recovered), Refusal>> + Send;
-    /// What an open would deliver, without writing anything.
+    /// What an open would deliver, without writing anything; on any machine.
     fn peek(
-        env: E,
+        env: impl Env,
         path: &Path,
         options: &EngineOptions,
         plants: Plants,
@@ -182,7 +182,7 @@ pub trait Inspect {
     /// A violation of I4.
     fn closed_end_is_proven(
         pessimal: &Disk,
-        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+        recover: impl FnOnce(&Disk) -> Result<Recovered, String>,
     ) -> Result<(), Violation>;
     /// Damages a copy and opens it: a refusal changes nothing, and damage that must be noticed is. What was checked.
     ///
@@ -222,7 +222,7 @@ impl Inspect for Wal<SimEnv> {
 
     fn closed_end_is_proven(
         pessimal: &Disk,
-        recover: impl FnOnce(SimEnv) -> Result<Recovered, String>,
+        recover: impl FnOnce(&Disk) -> Result<Recovered, String>,
     ) -> Result<(), Violation> {
         image::closed_end_is_proven(pessimal, recover)
     }
@@ -252,7 +252,7 @@ impl<E: Env> Subject<E> for Wal<E> {
         Ok((wal, delivered(report, records)))
     }
 
-    async fn peek(env: E, path: &Path, options: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
+    async fn peek(env: impl Env, path: &Path, options: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
         let mut records = Vec::new();
         let deliver = |lsn: Lsn, record| records.push((lsn.0, record));
         let report = Wal::verify(env, path, engine_options(options, plants), deliver).await;

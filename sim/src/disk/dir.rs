@@ -3,9 +3,16 @@
 //! Effects on different names are independent; effects that share a name are a chain. A rename is one effect: both
 //! names change, or neither.
 
-use std::{collections::BTreeMap, ffi::OsStr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    path::{Component, Path},
+    sync::Arc,
+};
 
-use super::{draw::Draw, file::View};
+use engine::env::{Entry, EntryKind};
+
+use super::{DirId, draw::Draw, file::View};
 
 /// A file name, shared with effects and crash images.
 pub type Name = Arc<OsStr>;
@@ -190,4 +197,54 @@ impl Directory {
             }
         }
     }
+}
+
+/// The directory at `path` among `dirs`.
+pub(super) fn find(dirs: &[Arc<Directory>], path: &Path) -> Option<DirId> {
+    let written = path.to_str().and_then(|path| path.strip_prefix('/'));
+    let find = |path: &str| dirs.iter().position(|dir| *dir.path == *path);
+    // Mostly it is written as it is kept.
+    let index = written.and_then(find).or_else(|| find(&normalize(path)));
+    index.map(|index| DirId(index as u32))
+}
+
+/// What a listing of `dir` shows: its files, which come sorted, and the directories in it.
+pub(super) fn entries<'a>(
+    dirs: &[Arc<Directory>],
+    dir: DirId,
+    files: impl Iterator<Item = (&'a Name, u64)>,
+) -> Vec<Entry> {
+    let mut entries: Vec<Entry> =
+        files.map(|(name, len)| Entry { name: name.as_ref().to_owned(), kind: EntryKind::File, len }).collect();
+    let sorted = entries.len();
+    let parent = &dirs[dir.0 as usize].path;
+    for child in dirs {
+        if let Some(name) = child_of(&child.path, parent) {
+            entries.push(Entry { name: name.into(), kind: EntryKind::Other, len: 0 });
+        }
+    }
+    if entries.len() > sorted {
+        entries.sort_by(|one, two| one.name.cmp(&two.name));
+    }
+    entries
+}
+
+/// Components joined by `/`; the root, `.` and the empty path are all the root.
+pub(super) fn normalize(path: &Path) -> Arc<str> {
+    let mut parts = String::new();
+    for component in path.components() {
+        if let Component::Normal(part) = component {
+            if !parts.is_empty() {
+                parts.push('/');
+            }
+            parts.push_str(&part.to_string_lossy());
+        }
+    }
+    parts.into()
+}
+
+/// The last component of `path` if it lies directly in `parent`.
+pub(super) fn child_of<'a>(path: &'a str, parent: &str) -> Option<&'a str> {
+    let name = if parent.is_empty() { path } else { path.strip_prefix(parent)?.strip_prefix('/')? };
+    (!name.is_empty() && !name.contains('/')).then_some(name)
 }

@@ -2,24 +2,20 @@
 
 use std::{ffi::OsStr, path::Path, sync::Arc};
 
-use super::{DirId, Disk, Name, file::Inode};
+use super::{DirId, Disk, Name, dir, file::Inode};
 
 impl Disk {
     /// The directory at `path`, if it exists.
     #[must_use]
     pub fn dir_at(&self, path: &Path) -> Option<DirId> {
-        let written = path.to_str().and_then(|path| path.strip_prefix('/'));
-        let find = |path: &str| self.dirs.iter().position(|dir| *dir.path == *path);
-        // Mostly it is written as it is kept.
-        let index = written.and_then(find).or_else(|| find(&super::normalize(path)));
-        index.map(|index| DirId(index as u32))
+        dir::find(&self.dirs, path)
     }
 
     /// Creates the directory at `path`, durable at once, or finds it.
     pub fn make_dir(&mut self, path: &Path) -> DirId {
         match self.dir_at(path) {
             Some(dir) => dir,
-            None => self.push_dir(super::normalize(path)),
+            None => self.push_dir(dir::normalize(path)),
         }
     }
 

@@ -63,6 +63,57 @@ fn reads_return_what_was_written_over_pages_and_gaps() {
     assert!(bench.disk.pessimal().read_file(bench.dir, "a").unwrap() == model);
 }
 
+/// The names in a directory with what each file holds.
+fn held(disk: &mut Disk, dir: DirId) -> Vec<(String, Vec<u8>)> {
+    let Ok(Done::Entries(entries)) = disk.run(Op::List { dir }) else { panic!("it lists") };
+    let read = |name: &OsStr| disk.read_file(dir, name).unwrap();
+    entries.iter().map(|entry| (entry.name.to_string_lossy().into_owned(), read(&entry.name))).collect()
+}
+
+fn shown(image: &Image, dir: DirId) -> Vec<(String, Vec<u8>)> {
+    let read = |name: &str, length: u64| {
+        let file = image.open(dir, name).unwrap();
+        let mut bytes = vec![1; length as usize + 1];
+        let held = file.read(0, &mut bytes);
+        assert_eq!((held as u64, file.len()), (length, length), "as listed");
+        bytes.truncate(held);
+        bytes
+    };
+    let entries = image.list(dir).into_iter().map(|entry| (entry.name.into_string().unwrap(), entry.len));
+    entries.map(|(name, length)| (name.clone(), read(&name, length))).collect()
+}
+
+#[test]
+fn an_image_shows_what_the_process_sees_or_what_is_durable_and_stays_as_it_is() {
+    let mut prng = Prng::new(2);
+    let name = |prng: &mut Prng| -> Name { OsStr::new(*prng.pick(&["a", "b", "c", "d"])).into() };
+    for _ in 0..20 {
+        let mut bench = Bench::new();
+        let dir = bench.dir;
+        for step in 0..150_u64 {
+            let mode = if prng.chance(1, 2) { OpenMode::CreateNew } else { OpenMode::Write };
+            let opened = bench.disk.run(Op::Open { dir, name: name(&mut prng), mode });
+            let op = match (opened, prng.below(8)) {
+                (Ok(Done::File(file)), 0..3) => {
+                    let data = vec![step as u8 | 1; prng.below(9000) as usize];
+                    Op::Write { file, offset: prng.below(9000), data: data.into() }
+                }
+                (Ok(Done::File(file)), 3) => Op::SetLen { file, len: prng.below(12_000) },
+                (Ok(Done::File(file)), 4) => Op::SyncAll { file },
+                (Ok(Done::File(file)), _) => Op::SyncData { file },
+                (_, 0) => Op::Remove { dir, name: name(&mut prng) },
+                (_, 1..3) => Op::Rename { dir, from: name(&mut prng), to: name(&mut prng) },
+                _ => Op::SyncDir { dir },
+            };
+            let (live, durable) = (bench.disk.image(), bench.disk.durable_image());
+            let before = (held(&mut bench.disk.fork(), dir), held(&mut bench.disk.pessimal(), dir));
+            // Whatever comes of it.
+            let _ = bench.disk.run(op);
+            assert!((shown(&live, dir), shown(&durable, dir)) == before, "step {step}");
+        }
+    }
+}
+
 #[test]
 fn a_full_disk_gives_a_short_write_and_then_the_error() {
     let mut bench = Bench::with(DiskOptions { capacity: 3 * PAGE_BYTES as u64, ..DiskOptions::default() });

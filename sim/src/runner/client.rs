@@ -236,8 +236,8 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
         if !due {
             return Ok(());
         }
-        let image = self.machine.with_disk(|disk| disk.pessimal());
-        let recovered = recover_still::<S>(SimEnv::still(image), &self.options, &self.reading).map_err(String::from);
+        let image = self.machine.with_disk(|disk| disk.durable_image());
+        let recovered = recover_still::<S>(image, &self.options, &self.reading).map_err(String::from);
         lock(&self.shared).history.pessimal(&recovered, log_errors, after)
     }
 

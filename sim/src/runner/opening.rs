@@ -24,7 +24,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
         loop {
             let image = self.machine.fork();
             if let Some(expected) = &expected
-                && let Ok(baseline) = self.recover_image(&image)
+                && let Ok(baseline) = self.recover_image(image.image())
             {
                 lock(&self.shared).history.count("I5");
                 same("I5", "a recovery that was interrupted", &expected.records, &baseline.records)?;
@@ -57,7 +57,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
                         (now, _) => now,
                     };
                     let comparable = settled || crash.kind == CrashKind::Kill;
-                    expected = trusted.filter(|_| comparable).and_then(|image| self.recover_image(image).ok());
+                    expected = trusted.filter(|_| comparable).and_then(|image| self.recover_image(image.image()).ok());
                 }
                 (Ended::Finished(Some(Ok((subject, recovered)))), _) => {
                     let calls = self.machine.io_count() - calls_before;
@@ -145,7 +145,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
         let repeated = !faulty && !lying && !self.plan.no_faults;
         if !evicted
             && (!repeated || !recovered.dropped.is_empty())
-            && let Ok(baseline) = self.recover_image(image)
+            && let Ok(baseline) = self.recover_image(image.image())
         {
             let (invariant, what) =
                 if faulty { ("I24", "an open through I/O faults") } else { ("I5", "a recovery of the same image") };
@@ -162,7 +162,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
         }
         if !lying {
             // What was delivered survives a power cut right now.
-            let pessimal = self.recover_image(&self.machine.with_disk(|disk| disk.pessimal()));
+            let pessimal = self.recover_image(self.machine.with_disk(|disk| disk.durable_image()));
             lock(&self.shared).history.count("I6");
             lock(&self.shared).history.count("I5");
             match pessimal {

@@ -162,7 +162,7 @@ impl<E: Env> Subject<E> for Commands<E> {
         Ok((Commands { log, keys, place: Arc::new(place) }, recovered))
     }
 
-    async fn peek(env: E, path: &Path, engine: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
+    async fn peek(env: impl Env, path: &Path, engine: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
         let mut keys = Keyspace::new();
         let verified = CommandLog::verify(env, path, options(engine, plants), &mut keys).await;
         verified.map_err(|error| refusal(&error))?;
@@ -344,7 +344,7 @@ impl Inspect for Commands<SimEnv> {
     }
 
     /// Redis's format has nothing that proves an end.
-    fn closed_end_is_proven(_: &Disk, _: impl FnOnce(SimEnv) -> Result<Recovered, String>) -> Result<(), Violation> {
+    fn closed_end_is_proven(_: &Disk, _: impl FnOnce(&Disk) -> Result<Recovered, String>) -> Result<(), Violation> {
         Ok(())
     }
 

@@ -1,0 +1,115 @@
+//! A disk as it stood at one moment, to be read: oracles judge what a recovery would make of it.
+//!
+//! Taking an image copies nothing and changes nothing: it shares the directories and files of the disk, which are copied
+//! when the disk goes on.
+
+use std::{io, path::Path, sync::Arc};
+
+use engine::env::Entry;
+
+use super::{
+    DirId, Disk,
+    dir::{self, Directory, Names},
+    file::{Inode, View},
+};
+
+/// What a disk held when the image was taken.
+#[derive(Clone, Debug)]
+pub struct Image {
+    dirs: Vec<Arc<Directory>>,
+    inodes: Vec<Option<Arc<Inode>>>,
+    seen: Seen,
+}
+
+/// Which of the two views of a disk an image shows.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    /// What the process sees.
+    Live,
+    /// What completed syncs promise, and nothing else.
+    Durable,
+}
+
+/// A file of an image. It stays readable without the image.
+#[derive(Clone, Debug)]
+pub struct ImageFile {
+    inode: Arc<Inode>,
+    seen: Seen,
+}
+
+impl Disk {
+    /// The disk as the process sees it.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        self.seen(Seen::Live)
+    }
+
+    /// What a power cut now would leave at worst: what [`Disk::pessimal`] holds.
+    #[must_use]
+    pub fn durable_image(&self) -> Image {
+        self.seen(Seen::Durable)
+    }
+
+    fn seen(&self, seen: Seen) -> Image {
+        Image { dirs: self.dirs.clone(), inodes: self.inodes.clone(), seen }
+    }
+}
+
+impl Image {
+    /// The directory at `path`, if it exists.
+    #[must_use]
+    pub fn dir_at(&self, path: &Path) -> Option<DirId> {
+        dir::find(&self.dirs, path)
+    }
+
+    /// All entries of a directory, sorted by name.
+    #[must_use]
+    pub fn list(&self, dir: DirId) -> Vec<Entry> {
+        let names = self.names(dir).iter();
+        let files = names.filter_map(|(name, &inode)| Some((name, self.file(inode)?.len())));
+        dir::entries(&self.dirs, dir, files)
+    }
+
+    /// The file of this name.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn open(&self, dir: DirId, name: &str) -> io::Result<ImageFile> {
+        let inode = self.names(dir).get(std::ffi::OsStr::new(name));
+        inode.and_then(|&inode| self.file(inode)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn file(&self, inode: u32) -> Option<ImageFile> {
+        Some(ImageFile { inode: self.inodes[inode as usize].clone()?, seen: self.seen })
+    }
+
+    fn names(&self, dir: DirId) -> &Names {
+        let directory = &self.dirs[dir.0 as usize];
+        match self.seen {
+            Seen::Live => &directory.live,
+            Seen::Durable => &directory.disk,
+        }
+    }
+}
+
+#[expect(clippy::len_without_is_empty, reason = "the length of a file, not a collection")]
+impl ImageFile {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.view().len
+    }
+
+    /// Reads from `offset` on; returns how many bytes there were.
+    #[must_use]
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
+        self.view().read(offset, buf)
+    }
+
+    fn view(&self) -> &View {
+        match self.seen {
+            Seen::Live => &self.inode.live,
+            Seen::Durable => &self.inode.disk,
+        }
+    }
+}
