@@ -29,15 +29,22 @@ Crash-and-recover cycles per second of one core.
 
 Usage: cargo bench -p sim [-- OPTIONS]
 
+  --clients N  only with so many clients: 1 or 8
   --json       one JSON line per case instead of the table
   --quick      few runs: does it work?
   --help       this text
 ";
 
 fn main() -> ExitCode {
+    let mut cases = vec![(1, 20_000), (8, 5_000)];
     let (mut json, mut runs, mut repeats) = (false, 400, 7);
-    for arg in std::env::args().skip(1) {
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
         match arg.as_str() {
+            "--clients" => {
+                let wanted = args.next().and_then(|count| count.parse().ok());
+                cases.retain(|(clients, _)| Some(*clients) == wanted);
+            }
             "--json" => json = true,
             "--quick" => (runs, repeats) = (20, 3),
             "--bench" => {}
@@ -51,10 +58,9 @@ fn main() -> ExitCode {
             }
         }
     }
-    let cases = [(1, 20_000), (8, 5_000)];
     let mut figures: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     for repeat in 0..repeats {
-        for (clients, _) in cases {
+        for &(clients, _) in &cases {
             let began = Instant::now();
             let mut cycles = 0;
             for run in 0..runs {

@@ -236,7 +236,7 @@ pub fn judge(
     match result {
         Ok(recovered) => {
             let consecutive = recovered.records.iter().zip(recovered.first..).all(|((lsn, _), next)| *lsn == next);
-            ensure(consecutive, "I2", format!("after '{damage}' LSNs without a hole"), "a hole")?;
+            ensure(consecutive, "I2", format_args!("after '{damage}' LSNs without a hole"), "a hole")?;
             // Where the floor was damaged, released records may show again.
             let differs = |(lsn, record): &&(u64, Bytes)| {
                 *lsn >= undamaged.first && undamaged.record(*lsn).is_none_or(|(_, sound)| sound != record)
@@ -246,14 +246,14 @@ pub fn judge(
             ensure(
                 other.is_none_or(|lsn| lsn >= owed),
                 "I3",
-                format!("after '{damage}' LSN {} reads as before or not at all", other.unwrap_or(0)),
+                format_args!("after '{damage}' LSN {} reads as before or not at all", other.unwrap_or(0)),
                 "another record",
             )?;
             ensure(
                 recovered.first <= undamaged.first.max(1) && recovered.next() >= owed,
                 "I4",
-                format!("'{damage}' is refused, since LSNs up to {owed} are stated to be durable (at {floor:?})"),
-                format!("it opened with LSNs {}..{}", recovered.first, recovered.next()),
+                format_args!("'{damage}' is refused, since LSNs up to {owed} are stated to be durable (at {floor:?})"),
+                format_args!("it opened with LSNs {}..{}", recovered.first, recovered.next()),
             )?;
             let whole = recovered.next() == undamaged.next() && other.is_none();
             Ok(if !whole {
@@ -265,7 +265,7 @@ pub fn judge(
             })
         }
         Err(Refusal { io: true, message }) => {
-            ensure(false, "I4", format!("'{damage}' is named as damage: trying again is no remedy"), message)?;
+            ensure(false, "I4", format_args!("'{damage}' is named as damage: trying again is no remedy"), message)?;
             Ok(Judged::Noticed)
         }
         Err(_) if matters => Ok(Judged::Noticed),
@@ -280,7 +280,9 @@ pub fn judge(
             ensure(
                 false,
                 "I4a",
-                format!("'{damage}' touches nothing that is stated to be durable (up to {floor:?}), so the log opens"),
+                format_args!(
+                    "'{damage}' touches nothing that is stated to be durable (up to {floor:?}), so the log opens"
+                ),
                 message,
             )?;
             Ok(Judged::Harmless)

@@ -88,10 +88,15 @@ pub fn clean_directory(disk: &Disk, recovered: &Recovered, foreign: (&str, &[u8]
     ensure(
         temporary == 0 && segments <= bound,
         "I22",
-        format!("at most {bound} segments, no temporary file"),
-        format!("{files:?}"),
+        format_args!("at most {bound} segments, no temporary file"),
+        format_args!("{files:?}"),
     )?;
-    ensure(read(disk, foreign.0) == foreign.1, "I22", format!("{} untouched", foreign.0), format!("{files:?}"))
+    ensure(
+        read(disk, foreign.0) == foreign.1,
+        "I22",
+        format_args!("{} untouched", foreign.0),
+        format_args!("{files:?}"),
+    )
 }
 
 /// Holds what the report says was left behind against the image that recovery began from, with a reader of its own that
@@ -106,21 +111,21 @@ pub fn report_is_true(image: &Disk, recovered: &Recovered) -> Result<(), Violati
         ensure(
             dropped.bytes >= end.saturating_sub(dropped.offset) && dropped.offset + dropped.bytes <= bytes.len() as u64,
             "I26",
-            format!("bytes left behind in {} from {} to {end} at least", dropped.file, dropped.offset),
-            format!("{} reported", dropped.bytes),
+            format_args!("bytes left behind in {} from {} to {end} at least", dropped.file, dropped.offset),
+            format_args!("{} reported", dropped.bytes),
         )?;
         ensure(
             dropped.frames == frames,
             "I26",
-            format!("{frames} intact frames left behind in {} from {}", dropped.file, dropped.offset),
-            format!("{} reported", dropped.frames),
+            format_args!("{frames} intact frames left behind in {} from {}", dropped.file, dropped.offset),
+            format_args!("{} reported", dropped.frames),
         )?;
         let whole = dropped.why == DropReason::NeverStarted;
         ensure(
             !whole || dropped.offset == FIRST_FRAME_OFFSET,
             "I26",
-            format!("{} never started, so all of it is left behind", dropped.file),
-            format!("from {}", dropped.offset),
+            format_args!("{} never started, so all of it is left behind", dropped.file),
+            format_args!("from {}", dropped.offset),
         )?;
     }
     Ok(())
@@ -153,8 +158,8 @@ pub fn closed_end_is_proven(
         Ok(recovered) => ensure(
             false,
             "I4",
-            format!("the loss of all of {last} in a closed log is refused"),
-            format!("it opened with {} records", recovered.records.len()),
+            format_args!("the loss of all of {last} in a closed log is refused"),
+            format_args!("it opened with {} records", recovered.records.len()),
         ),
     }
 }

@@ -3,7 +3,7 @@
 //! The truth is kept from outside the engine: what each client issued and was answered. A check returns a [`Violation`]
 //! with what was expected and what was found; each check that really ran is counted.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use engine::wal::Durability;
@@ -648,9 +648,9 @@ pub fn same(invariant: &'static str, what: &str, one: &[(u64, Bytes)], two: &[(u
     )
 }
 
-/// A check that is only a condition.
-pub fn ensure(holds: bool, invariant: &'static str, expected: impl Into<String>, found: impl Into<String>) -> Check {
-    if holds { Ok(()) } else { violation(invariant, expected, found) }
+/// A check that is only a condition; it becomes text only where it doesn't hold.
+pub fn ensure(holds: bool, invariant: &'static str, expected: impl fmt::Display, found: impl fmt::Display) -> Check {
+    if holds { Ok(()) } else { violation(invariant, expected.to_string(), found.to_string()) }
 }
 
 fn payload(append: u64, at: u64, size: u64) -> Bytes {

@@ -7,7 +7,6 @@ mod client;
 mod opening;
 
 use std::{
-    cell::Cell,
     collections::BTreeMap,
     future::Future,
     path::Path,
@@ -22,7 +21,7 @@ use engine::{
 };
 use madsim::{
     runtime::{Handle, NodeHandle, Runtime},
-    time::Instant,
+    time::TimeHandle,
 };
 
 use self::client::Client;
@@ -71,32 +70,24 @@ fn judge(plan: &Plan, plant: Option<Plant>, recording: bool) -> Outcome {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "madsim's clock is virtual; the lint sees the type it stands for")]
 fn judge_as<S: Subject<SimEnv> + Inspect>(plan: &Plan, plant: Option<Plant>, recording: bool) -> Outcome {
     let runtime = Runtime::with_seed_and_config(plan.seed, madsim::Config::default());
     let plants = plant.map_or_else(Plants::default, Plants::only);
     runtime.block_on(async {
-        STARTED.set(Some(Instant::now()));
         let mut run = Run::<S> { recording, ..Run::new(plan, plants.clone()) };
         let verdict = match run.lives().await {
             Ok(()) => Verdict::Pass,
             Err(Stop::Violation(violation)) => Verdict::Violation(violation),
             Err(Stop::Harness(message)) => Verdict::Harness(message),
         };
-        STARTED.set(None);
         run.outcome(verdict, plant.map(|plant| (plant.name(), plants.reached())))
     })
-}
-
-thread_local! {
-    /// When the run on this thread began, in virtual time.
-    static STARTED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Engine microseconds since the run on this thread began; for logs.
 #[must_use]
 pub fn virtual_us() -> Option<u64> {
-    STARTED.get().map(|start| start.elapsed().as_millis() as u64)
+    TimeHandle::try_current().map(|time| time.elapsed().as_millis() as u64)
 }
 
 /// Why a run ends early.
@@ -116,8 +107,8 @@ struct Shared {
     history: History,
     /// Set by the first violation that a client saw.
     violation: Option<Violation>,
-    /// The last operations, as text.
-    last: Vec<String>,
+    /// The last operations.
+    last: Vec<client::Note>,
     operations: u64,
     /// A rewrite was begun in the present life.
     rewrites: bool,
@@ -235,7 +226,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
                     violation.last = self.machine.last_calls();
                     let shared = lock(&self.shared);
                     let from = shared.last.len().saturating_sub(LAST_OPERATIONS);
-                    violation.last.extend(shared.last[from..].iter().cloned());
+                    violation.last.extend(shared.last[from..].iter().map(client::Note::text));
                     return Err(Stop::Violation(violation));
                 }
                 Err(harness) => return Err(harness),

@@ -66,6 +66,8 @@ pub struct Call {
 pub struct Trace {
     hash: u64,
     last: VecDeque<Call>,
+    /// The name that came last, and its word.
+    name: Option<(Arc<OsStr>, u64)>,
 }
 
 impl Default for Trace {
@@ -78,7 +80,7 @@ impl Trace {
     /// An empty trace.
     #[must_use]
     pub fn new() -> Trace {
-        Trace { hash: 0x5ea3_a11d_15c0_7eed, last: VecDeque::new() }
+        Trace { hash: 0x5ea3_a11d_15c0_7eed, last: VecDeque::with_capacity(REMEMBERED), name: None }
     }
 
     /// Adds one event.
@@ -92,7 +94,20 @@ impl Trace {
 
     /// Adds bytes: their length and checksum.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        let word = (bytes.len() as u64) << 32 ^ u64::from(crc32fast::hash(bytes));
+        self.word(word(bytes));
+    }
+
+    /// Adds a name, as [`Trace::bytes`] would: mostly it is the one that came last.
+    pub fn name(&mut self, name: &Arc<OsStr>) {
+        if self.name.as_ref().is_none_or(|(last, _)| !Arc::ptr_eq(last, name)) {
+            self.name = Some((name.clone(), word(name.as_encoded_bytes())));
+        }
+        let word = self.name.as_ref().map_or(0, |(_, word)| *word);
+        self.word(word);
+    }
+
+    /// Adds what [`word`] made of some bytes, as [`Trace::bytes`] would.
+    pub fn word(&mut self, word: u64) {
         self.hash = fold(self.hash ^ word, 0xe703_7ed1_a0b4_28db);
     }
 
@@ -123,6 +138,12 @@ impl Trace {
     pub fn last(&self) -> Vec<String> {
         self.last.iter().map(line).collect()
     }
+}
+
+/// What the hash takes in of some bytes: their length and checksum.
+#[must_use]
+pub fn word(bytes: &[u8]) -> u64 {
+    (bytes.len() as u64) << 32 ^ u64::from(crc32fast::hash(bytes))
 }
 
 fn line(call: &Call) -> String {
@@ -187,6 +208,17 @@ mod tests {
         };
         assert_ne!(hash(b"abc"), hash(b"abd"));
         assert_ne!(hash(b""), hash(b"\0"));
+    }
+
+    #[test]
+    fn a_name_counts_as_its_bytes_do() {
+        let (mut one, mut two) = (Trace::new(), Trace::new());
+        let names: [Arc<OsStr>; 2] = [OsStr::new("a").into(), OsStr::new("b").into()];
+        for name in [0, 0, 1, 0] {
+            one.name(&names[name]);
+            two.bytes(names[name].as_encoded_bytes());
+        }
+        assert_eq!(one.hash(), two.hash());
     }
 
     #[test]

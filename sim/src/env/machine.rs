@@ -590,10 +590,10 @@ impl State {
         };
         self.trace.bytes(op.name().as_bytes());
         if let Some(name) = &name {
-            self.trace.bytes(name.as_encoded_bytes());
+            self.trace.name(name);
         }
         if let Op::Rename { from, .. } = op {
-            self.trace.bytes(from.as_encoded_bytes());
+            self.trace.name(from);
         }
         self.trace.event(Kind::Begin, &[self.io, at_ns, offset.unwrap_or(u64::MAX), length.unwrap_or(u64::MAX)]);
         let (number, what, outcome) = (self.io, op.name(), Outcome::InFlight);

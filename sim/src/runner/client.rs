@@ -74,7 +74,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
             }
             Op::Sync => {
                 let answer = self.subject.sync().await;
-                self.note(op, &format!("{answer:?}"));
+                self.note(op, format!("{answer:?}"));
                 let Ok(next) = answer else { return Ok(()) };
                 lock(&self.shared).history.synced(next);
                 self.check_image("after a sync").await
@@ -82,7 +82,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
             Op::Wait => {
                 let Some(lsn) = self.mine.last().copied() else { return Ok(()) };
                 let answer = self.subject.wait(lsn).await;
-                self.note(op, &format!("LSN {lsn}: {answer:?}"));
+                self.note(op, format!("LSN {lsn}: {answer:?}"));
                 if answer.is_err() {
                     return Ok(());
                 }
@@ -98,7 +98,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 };
                 let Some(lsn) = lsn else { return Ok(()) };
                 let read = self.subject.read(lsn).await;
-                self.note(op, &format!("LSN {lsn}: {}", if read.is_ok() { "ok" } else { "failed" }));
+                self.note(op, format!("LSN {lsn}: {}", if read.is_ok() { "ok" } else { "failed" }));
                 match read {
                     Ok(payload) => lock(&self.shared).history.read(lsn, &payload),
                     Err(error) => self.read_error(lsn, &error),
@@ -130,7 +130,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 let lsn = self.subject.next().saturating_sub(*keep).max(lock(&self.shared).history.floor());
                 lock(&self.shared).history.releasing(lsn);
                 let answer = self.subject.truncate_front(lsn).await;
-                self.note(op, &format!("below LSN {lsn}: {answer:?}"));
+                self.note(op, format!("below LSN {lsn}: {answer:?}"));
                 let Ok(first) = answer else { return Ok(()) };
                 lock(&self.shared).history.released(first)?;
                 self.check_image("after records were released").await
@@ -139,7 +139,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 let lsn = self.subject.next().saturating_sub(*cut).max(lock(&self.shared).history.floor());
                 let before = lock(&self.shared).history.cutting(lsn);
                 let answer = self.subject.truncate_back(lsn).await;
-                self.note(op, &format!("from LSN {lsn}: {answer:?}"));
+                self.note(op, format!("from LSN {lsn}: {answer:?}"));
                 lock(&self.shared).history.cut(lsn, before, &answer);
                 if answer.is_err() {
                     return Ok(());
@@ -150,7 +150,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
             Op::Rewrite | Op::RewriteWait => {
                 lock(&self.shared).rewrites = true;
                 let answer = self.subject.rewrite(*op == Op::RewriteWait).await;
-                self.note(op, &format!("{answer:?}"));
+                self.note(op, format!("{answer:?}"));
                 if answer.is_err() {
                     return Ok(());
                 }
@@ -164,7 +164,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                     shared.history.switched_off();
                 }
                 let answer = self.subject.switch().await;
-                self.note(op, &format!("{answer:?}"));
+                self.note(op, format!("{answer:?}"));
                 if answer.is_err() {
                     return Ok(());
                 }
@@ -188,7 +188,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
     ) -> Result<(), Violation> {
         let (append, records) = lock(&self.shared).history.issue(sizes);
         let answer = self.subject.append(&records, batch, durability(class)).await;
-        self.note(op, &format!("{answer:?}"));
+        self.note(op, Answer::Appended(answer.clone()));
         let reached = answer.as_ref().map_or(durability(class), |(_, class)| *class);
         let answer = answer.map(|(first, _)| first);
         lock(&self.shared).history.answered(append, reached, &answer, errors)?;
@@ -210,7 +210,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
         };
         let records: Vec<bytes::Bytes> = issued.iter().flat_map(|(_, records)| records.iter().cloned()).collect();
         let answer = self.subject.write(&records).await;
-        self.note(op, &format!("{answer:?}"));
+        self.note(op, format!("{answer:?}"));
         let mut shared = lock(&self.shared);
         for ((append, _), index) in issued.iter().zip(0..) {
             let answer = match &answer {
@@ -252,7 +252,12 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
         lock(&self.shared).history.count("I4");
         let next = self.subject.next();
         let expected = format!("a log that was quiet for {us} us is proven to LSN {next}");
-        ensure(proven >= next || next == lock(&self.shared).history.floor(), "I4", expected, format!("to LSN {proven}"))
+        ensure(
+            proven >= next || next == lock(&self.shared).history.floor(),
+            "I4",
+            expected,
+            format_args!("to LSN {proven}"),
+        )
     }
 
     fn read_error(&self, lsn: u64, error: &NotRead) -> Result<(), Violation> {
@@ -269,13 +274,46 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
         }
     }
 
-    fn note(&self, op: &Op, answer: &str) {
+    fn note(&self, op: &Op, answer: impl Into<Answer>) {
         let mut shared = lock(&self.shared);
-        let line = format!("client {}: {op}: {answer}", self.number);
         if shared.last.len() >= 4 * LAST_OPERATIONS {
             shared.last.drain(..2 * LAST_OPERATIONS);
         }
-        shared.last.push(line);
+        shared.last.push(Note { client: self.number, op: *op, answer: answer.into() });
+    }
+}
+
+/// An operation with its answer. It becomes text only when somebody asks, as most never are.
+pub(super) struct Note {
+    client: usize,
+    op: Op,
+    answer: Answer,
+}
+
+enum Answer {
+    Appended(Result<(u64, Durability), NotAppended>),
+    Text(String),
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Answer {
+        Answer::Text(text)
+    }
+}
+
+impl From<&str> for Answer {
+    fn from(text: &str) -> Answer {
+        Answer::Text(text.into())
+    }
+}
+
+impl Note {
+    pub(super) fn text(&self) -> String {
+        let Note { client, op, answer } = self;
+        match answer {
+            Answer::Appended(answer) => format!("client {client}: {op}: {answer:?}"),
+            Answer::Text(answer) => format!("client {client}: {op}: {answer}"),
+        }
     }
 }
 

@@ -136,7 +136,12 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
             }
             shared.history.count("I20");
             let bound = S::open_bound(image, recovered);
-            ensure(calls <= bound, "I20", format!("an open in at most {bound} calls"), format!("{calls} calls"))?;
+            ensure(
+                calls <= bound,
+                "I20",
+                format_args!("an open in at most {bound} calls"),
+                format_args!("{calls} calls"),
+            )?;
             if self.machine.fired().count(Fault::WallJump) > 0 {
                 shared.history.count("I23");
             }

@@ -329,13 +329,13 @@ impl Inspect for Commands<SimEnv> {
         let there = files(disk);
         let manifest = read(disk, FILES_DIR, MANIFEST).and_then(|bytes| Manifest::parse(&bytes).ok());
         let Some(manifest) = manifest else {
-            return ensure(false, "I22", "a manifest", format!("{there:?}"));
+            return ensure(false, "I22", "a manifest", format_args!("{there:?}"));
         };
         let listed: Vec<&str> = manifest.entries().map(|entry| entry.name.as_str()).collect();
         let stray = there.iter().find(|(name, _)| name != MANIFEST && !listed.contains(&name.as_str()));
-        ensure(stray.is_none(), "I22", format!("{listed:?} and the manifest"), format!("{there:?}"))?;
+        ensure(stray.is_none(), "I22", format_args!("{listed:?} and the manifest"), format_args!("{there:?}"))?;
         let kept = read(disk, LOG_DIR, foreign.0).is_some_and(|bytes| bytes == foreign.1);
-        ensure(kept, "I22", format!("{} untouched", foreign.0), format!("{there:?}"))
+        ensure(kept, "I22", format_args!("{} untouched", foreign.0), format_args!("{there:?}"))
     }
 
     /// It says how far each file is whole, which the walk that delivers decides.
@@ -394,7 +394,7 @@ impl Inspect for Commands<SimEnv> {
             Ok(recovered) => {
                 let same = recovered.records == whole.records;
                 let found = format!("{} of {} records", recovered.records.len(), whole.records.len());
-                ensure(!noticed || same, "I4", format!("{what}: noticed, or nothing is missing"), found)?;
+                ensure(!noticed || same, "I4", format_args!("{what}: noticed, or nothing is missing"), found)?;
             }
             Err(message) => {
                 let unchanged = Self::same_files(&damaged, &env.disk());
