@@ -172,6 +172,11 @@ mod switches {
             Plants { on: self.on.filter(|plant| plant.changes_format()), reached: Arc::default() }
         }
 
+        /// Whether there is one.
+        pub(crate) fn any(&self) -> bool {
+            self.on.is_some()
+        }
+
         /// How often the place of the defect was reached.
         #[must_use]
         pub fn reached(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! One file of the log: its name, its identity, its creation, and reading frames out of it.
 
-use std::{fmt::Write as _, io, sync::OnceLock};
+use std::{io, sync::OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,6 +23,9 @@ const ZERO_BYTES: u64 = 256 * 1024;
 /// Slots are counted up, never reused; no log gets this far, but a name found in a directory may say anything.
 const MAX_SLOT: u64 = 999_999_999_999;
 
+/// Digits of a slot in a name; a higher one has as many as it needs.
+const SLOT_DIGITS: usize = 8;
+
 /// A file name of the log: a slot, and whether the file was renamed into place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Name {
@@ -37,11 +40,10 @@ pub(crate) enum Name {
 impl Name {
     /// Reads a name of the log; anything else in the directory is foreign.
     pub(crate) fn parse(name: &str) -> Option<Name> {
-        let (slot, extension) = name.strip_prefix("wal-")?.split_once('.')?;
-        if slot.len() < 8
-            || !slot.bytes().all(|byte| byte.is_ascii_digit())
-            || (slot.len() > 8 && slot.starts_with('0'))
-        {
+        let name = name.strip_prefix("wal-")?;
+        let digits = name.bytes().take_while(u8::is_ascii_digit).count();
+        let (slot, extension) = (&name[..digits], name[digits..].strip_prefix('.')?);
+        if slot.len() < SLOT_DIGITS || (slot.len() > SLOT_DIGITS && slot.starts_with('0')) {
             return None;
         }
         let slot = slot.parse().ok().filter(|slot| *slot <= MAX_SLOT)?;
@@ -55,9 +57,24 @@ impl Name {
 
     /// The name as text.
     pub(crate) fn text(self) -> String {
-        let mut text = String::with_capacity("wal-00000000.seg".len());
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{self}");
+        let extension = match self {
+            Name::Segment(_) => ".seg",
+            Name::Temporary(_) => ".tmp",
+            Name::SetAside(_) => ".seg.cut",
+        };
+        // By hand: recovery names every file that it finds.
+        let mut digits = *b"00000000000000000000";
+        let (mut rest, mut from) = (self.slot(), digits.len());
+        while rest > 0 {
+            from -= 1;
+            digits[from] += (rest % 10) as u8;
+            rest /= 10;
+        }
+        let digits = &digits[from.min(digits.len() - SLOT_DIGITS)..];
+        let mut text = String::with_capacity("wal-".len() + digits.len() + extension.len());
+        text.push_str("wal-");
+        text.push_str(std::str::from_utf8(digits).unwrap_or_default());
+        text.push_str(extension);
         text
     }
 
@@ -70,11 +87,7 @@ impl Name {
 
 impl std::fmt::Display for Name {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Name::Segment(slot) => write!(f, "wal-{slot:08}.seg"),
-            Name::Temporary(slot) => write!(f, "wal-{slot:08}.tmp"),
-            Name::SetAside(slot) => write!(f, "wal-{slot:08}.seg.cut"),
-        }
+        f.write_str(&self.text())
     }
 }
 
@@ -235,8 +248,14 @@ impl Head {
     async fn read<F: File>(&mut self, file: &F) -> io::Result<[Result<Identity, BadIdentity>; 2]> {
         self.bytes.resize(IDENTITY_OFFSETS[1] as usize + IDENTITY_BYTES, 0);
         let length = read_at_most(file, &mut self.bytes, 0).await?;
-        Ok(IDENTITY_OFFSETS
-            .map(|offset| Identity::decode(self.bytes[..length].get(offset as usize..).unwrap_or_default())))
+        let copies = IDENTITY_OFFSETS.map(|offset| {
+            let bytes = self.bytes[..length].get(offset as usize..).unwrap_or_default();
+            bytes.get(..IDENTITY_BYTES).unwrap_or_default()
+        });
+        let first = Identity::decode(copies[0]);
+        // Until the end of the log is stated in one of them they are the same.
+        let second = if copies[0] == copies[1] { first.clone() } else { Identity::decode(copies[1]) };
+        Ok([first, second])
     }
 }
 
@@ -308,6 +327,8 @@ pub(crate) struct Window {
     bytes: Bytes,
     held: usize,
     offset: u64,
+    /// The frames from the first one on up to this offset were decoded out of these bytes, as far as they hold them still.
+    whole: u64,
 }
 
 /// Reads frames out of one file through a window of bytes.
@@ -330,7 +351,7 @@ impl<'a, F: File> Scanner<'a, F> {
         if window.generation != segment.generation() {
             let length = interruptible(|| file.len()).await?;
             window.held = 0;
-            window = Window { generation: segment.generation(), length, offset: 0, ..window };
+            window = Window { generation: segment.generation(), length, offset: 0, whole: 0, ..window };
         }
         Ok(Scanner {
             file,
@@ -363,6 +384,21 @@ impl<'a, F: File> Scanner<'a, F> {
     pub(crate) fn frame_now(&self, offset: u64) -> Option<Found> {
         let frame = Frame::decode(self.bytes(offset), self.seed, offset).ok()?;
         Some(Found { header: frame.header, crc: frame.crc, offset })
+    }
+
+    /// The same, for who goes from the first frame on from each one to the next: what was found whole on this way before, in
+    /// these very bytes, isn't summed up again.
+    pub(crate) fn frame_on_the_way(&self, offset: u64) -> Option<Found> {
+        if offset >= self.window.whole {
+            return self.frame_now(offset);
+        }
+        let (header, crc) = Frame::decode_again(self.bytes(offset), self.seed, offset)?;
+        Some(Found { header, crc, offset })
+    }
+
+    /// All frames from the first one up to `end` were decoded, one after the other.
+    pub(crate) fn found_whole(&mut self, end: u64) {
+        self.window.whole = end;
     }
 
     async fn frame_filled(&mut self, offset: u64) -> io::Result<Result<Found, Undecodable>> {
@@ -448,6 +484,7 @@ impl<'a, F: File> Scanner<'a, F> {
         let wanted = count.max(usual).min(window.length.saturating_sub(offset)) as usize;
         // After an error the window holds nothing, so that a second try reads again.
         window.held = 0;
+        window.whole = 0;
         window.offset = offset;
         // The memory is used again if nobody holds a record in it.
         let mut memory = std::mem::take(&mut window.bytes).try_into_mut().unwrap_or_default();
@@ -495,6 +532,9 @@ mod tests {
         for name in [Name::Segment(1), Name::Temporary(99_999_999), Name::Segment(123_456_789), Name::SetAside(7)] {
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
+        assert_eq!(Name::Segment(1).text(), "wal-00000001.seg");
+        assert_eq!(Name::Temporary(0).text(), "wal-00000000.tmp");
+        assert_eq!(Name::SetAside(123_456_789).text(), "wal-123456789.seg.cut");
         for foreign in [
             "wal-1.seg",
             "wal-00000001",

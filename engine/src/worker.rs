@@ -126,7 +126,8 @@ fn lock<J: Job>(mail: &Mutex<Mail<J>>) -> MutexGuard<'_, Mail<J>> {
 
 /// Whether an operation is in flight, and who polls it.
 pub(crate) enum Slot<J: Job> {
-    Idle(Worker<J>),
+    /// The worker is built when it is first needed.
+    Idle(Option<Worker<J>>),
     Driven,
     /// Its driver was dropped; the next waiter polls it on.
     Orphan(Worker<J>),
@@ -134,7 +135,7 @@ pub(crate) enum Slot<J: Job> {
 
 impl<J: Job> Slot<J> {
     pub(crate) fn new() -> Slot<J> {
-        Slot::Idle(Worker::new())
+        Slot::Idle(None)
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -148,7 +149,7 @@ impl<J: Job> Slot<J> {
     /// Puts the worker to work; the caller has seen that it is idle.
     pub(crate) fn begin(&mut self, job: J) -> Option<Worker<J>> {
         match mem::replace(self, Slot::Driven) {
-            Slot::Idle(worker) => Some(worker.begin(job)),
+            Slot::Idle(worker) => Some(worker.unwrap_or_else(Worker::new).begin(job)),
             other => {
                 *self = other;
                 None

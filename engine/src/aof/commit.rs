@@ -343,7 +343,7 @@ impl<E: Env> Owner for Log<E> {
 
     fn complete(&self, operation: Operation, worker: Worker<E>, done: Done<E>) {
         let mut state = self.lock();
-        *state.slot(operation) = Slot::Idle(worker);
+        *state.slot(operation) = Slot::Idle(Some(worker));
         match done {
             Done::Written(written) => self.written(&mut state, written),
             Done::Synced { job, result } => {

@@ -38,12 +38,12 @@ pub enum FrameKind {
 }
 
 impl FrameKind {
-    /// All kinds, in the order of their codes.
+    /// All kinds, in the order of their codes, which count from 1.
     pub const ALL: [FrameKind; 6] =
         [FrameKind::Record, FrameKind::Batch, FrameKind::Start, FrameKind::Seal, FrameKind::Mark, FrameKind::Filler];
 
     fn from_code(code: u32) -> Option<FrameKind> {
-        FrameKind::ALL.into_iter().find(|kind| *kind as u32 == code)
+        FrameKind::ALL.get((code as usize).wrapping_sub(1)).copied()
     }
 }
 
@@ -137,6 +137,12 @@ impl<'a> Frame<'a> {
             return Err(Undecodable::BadBody);
         }
         Ok(Frame { header, crc, body })
+    }
+
+    /// The header and the checksum of a frame that was decoded out of these very bytes before; `None` if they can't be.
+    pub(crate) fn decode_again(bytes: &[u8], seed: u32, offset: u64) -> Option<(Header, u32)> {
+        let header = Header::peek(bytes, seed, offset)?;
+        (header.frame_bytes() <= bytes.len() as u64).then(|| (header, get_u32(bytes, at::CRC)))
     }
 
     /// The planted bug, planted through both checksums of a header: a frame of which one bit behind the length and before

@@ -121,12 +121,12 @@ impl Identity {
     /// What every frame checksum of this segment starts from.
     #[must_use]
     pub fn seed(&self) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&self.uuid);
-        hasher.update(&self.number.to_le_bytes());
-        hasher.update(&self.generation.to_le_bytes());
-        hasher.update(&self.salt.to_le_bytes());
-        hasher.finalize()
+        let mut bytes = [0; 40];
+        bytes[..16].copy_from_slice(&self.uuid);
+        bytes[16..24].copy_from_slice(&self.number.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[32..].copy_from_slice(&self.salt.to_le_bytes());
+        crc32fast::hash(&bytes)
     }
 
     /// The planned length of the file in bytes.
@@ -138,11 +138,17 @@ impl Identity {
     /// The first bytes of the file: both copies, up to the first frame.
     #[must_use]
     pub fn head(&self) -> Vec<u8> {
-        let copy = self.encode();
-        let mut head = vec![0; 2 * BLOCK_BYTES as usize];
-        for offset in super::IDENTITY_OFFSETS {
-            head[offset as usize..][..IDENTITY_BYTES].copy_from_slice(&copy);
-        }
+        let mut head = Vec::with_capacity(FIRST_FRAME_OFFSET as usize);
+        self.encode_head(&mut head);
         head
+    }
+
+    /// Writes the same to `out`, which is empty.
+    pub(crate) fn encode_head(&self, out: &mut Vec<u8>) {
+        let copy = self.encode();
+        out.resize(FIRST_FRAME_OFFSET as usize, 0);
+        for offset in super::IDENTITY_OFFSETS {
+            out[offset as usize..][..IDENTITY_BYTES].copy_from_slice(&copy);
+        }
     }
 }

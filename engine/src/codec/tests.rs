@@ -49,6 +49,8 @@ proptest! {
             let decoded = Frame::decode(&bytes, seed, offset).expect("what was encoded");
             prop_assert_eq!(decoded.body, &body[..]);
             prop_assert_eq!((decoded.header.ordinal, decoded.header.undurable), (ordinal, undurable));
+            prop_assert_eq!(Frame::decode_again(&bytes, seed, offset), Some((decoded.header, decoded.crc)));
+            prop_assert_eq!(Frame::decode_again(&bytes[..bytes.len() - 1], seed, offset), None);
         }
         prop_assert!(Frame::decode(&bytes, seed ^ other, offset).is_err(), "of another segment");
         prop_assert!(Frame::decode(&bytes, seed, offset + FRAME_ALIGN_BYTES).is_err(), "at another offset");

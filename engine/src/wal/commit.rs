@@ -466,7 +466,7 @@ impl<E: Env> Owner for Log<E> {
 
     fn complete(&self, operation: Operation, worker: Worker<E>, done: Done<E>) -> Result<(), Arc<Failure>> {
         let mut state = self.lock();
-        *state.slot(operation) = Slot::Idle(worker);
+        *state.slot(operation) = Slot::Idle(Some(worker));
         let epoch = state.epoch;
         // Whoever had promised the cohort's sync may have waited for a rotation.
         let rotated = operation == Operation::Write && mem::take(&mut state.rotating);

@@ -29,7 +29,7 @@ use super::{
     log::{Log, Member, Opened, State},
     options::Options,
     producer::{Tail, Watermark},
-    recover::{Examined, INDEX_BYTES, Link, examine},
+    recover::{Examined, INDEX_BYTES, Link, USUAL_FRAMES, examine},
     report::{RecoveryReport, TailKind},
     stats::Stats,
 };
@@ -40,17 +40,21 @@ const FIRST_BYTES: u64 = 1 << 20;
 /// Opens or creates the log in the directory `path`.
 pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Result<(Log<E>, RecoveryReport), OpenError> {
     options.validate()?;
-    let what = path.display().to_string();
+    let what = path.display();
     let dir =
         interruptible(|| env.dir(path, options.creates())).await.map_err(OpenError::io("open directory", &what))?;
     let lock = lock(&dir, path).await?;
     let examined = examine(&env, &dir, &options, None).await?;
     if examined.tail == TailKind::New && !options.creates() {
-        return Err(OpenError::Io { operation: "open", what, source: std::io::ErrorKind::NotFound.into() });
+        return Err(OpenError::Io {
+            operation: "open",
+            what: what.to_string(),
+            source: std::io::ErrorKind::NotFound.into(),
+        });
     }
     let (opened, report) = establish(&env, &dir, lock, &options, examined).await?;
     info!(
-        path = what,
+        path = %what,
         first = report.first.0,
         next = report.next.0,
         tail = ?report.tail,
@@ -70,10 +74,9 @@ pub(super) async fn verify<E: Env>(
     deliver: &mut (dyn FnMut(Lsn, Bytes) + Send),
 ) -> Result<RecoveryReport, OpenError> {
     options.validate()?;
-    let what = path.display().to_string();
-    let dir = interruptible(|| env.dir(path, false)).await.map_err(OpenError::io("open directory", &what))?;
+    let dir = interruptible(|| env.dir(path, false)).await.map_err(OpenError::io("open directory", path.display()))?;
     let _lock = lock(&dir, path).await?;
-    let mut examined = examine(&env, &dir, &options, Some(Vec::new())).await?;
+    let mut examined = examine(&env, &dir, &options, Some(Vec::with_capacity(USUAL_FRAMES))).await?;
     let records = std::mem::take(&mut examined.records);
     let report = report(&examined, examined.max_generation + 1);
     for (lsn, record) in records.into_iter().filter(|(lsn, _)| (report.first..report.next).contains(lsn)) {
@@ -295,12 +298,18 @@ async fn start_early<E: Env>(
 fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Examined<E::Dir>) -> (Vec<u8>, Vec<(u64, u64)>) {
     let seed = segment.seed();
     let first = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES);
-    let (mut frames, mut index, mut crcs) = (Vec::new(), Vec::<(u64, u64)>::new(), crc32fast::Hasher::new());
+    let (mut index, mut crcs) = (Vec::<(u64, u64)>::new(), crc32fast::Hasher::new());
+    let carried_bytes: u64 = examined.carried.iter().map(|carried| frame_bytes(carried.body.len() as u64)).sum();
+    // Room for the filler and the mark that follow.
+    let mut file = Vec::with_capacity((first + carried_bytes + 3 * BLOCK_BYTES) as usize);
+    segment.identity.encode_head(&mut file);
+    // The start sums up the frames behind it: it is put in its place when they stand.
+    file.resize(first as usize, 0);
     for carried in &examined.carried {
-        let offset = first + frames.len() as u64;
+        let offset = file.len() as u64;
         // What is carried was unproven, and is until this segment is synced.
         let crc = Frame::encode(
-            &mut frames,
+            &mut file,
             seed,
             offset,
             carried.kind,
@@ -326,9 +335,9 @@ fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Examined<E:
         wall_ns: env.wall_ns(),
         ..Start::default()
     };
-    let mut file = segment.identity.head();
-    Frame::encode(&mut file, seed, FIRST_FRAME_OFFSET, FrameKind::Start, 0, NO_CLAIM, |out| start.encode(out));
-    file.extend_from_slice(&frames);
+    let mut frame = Vec::with_capacity(frame_bytes(START_BODY_BYTES) as usize);
+    Frame::encode(&mut frame, seed, FIRST_FRAME_OFFSET, FrameKind::Start, 0, NO_CLAIM, |out| start.encode(out));
+    file[FIRST_FRAME_OFFSET as usize..first as usize].copy_from_slice(&frame);
     (file, index)
 }
 

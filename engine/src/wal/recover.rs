@@ -27,6 +27,8 @@ use super::{
 
 /// A scan lets others run after this many frames.
 const FRAMES_PER_TURN: u32 = 4096;
+/// Frames that are kept in mind are so many at first.
+pub(super) const USUAL_FRAMES: usize = 64;
 /// The index of a segment has an entry about this often.
 pub(super) const INDEX_BYTES: u64 = 32 * 1024;
 /// A last segment with less than this before the cut is dissolved into the new one, so that opens don't pile up segments.
@@ -122,7 +124,8 @@ struct Walk<D: Dir> {
 
 /// Examines the directory.
 ///
-/// With `records` the result holds every record that is read on the way, in order; those below the floor don't count.
+/// With `records` the result holds every record that is read on the way, in order; those below the floor don't count. What is
+/// carried then has no bodies.
 pub(super) async fn examine<E: Env>(
     env: &E,
     dir: &E::Dir,
@@ -277,8 +280,8 @@ impl<E: Env> Reading<'_, E> {
     ) -> Result<Examined<E::Dir>, OpenError> {
         let base_lsn = chain.first().map_or(FIRST_LSN, |(_, started)| started.start.base_lsn);
         let mut walk = Walk {
-            links: Vec::new(),
-            kept: VecDeque::new(),
+            links: Vec::with_capacity(chain.len()),
+            kept: VecDeque::with_capacity(USUAL_FRAMES),
             first_lsn: base_lsn,
             next_lsn: base_lsn,
             floor_lsn: chain.iter().map(|(_, started)| started.start.floor_lsn).fold(FIRST_LSN, u64::max),
@@ -356,7 +359,7 @@ impl<E: Env> Reading<'_, E> {
         while expected_end.is_none_or(|end| link.end < end)
             && !matches!(walk.last, Last::SealWithSuccessor | Last::SealWithoutSuccessor)
         {
-            let found = match scanner.frame_now(link.end) {
+            let found = match scanner.frame_on_the_way(link.end) {
                 Some(found) => found,
                 None => match scanner.frame(link.end).await {
                     Ok(Ok(found)) => found,
@@ -393,10 +396,12 @@ impl<E: Env> Reading<'_, E> {
                 },
                 FrameKind::Start | FrameKind::Filler => (0, Last::Other),
             };
-            let body = if count > 0 { scanner.body_shared(&found) } else { Bytes::new() };
+            let mut body = if count > 0 { scanner.body_shared(&found) } else { Bytes::new() };
             if let Some(records) = &mut self.records {
+                // Whoever reads the records carries nothing: the body is theirs.
+                let body = std::mem::take(&mut body);
                 match found.header.kind {
-                    FrameKind::Record => records.push((Lsn(walk.next_lsn), body.clone())),
+                    FrameKind::Record => records.push((Lsn(walk.next_lsn), body)),
                     FrameKind::Batch => {
                         let items = (walk.next_lsn..).zip(Batch::new(&body).flatten());
                         records.extend(items.map(|(lsn, range)| (Lsn(lsn), body.slice(range))));
@@ -486,7 +491,7 @@ impl<E: Env> Reading<'_, E> {
             walk.kept.iter().find(|frame| !self.proven(frame.end)).map_or(walk.next_lsn, |frame| frame.lsn);
         let members = walk.links.len() as u64;
         #[cfg(feature = "plants")]
-        let all_links = walk.links.clone();
+        let all_links = if self.options.plants.any() { walk.links.clone() } else { Vec::new() };
         let carried = self.cut(&mut walk);
         let removable = survey
             .segments
@@ -565,8 +570,10 @@ impl<E: Env> Reading<'_, E> {
             last.end_crc = walk.kept.get(cut).map_or(last.end_crc, |frame| frame.previous_crc);
             last.index.retain(|(_, offset)| *offset < at.offset);
         }
-        let carried = walk.kept.drain(..).skip(cut).filter(|frame| frame.count > 0);
-        carried.map(|frame| Carried { kind: frame.kind, lsn: frame.lsn, body: frame.body }).collect()
+        let mut carried = Vec::with_capacity(walk.kept.len() - cut);
+        let frames = walk.kept.drain(..).skip(cut).filter(|frame| frame.count > 0);
+        carried.extend(frames.map(|frame| Carried { kind: frame.kind, lsn: frame.lsn, body: frame.body }));
+        carried
     }
 
     /// What stands behind the last valid frame, and what it states.
@@ -675,5 +682,6 @@ async fn started<F: File>(scanner: &mut Scanner<'_, F>, whole: bool) -> std::io:
         crcs.update(&carried.crc.to_le_bytes());
         end = carried.end();
     }
+    scanner.found_whole(end);
     Ok((crcs.finalize() == start.carried_crc).then_some(Started { start, carried_end: end }))
 }

@@ -48,20 +48,22 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
     let mut head = Head::default();
     let entries = interruptible(|| dir.list()).await.map_err(OpenError::io("list", "the directory"))?;
     for entry in entries {
-        let Some(name) = entry.name.to_str().and_then(Name::parse) else {
+        let kind = entry.kind;
+        let Some((text, name)) =
+            entry.name.into_string().ok().and_then(|text| Name::parse(&text).map(|name| (text, name)))
+        else {
             survey.foreign += 1;
             continue;
         };
         survey.max_slot = survey.max_slot.max(name.slot());
         let is_segment = match name {
-            Name::Segment(_) if entry.kind == EntryKind::File => true,
-            Name::Temporary(_) if entry.kind == EntryKind::File => false,
+            Name::Segment(_) if kind == EntryKind::File => true,
+            Name::Temporary(_) if kind == EntryKind::File => false,
             Name::Segment(_) | Name::Temporary(_) | Name::SetAside(_) => {
                 survey.foreign += 1;
                 continue;
             }
         };
-        let text = name.text();
         let file = interruptible(|| dir.open(&text, OpenMode::Read)).await.map_err(OpenError::io("open", &text))?;
         let found = read_identity(&file, &mut head).await.map_err(OpenError::io("read", &text))?;
         match (is_segment, found) {
