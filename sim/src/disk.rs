@@ -450,10 +450,10 @@ impl Disk {
     /// Frees files that no legal state and no handle can reach; their bytes may show up in later files.
     fn collect(&mut self) {
         let mut reachable = vec![false; self.inodes.len()];
-        let handles = self.files.values().map(|handle| handle.inode);
-        for inode in self.dirs.iter().flat_map(|dir| dir.names()).chain(handles) {
-            reachable[inode as usize] = true;
+        for dir in &self.dirs {
+            dir.names().for_each(|inode| reachable[inode as usize] = true);
         }
+        self.files.values().for_each(|handle| reachable[handle.inode as usize] = true);
         for (slot, reachable) in self.inodes.iter_mut().zip(reachable) {
             if !reachable && let Some(inode) = slot.take() {
                 self.used_pages -= inode.live.allocated().min(self.used_pages);

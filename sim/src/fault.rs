@@ -196,6 +196,12 @@ impl FaultPlan {
         }
     }
 
+    /// Whether no fault can strike now.
+    #[must_use]
+    pub fn calm(&self) -> bool {
+        self.at.is_empty() && self.rates == FaultRates::calm()
+    }
+
     /// The stream that decides how `fault` strikes.
     pub fn stream(&mut self, fault: Fault) -> &mut Prng {
         &mut self.streams[fault.index()]

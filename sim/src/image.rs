@@ -42,7 +42,7 @@ pub fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
     let mut head = vec![0; START_WITHIN];
     let held = disk.read_open(file, 0, &mut head);
     // Of the segments that were started only the newest is written and synced.
-    let newest = files(disk).iter().filter_map(|(name, _)| Some(started(&read(disk, name))?.generation)).max();
+    let newest = files(disk).iter().filter_map(|(name, _)| Some(started(&read_head(disk, name))?.generation)).max();
     started(&head[..held]).is_some_and(|identity| Some(identity.generation) >= newest)
 }
 
@@ -57,13 +57,23 @@ fn started(bytes: &[u8]) -> Option<Identity> {
 }
 
 /// Names and lengths in the log's directory.
-fn files(disk: &Disk) -> Vec<(String, u64)> {
+fn files(disk: &Disk) -> Vec<(&str, u64)> {
     let Some(dir) = disk.dir_at(Path::new(LOG_DIR)) else { return Vec::new() };
-    disk.files(dir).map(|(name, length)| (name.to_string_lossy().into_owned(), length)).collect()
+    // No file in a simulation has a name that is not text.
+    disk.files(dir).map(|(name, length)| (name.to_str().unwrap_or_default(), length)).collect()
 }
 
 fn read(disk: &Disk, name: &str) -> Vec<u8> {
     disk.dir_at(Path::new(LOG_DIR)).and_then(|dir| disk.read_file(dir, OsStr::new(name))).unwrap_or_default()
+}
+
+/// The bytes of a segment that hold its start.
+fn read_head(disk: &Disk, name: &str) -> Vec<u8> {
+    let mut head = vec![0; START_WITHIN];
+    let dir = disk.dir_at(Path::new(LOG_DIR));
+    let held = dir.and_then(|dir| disk.read_part(dir, OsStr::new(name), 0, &mut head)).unwrap_or(0);
+    head.truncate(held);
+    head
 }
 
 /// Calls that an open of this directory may need: a constant, some per file, some per 64 KiB, some per record read back.
@@ -149,10 +159,10 @@ pub fn closed_end_is_proven(
 ) -> Result<(), Violation> {
     let mut damaged = pessimal.fork();
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(()) };
-    let segments = files(&damaged).into_iter().filter(|(name, _)| name.ends_with(".seg"));
-    let started = segments.filter_map(|(name, length)| Some((started(&read(&damaged, &name))?, name, length)));
+    let segments = files(pessimal).into_iter().filter(|(name, _)| name.ends_with(".seg"));
+    let started = segments.filter_map(|(name, length)| Some((started(&read_head(pessimal, name))?, name, length)));
     let Some((_, last, length)) = started.max_by_key(|(identity, ..)| identity.generation) else { return Ok(()) };
-    damaged.damage(dir, OsStr::new(&last), FIRST_FRAME_OFFSET, &vec![0; (length - FIRST_FRAME_OFFSET) as usize]);
+    damaged.damage(dir, OsStr::new(last), FIRST_FRAME_OFFSET, &vec![0; (length - FIRST_FRAME_OFFSET) as usize]);
     match recover(&damaged) {
         Err(_) => Ok(()),
         Ok(recovered) => ensure(
@@ -178,7 +188,7 @@ pub fn refusals_change_nothing(
     // What is pending is not durable, and a still machine never loses it: settle first.
     damaged.power_cut(&crate::disk::Keep::All, draws);
     let segments: Vec<String> =
-        files(&damaged).into_iter().map(|(name, _)| name).filter(|name| name.ends_with(".seg")).collect();
+        files(&damaged).into_iter().map(|(name, _)| name.to_owned()).filter(|name| name.ends_with(".seg")).collect();
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(Vec::new()) };
     if segments.is_empty() {
         return Ok(Vec::new());

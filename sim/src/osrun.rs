@@ -20,7 +20,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use engine::{
     env::{Dir, Entry, Env, File, OpenMode, OsDir, OsEnv, OsFile, OsLock, OsTask, block_on},
     plant::Plants,
@@ -318,7 +317,7 @@ async fn act(wal: &Wal<Telling>, issued: &Mutex<Issuer>, op: Op, last: &mut Opti
         // The line goes out under the lock: payload numbers and lines have one order.
         let mut issued = issued.lock().unwrap_or_else(PoisonError::into_inner);
         issued.tag += 1;
-        let (_, records): (u64, Vec<Bytes>) = issued.history.issue(&sizes);
+        let (_, records) = issued.history.issue(&sizes);
         let mut line = format!("i {} {index}", issued.tag);
         for size in &sizes {
             // Writing to a string cannot fail.

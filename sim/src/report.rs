@@ -21,7 +21,7 @@ pub struct Outcome {
     /// What was under test.
     pub subject: String,
     /// Its options.
-    pub drawn: Vec<(String, String)>,
+    pub drawn: Vec<(&'static str, String)>,
     /// What the oracles said.
     pub verdict: Verdict,
     /// Hash over everything that happened.
@@ -273,7 +273,7 @@ mod tests {
     fn outcome(verdict: Verdict) -> Outcome {
         Outcome {
             drawn: [("segment_bytes", "16384"), ("clients", "2,1,6"), ("faults", "eintr 1/16, short-read 1/64")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .map(|(name, value)| (name, value.to_owned()))
                 .to_vec(),
             verdict,
             seed: 17,
@@ -375,7 +375,7 @@ mod tests {
         full.checked = invariant::ALL.iter().map(|rule| (rule.id, 1_234_567)).collect();
         full.drawn = workload::drawn(&workload::draw(1, "wal", false));
         let rates = Fault::ALL.map(|fault| format!("{} 1/128", fault.name()));
-        full.drawn.push(("faults".into(), rates.join(", ")));
+        full.drawn.push(("faults", rates.join(", ")));
         let text = full.text(1_000_000, REPLAY);
         assert!(text.lines().count() <= 40, "{} lines:\n{text}", text.lines().count());
         assert!(text.lines().all(|line| line.len() <= COLUMNS), "{text}");

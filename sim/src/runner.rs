@@ -340,7 +340,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
                         .fork_nth("number", number as u64),
                     mine: Vec::new(),
                 };
-                node.spawn(client.run(ops.clone()))
+                node.spawn(Box::pin(client.run(ops.clone())))
             })
             .collect();
         let work = async move {
@@ -477,7 +477,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             acknowledged: shared.history.acknowledged().clone(),
             enabled: self.plan.machine.rates.keys().map(|fault| fault.name()).collect(),
             fired,
-            checked: shared.history.checked().clone(),
+            checked: shared.history.checked(),
             applicable: invariant::applicable(self.plan),
             reached: reached.into_iter().collect(),
             records_recovered: self.records_recovered,

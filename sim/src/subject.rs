@@ -7,7 +7,8 @@ use engine::{
     env::Env,
     plant::Plants,
     wal::{
-        AppendError, Dropped, Durability, Large, Lsn, OpenError, Options, ReadError, RecoveryReport, TruncateError, Wal,
+        AppendError, Dropped, Durability, Large, Lsn, OpenError, Options, ReadError, RecoveryReport, TailKind,
+        TruncateError, Wal,
     },
 };
 
@@ -28,6 +29,9 @@ pub mod commands;
 pub const SUBJECTS: [(&str, &str); 3] =
     [("wal", "the write-ahead log"), ("aof", "the command log"), ("rewrite", "the command log, rewritten often")];
 
+/// A log in a simulation holds about as many records, or fewer.
+const USUAL_RECORDS: usize = 64;
+
 /// What an open delivered.
 #[derive(Clone, Debug)]
 pub struct Recovered {
@@ -46,7 +50,7 @@ pub struct Recovered {
     /// Files that held the records before.
     pub segments: u64,
     /// How the log ended, for people.
-    pub tail: String,
+    pub tail: &'static str,
 }
 
 impl Recovered {
@@ -253,7 +257,7 @@ impl<E: Env> Subject<E> for Wal<E> {
     }
 
     async fn peek(env: impl Env, path: &Path, options: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
-        let mut records = Vec::new();
+        let mut records = Vec::with_capacity(USUAL_RECORDS);
         let deliver = |lsn: Lsn, record| records.push((lsn.0, record));
         let report = Wal::verify(env, path, engine_options(options, plants), deliver).await;
         let report = report.map_err(|error| refusal(&error))?;
@@ -267,7 +271,7 @@ impl<E: Env> Subject<E> for Wal<E> {
         class: Durability,
     ) -> Result<(u64, Durability), NotAppended> {
         let result = match records {
-            [record] if !batch => self.append(record.clone(), class).await,
+            [record] if !batch => self.append(record, class).await,
             _ => self.append_batch(records, class).await,
         };
         result.map(|lsn| (lsn.0, class)).map_err(|error| match error {
@@ -290,7 +294,7 @@ impl<E: Env> Subject<E> for Wal<E> {
 
     async fn scan(&self) -> Result<Vec<(u64, Bytes)>, NotRead> {
         let mut records = self.records(Lsn(1));
-        let mut all = Vec::new();
+        let mut all = Vec::with_capacity(USUAL_RECORDS);
         while let Some((lsn, record)) = records.next().await.map_err(not_read)? {
             all.push((lsn.0, record));
         }
@@ -374,7 +378,13 @@ fn delivered(report: RecoveryReport, records: Vec<(u64, Bytes)>) -> Recovered {
         dropped: report.dropped,
         generation: Some(report.generation),
         segments: report.segments,
-        tail: format!("{:?}", report.tail),
+        tail: match report.tail {
+            TailKind::New => "before it began",
+            TailKind::Clean => "clean",
+            TailKind::Torn => "torn",
+            TailKind::Damaged => "at damage",
+            TailKind::End => "where nothing follows",
+        },
     }
 }
 

@@ -473,49 +473,48 @@ fn draw_op(prng: &mut Prng, weights: &Weights, segment_bytes: u64) -> Op {
 
 /// The options of a plan, for people.
 #[must_use]
-pub fn drawn(plan: &Plan) -> Vec<(String, String)> {
+pub fn drawn(plan: &Plan) -> Vec<(&'static str, String)> {
     let operations: usize = plan.lives.iter().flat_map(|life| &life.clients).map(Vec::len).sum();
     let clients: Vec<String> = plan.lives.iter().map(|life| life.clients.len().to_string()).collect();
     let rates: Vec<String> =
         plan.machine.rates.iter().map(|(fault, calls)| format!("{} 1/{calls}", fault.name())).collect();
-    let pair = |name: &str, value: String| (name.to_owned(), value);
     let CommandOptions { policy, ring_pages, ring_page_bytes, timestamps, checksums, no_sync_on_rewrite, keep_history } =
         plan.engine.commands;
     let mut drawn = if plan.subject == "wal" {
         vec![
-            pair("segment_bytes", plan.engine.segment_bytes.to_string()),
-            pair("buffer_bytes", plan.engine.buffer_bytes.to_string()),
-            pair("idle_us", plan.engine.idle_us.to_string()),
-            pair("synced_writes", plan.engine.synced_writes.to_string()),
+            ("segment_bytes", plan.engine.segment_bytes.to_string()),
+            ("buffer_bytes", plan.engine.buffer_bytes.to_string()),
+            ("idle_us", plan.engine.idle_us.to_string()),
+            ("synced_writes", plan.engine.synced_writes.to_string()),
         ]
     } else {
         vec![
-            pair("appendfsync", policy.to_string()),
-            pair("ring_pages", ring_pages.to_string()),
-            pair("ring_page_bytes", ring_page_bytes.to_string()),
-            pair("timestamps", timestamps.to_string()),
-            pair("checksums", checksums.to_string()),
-            pair("no_appendfsync_on_rewrite", no_sync_on_rewrite.to_string()),
-            pair("disable_auto_gc", keep_history.to_string()),
+            ("appendfsync", policy.to_string()),
+            ("ring_pages", ring_pages.to_string()),
+            ("ring_page_bytes", ring_page_bytes.to_string()),
+            ("timestamps", timestamps.to_string()),
+            ("checksums", checksums.to_string()),
+            ("no_appendfsync_on_rewrite", no_sync_on_rewrite.to_string()),
+            ("disable_auto_gc", keep_history.to_string()),
         ]
     };
     drawn.extend([
-        pair("split_large", plan.engine.split_large.to_string()),
-        pair("sector_bytes", plan.machine.sector_bytes.to_string()),
-        pair(
+        ("split_large", plan.engine.split_large.to_string()),
+        ("sector_bytes", plan.machine.sector_bytes.to_string()),
+        (
             "capacity_bytes",
             match plan.machine.capacity_bytes {
                 0 => "unlimited".into(),
                 bytes => bytes.to_string(),
             },
         ),
-        pair("latency_us", format!("{}..={}", plan.machine.latency_us.0, plan.machine.latency_us.1)),
-        pair("lives", plan.lives.len().to_string()),
-        pair("clients", clients.join(",")),
-        pair("planned_operations", operations.to_string()),
-        pair("image_checks", if plan.image_checks == 0 { "off".into() } else { format!("1/{}", plan.image_checks) }),
-        pair("damage_checks", plan.damage_checks.to_string()),
-        pair("faults", if rates.is_empty() { "none".into() } else { rates.join(", ") }),
+        ("latency_us", format!("{}..={}", plan.machine.latency_us.0, plan.machine.latency_us.1)),
+        ("lives", plan.lives.len().to_string()),
+        ("clients", clients.join(",")),
+        ("planned_operations", operations.to_string()),
+        ("image_checks", if plan.image_checks == 0 { "off".into() } else { format!("1/{}", plan.image_checks) }),
+        ("damage_checks", plan.damage_checks.to_string()),
+        ("faults", if rates.is_empty() { "none".into() } else { rates.join(", ") }),
     ]);
     drawn
 }

@@ -30,6 +30,15 @@ enum Seen {
     Durable,
 }
 
+impl Seen {
+    fn view(self, inode: &Inode) -> &View {
+        match self {
+            Seen::Live => &inode.live,
+            Seen::Durable => &inode.disk,
+        }
+    }
+}
+
 /// A file of an image. It stays readable without the image.
 #[derive(Clone, Debug)]
 pub struct ImageFile {
@@ -65,8 +74,7 @@ impl Image {
     /// All entries of a directory, sorted by name.
     #[must_use]
     pub fn list(&self, dir: DirId) -> Vec<Entry> {
-        let names = self.names(dir).iter();
-        let files = names.filter_map(|(name, &inode)| Some((name, self.file(inode)?.len())));
+        let files = self.names(dir).iter().map(|(name, &inode)| (name, self.seen.view(self.inode(inode)).len));
         dir::entries(&self.dirs, dir, files)
     }
 
@@ -76,11 +84,12 @@ impl Image {
     /// `NotFound`.
     pub fn open(&self, dir: DirId, name: &str) -> io::Result<ImageFile> {
         let inode = self.names(dir).get(std::ffi::OsStr::new(name));
-        inode.and_then(|&inode| self.file(inode)).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let &inode = inode.ok_or(io::ErrorKind::NotFound)?;
+        Ok(ImageFile { inode: self.inode(inode).clone(), seen: self.seen })
     }
 
-    fn file(&self, inode: u32) -> Option<ImageFile> {
-        Some(ImageFile { inode: self.inodes[inode as usize].clone()?, seen: self.seen })
+    fn inode(&self, inode: u32) -> &Arc<Inode> {
+        self.inodes[inode as usize].as_ref().expect("a named inode is in the table")
     }
 
     fn names(&self, dir: DirId) -> &Names {
@@ -97,19 +106,12 @@ impl ImageFile {
     /// Its length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.view().len
+        self.seen.view(&self.inode).len
     }
 
     /// Reads from `offset` on; returns how many bytes there were.
     #[must_use]
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
-        self.view().read(offset, buf)
-    }
-
-    fn view(&self) -> &View {
-        match self.seen {
-            Seen::Live => &self.inode.live,
-            Seen::Durable => &self.inode.disk,
-        }
+        self.seen.view(&self.inode).read(offset, buf)
     }
 }

@@ -30,6 +30,13 @@ impl Disk {
         self.find(dir, name.as_ref()).map(|inode| self.inode(inode).live.bytes())
     }
 
+    /// Reads the live content of a file from `offset` on; returns how many bytes there were, or `None` if there is no such
+    /// file.
+    #[must_use]
+    pub fn read_part(&self, dir: DirId, name: impl AsRef<OsStr>, offset: u64, buf: &mut [u8]) -> Option<usize> {
+        self.find(dir, name.as_ref()).map(|inode| self.inode(inode).live.read(offset, buf))
+    }
+
     /// Reads the live content of an open file from `offset` on; returns how many bytes there were.
     #[must_use]
     pub fn read_open(&self, file: super::FileId, offset: u64, buf: &mut [u8]) -> usize {

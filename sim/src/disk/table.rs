@@ -14,8 +14,12 @@ impl<T> Default for Table<T> {
 impl<T> Table<T> {
     /// Adds an entry under a number that is not taken.
     pub(super) fn insert(&mut self, number: u64, value: T) {
-        let at = self.0.partition_point(|(other, _)| *other < number);
-        self.0.insert(at, (number, value));
+        if self.0.last().is_none_or(|(last, _)| *last < number) {
+            self.0.push((number, value));
+        } else {
+            let at = self.0.partition_point(|(other, _)| *other < number);
+            self.0.insert(at, (number, value));
+        }
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&T> {

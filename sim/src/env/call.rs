@@ -84,8 +84,7 @@ impl Future for Call<'_> {
                 match accepted {
                     Accepted::Halted => return Poll::Pending,
                     Accepted::Now(ticket) => ticket,
-                    Accepted::After(ticket, delay) => {
-                        let mut sleep = madsim::time::sleep(delay);
+                    Accepted::After(ticket, mut sleep) => {
                         // The first poll registers this task; it is never ready, since the delay is not zero.
                         let _ = Pin::new(&mut sleep).poll(context);
                         call.step = Step::Waiting(ticket, sleep);

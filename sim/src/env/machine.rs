@@ -1,6 +1,7 @@
 //! The machine behind the processes: it numbers the calls, draws their latency and their faults, and crashes on time.
 
 use std::{
+    cell::OnceCell,
     future::Future,
     io,
     pin::Pin,
@@ -264,7 +265,7 @@ pub(super) struct Ticket {
     /// The lock that it takes: if nobody waits for the answer, nobody holds it.
     lock: Option<DirId>,
     /// What is asked again should the disk be full: whether the failure counts.
-    write: Option<Op>,
+    write: Option<Box<Op>>,
 }
 
 pub(super) enum Accepted {
@@ -272,8 +273,8 @@ pub(super) enum Accepted {
     Halted,
     /// The call may take effect at once.
     Now(Ticket),
-    /// It takes effect after this time.
-    After(Ticket, Duration),
+    /// It takes effect when this has passed.
+    After(Ticket, Sleep),
 }
 
 pub(super) struct State {
@@ -294,6 +295,7 @@ pub(super) struct State {
     random: Prng,
     io: u64,
     wall_ns: i64,
+    time: OnceCell<TimeHandle>,
     trace: Trace,
     /// Calls whose future was dropped, with the time at which they take effect.
     abandoned: Vec<(u64, Ticket)>,
@@ -320,6 +322,7 @@ impl State {
             random: prng.fork("random bytes"),
             io: 0,
             wall_ns: options.wall_start_ns,
+            time: OnceCell::new(),
             trace: Trace::new(),
             abandoned: Vec::new(),
         }
@@ -351,7 +354,7 @@ impl State {
         let fails = matches!(inject, Inject::Fails { .. });
         self.marked_errors += u64::from(fails && (self.marks_errors)(&self.disk, &op));
         let write = (!fails && self.disk.bounded() && matches!(op, Op::Write { .. } | Op::WriteSynced { .. }))
-            .then(|| op.clone());
+            .then(|| Box::new(op.clone()));
         let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, write };
         if self.crash_point(Some(ticket.op)) {
             return Accepted::Halted;
@@ -359,7 +362,8 @@ impl State {
         let (shortest, longest) = self.latency_us;
         let delay = if shortest == longest { shortest } else { shortest + self.latency.below(longest - shortest + 1) };
         // An engine microsecond is a madsim millisecond.
-        Accepted::After(ticket, Duration::from_millis(delay + slow_us))
+        let delay = Duration::from_millis(delay + slow_us);
+        Accepted::After(ticket, self.time().map_or_else(|| madsim::time::sleep(delay), |time| time.sleep(delay)))
     }
 
     /// The result of a call whose time has come; `None` if the machine has halted.
@@ -379,8 +383,8 @@ impl State {
         let result = self.disk.complete(ticket.op, buf);
         // Nothing was injected: the disk is really full.
         let full = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
-        let marked = |write| (self.marks_errors)(&self.disk, write);
-        self.marked_errors += u64::from(full && ticket.write.as_ref().is_some_and(marked));
+        let marked = |write: &Op| (self.marks_errors)(&self.disk, write);
+        self.marked_errors += u64::from(full && ticket.write.as_deref().is_some_and(marked));
         if full && self.plan.rates().one_in(Fault::Enospc) == 0 {
             self.struck(Fault::Enospc);
         }
@@ -486,11 +490,22 @@ impl State {
         if self.still {
             return 0;
         }
-        TimeHandle::try_current().map_or(0, |time| time.elapsed().as_micros() as u64)
+        self.time().map_or(0, |time| time.elapsed().as_micros() as u64)
+    }
+
+    /// The clock of the runtime that the machine runs in; asked for once.
+    fn time(&self) -> Option<&TimeHandle> {
+        match self.time.get() {
+            Some(time) => Some(time),
+            None => TimeHandle::try_current().map(|time| self.time.get_or_init(|| time)),
+        }
     }
 
     /// Draws the faults of a call. All that apply are asked, so that no fault moves the draws of another; one strikes.
     fn strike(&mut self, mut op: Op) -> (Op, Inject) {
+        if self.plan.calm() {
+            return (op, Inject::Nothing);
+        }
         let io = self.io;
         if self.plan.strikes(Fault::WallJump, io) {
             let stream = self.plan.stream(Fault::WallJump);

@@ -1,6 +1,6 @@
 //! One client of a life: its operations in order, each answer held against the history.
 
-use std::{future::Future, pin::Pin, task::Poll, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use engine::wal::Durability;
 
@@ -204,7 +204,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
     /// Appends through the front end for one appender: each record stands for itself.
     async fn write(&mut self, count: u64, bytes: u64, op: &Op) -> Result<(), Violation> {
         let errors = self.machine.marked_errors();
-        let issued: Vec<(u64, Vec<bytes::Bytes>)> = {
+        let issued: Vec<(u64, Arc<[bytes::Bytes]>)> = {
             let mut shared = lock(&self.shared);
             (0..count).map(|_| shared.history.issue(&[bytes])).collect()
         };

@@ -39,7 +39,9 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
             }
             let node = Handle::current().create_node().build();
             let (env, options, plants) = (self.machine.env(), self.plan.engine.clone(), self.plants.clone());
-            let opening = node.spawn(async move { S::open(env, Path::new(LOG_DIR), &options, plants).await });
+            // In a box: a task is moved several times before it stands, and this is a large one.
+            let opening = Box::pin(async move { S::open(env, Path::new(LOG_DIR), &options, plants).await });
+            let opening = node.spawn(opening);
             let ended = self.until_crash(async move { opening.await.ok() }).await?;
             self.machine.disarm();
             let fired = self.machine.fired();

@@ -121,7 +121,7 @@ fn recovered(keys: &Keyspace) -> Recovered {
         dropped: Vec::new(),
         generation: None,
         segments: 0,
-        tail: "with its last file".into(),
+        tail: "with its last file",
     }
 }
 
