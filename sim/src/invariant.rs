@@ -40,6 +40,7 @@ invariants! {
     "I16" "under everysec what a crash takes is no older than a second and the syncs under way";
     "I17" "loading gives a prefix of the executed commands, each once, and no part of a unit";
     "I18" "a rewrite loses nothing, wherever it is cut off: its manifest names only what is durable";
+    "I19" "the log's files hold what it accepted, byte for byte, each unit where its position says";
     "I20" "an undamaged log opens, in bounded steps, and serves again once faults end";
     "I21" "what was reported as definitely failed is nowhere, now and later";
     "I22" "after open the directory holds the live files, a bounded spare, and foreign files untouched";
@@ -59,7 +60,7 @@ pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
         .map(|invariant| invariant.id)
         .filter(|id| match *id {
             "I16" => false,
-            "I17" => commands,
+            "I17" | "I19" => commands,
             "I18" => ops().any(|op| matches!(op, Op::Rewrite | Op::RewriteWait | Op::Switch)),
             "I1a" => kills,
             "I4a" => plan.damage_checks > 0 && !plan.lies(),

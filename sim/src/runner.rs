@@ -355,10 +355,12 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
         }
         let before = match (ended, crash) {
             (Ended::Crashed, Some(crash)) | (Ended::Finished(()), Some(crash)) => {
+                self.in_place(&subject)?;
                 drop(subject);
                 self.crash(&node, &crash, None).await
             }
             (_, None) => {
+                self.in_place(&subject)?;
                 let fired_before = self.machine.fired();
                 let closing = node.spawn(async move { subject.close().await });
                 let closed = self.until_crash(async move { closing.await.ok() }).await?;
@@ -382,6 +384,14 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
         };
         self.note_strikes();
         Ok(Some(before))
+    }
+
+    /// All that the log has written in this life is in its place.
+    fn in_place(&self, subject: &S) -> Result<(), Violation> {
+        if self.machine.with_disk(|disk| subject.in_place(disk, true))? {
+            lock(&self.shared).history.count("I19");
+        }
+        Ok(())
     }
 
     /// Runs an uninterrupted recovery.

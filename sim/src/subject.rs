@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod commands;
+pub mod stream;
 
 /// What may be under test.
 pub const SUBJECTS: [(&str, &str); 3] =
@@ -199,6 +200,18 @@ pub trait Inspect {
     ) -> Result<Vec<&'static str>, Violation>;
     /// The LSN up to which the files alone prove the log; `None` if they prove nothing.
     fn proven_next(pessimal: &Disk) -> Option<u64>;
+    /// It was opened, and nothing was appended: where in its files that will stand.
+    fn opened(&self, disk: &Disk) {
+        let _ = disk;
+    }
+    /// Holds its files against what it told: all of them, or, unless `whole`, what is new in them. Whether there was anything to check.
+    ///
+    /// # Errors
+    /// A violation of I19.
+    fn in_place(&self, disk: &Disk, whole: bool) -> Result<bool, Violation> {
+        let _ = (disk, whole);
+        Ok(false)
+    }
 }
 
 impl Inspect for Wal<SimEnv> {

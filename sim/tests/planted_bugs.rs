@@ -36,19 +36,19 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
 
 /// The same for those of the command log, with the subject that shows them.
 const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
-    ("aof", Plant::AofRingFullDrops, 60, &["I1", "I6", "I9", "I16"]),
-    ("aof", Plant::AofRingSlotFreedEarly, 60, &["I1", "I1a", "I6", "I9", "I16"]),
+    ("aof", Plant::AofRingFullDrops, 60, &["I1", "I6", "I9", "I16", "I19"]),
+    ("aof", Plant::AofRingSlotFreedEarly, 60, &["I19"]),
     ("aof", Plant::AofEverysecIdleTail, 160, &["I16"]),
     ("aof", Plant::AofMultiTruncInside, 120, &["I1", "I5", "I6", "I7"]),
     ("aof", Plant::AofSyncPublishesPresent, 120, &["I1", "I6", "I9"]),
     ("aof", Plant::AofSyncErrorIgnored, 60, &["I1", "I6", "I8", "I9"]),
-    ("aof", Plant::AofSkipFailedWrite, 60, &["I1", "I1a", "I6", "I9"]),
+    ("aof", Plant::AofSkipFailedWrite, 60, &["I19"]),
     ("aof", Plant::AofTrustOldSync, 60, &["I1", "I6", "I9"]),
     ("aof", Plant::AofNamesUnsynced, 60, &["I1", "I6", "I9", "I20"]),
     ("aof", Plant::AofManifestTrusted, 120, &["I1", "I6", "I9"]),
     ("aof", Plant::AofNoChecksums, 60, &["I1", "I3", "I5", "I6", "I9", "I20"]),
     ("aof", Plant::AofManifestUnsynced, 60, &["I1", "I6", "I9", "I20"]),
-    ("aof", Plant::AofFlushResets, 60, &["I1", "I1a", "I6", "I9"]),
+    ("aof", Plant::AofFlushResets, 60, &["I1", "I1a", "I6", "I9", "I19"]),
     ("aof", Plant::AofUnitUnmarked, 120, &["I1"]),
     ("aof", Plant::AofAppendBehindTail, 60, &["I1", "I6", "I9"]),
     ("aof", Plant::AofSyncErrorForgiven, 60, &["I1", "I8", "I9"]),
@@ -58,6 +58,7 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("rewrite", Plant::RewriteNewincrOldUnsynced, 60, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteManifestInplace, 60, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteBaseUnsynced, 60, &["I1", "I6", "I9", "I20"]),
+    ("rewrite", Plant::RewriteSelectForgotten, 240, &["I19"]),
     ("rewrite", Plant::RewriteHistoryFirst, 60, &["I1", "I6", "I9", "I20"]),
 ];
 
@@ -71,7 +72,6 @@ const BY_SCENARIO: &[Plant] = &[
     Plant::AofOnePagePerTick,
     Plant::AofEnableDurable,
     Plant::AofEnableUnsynced,
-    Plant::RewriteSelectForgotten,
 ];
 
 /// Shown by a test below: in a recovery mode, or beside files, that the simulator doesn't use.

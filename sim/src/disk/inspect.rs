@@ -37,6 +37,15 @@ impl Disk {
         self.find(dir, name.as_ref()).map(|inode| self.inode(inode).live.read(offset, buf))
     }
 
+    /// The live content of a file from `offset` on.
+    #[must_use]
+    pub fn read_file_from(&self, dir: DirId, name: impl AsRef<OsStr>, offset: u64) -> Option<Vec<u8>> {
+        let view = &self.inode(self.find(dir, name.as_ref())?).live;
+        let mut bytes = vec![0; view.len.saturating_sub(offset) as usize];
+        view.read(offset, &mut bytes);
+        Some(bytes)
+    }
+
     /// Reads the live content of an open file from `offset` on; returns how many bytes there were.
     #[must_use]
     pub fn read_open(&self, file: super::FileId, offset: u64, buf: &mut [u8]) -> usize {

@@ -75,6 +75,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
             Op::Sync => {
                 let answer = self.subject.sync().await;
                 self.note(op, format!("{answer:?}"));
+                self.in_place()?;
                 let Ok(next) = answer else { return Ok(()) };
                 lock(&self.shared).history.synced(next);
                 self.check_image("after a sync").await
@@ -83,6 +84,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 let Some(lsn) = self.mine.last().copied() else { return Ok(()) };
                 let answer = self.subject.wait(lsn).await;
                 self.note(op, format!("LSN {lsn}: {answer:?}"));
+                self.in_place()?;
                 if answer.is_err() {
                     return Ok(());
                 }
@@ -151,6 +153,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 lock(&self.shared).rewrites = true;
                 let answer = self.subject.rewrite(*op == Op::RewriteWait).await;
                 self.note(op, format!("{answer:?}"));
+                self.in_place()?;
                 if answer.is_err() {
                     return Ok(());
                 }
@@ -165,6 +168,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 }
                 let answer = self.subject.switch().await;
                 self.note(op, format!("{answer:?}"));
+                self.in_place()?;
                 if answer.is_err() {
                     return Ok(());
                 }
@@ -189,6 +193,7 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
         let (append, records) = lock(&self.shared).history.issue(sizes);
         let answer = self.subject.append(&records, batch, durability(class)).await;
         self.note(op, Answer::Appended(answer.clone()));
+        self.in_place()?;
         let reached = answer.as_ref().map_or(durability(class), |(_, class)| *class);
         let answer = answer.map(|(first, _)| first);
         lock(&self.shared).history.answered(append, reached, &answer, errors)?;
@@ -221,6 +226,14 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
             };
             shared.history.answered(*append, Durability::Buffered, &answer, errors)?;
             self.mine.extend(answer.ok());
+        }
+        Ok(())
+    }
+
+    /// What the log has written since the last time is in its place.
+    fn in_place(&self) -> Result<(), Violation> {
+        if self.machine.with_disk(|disk| self.subject.in_place(disk, false))? {
+            lock(&self.shared).history.count("I19");
         }
         Ok(())
     }

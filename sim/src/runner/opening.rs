@@ -63,6 +63,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
                 }
                 (Ended::Finished(Some(Ok((subject, recovered)))), _) => {
                     let calls = self.machine.io_count() - calls_before;
+                    self.machine.with_disk(|disk| subject.opened(disk));
                     self.judge(&image, evicted, &recovered, before, faulty, calls)?;
                     return Ok(Some((node, subject)));
                 }

@@ -21,7 +21,7 @@ use engine::{
     wal::Durability,
 };
 
-use super::{Inspect, NotAppended, NotRead, NotTruncated, Recovered, Refusal, Subject};
+use super::{Inspect, NotAppended, NotRead, NotTruncated, Recovered, Refusal, Subject, stream::Stream};
 use crate::{
     disk::{Disk, Keep, Op},
     env::SimEnv,
@@ -40,12 +40,16 @@ const OTHER: (u32, &[u8]) = (3, b"noise");
 const FILES_DIR: &str = "/log/appendonlydir";
 /// The file that lists them.
 const MANIFEST: &str = "appendonly.aof.manifest";
+/// What is collected until a log that was switched on has a base.
+const COLLECTED: &str = "temp-appendonly.aof.incr";
 
 /// An open command log and the data that it is the log of.
 pub struct Commands<E: Env> {
     /// Another one when it was switched off and on.
     log: Arc<Mutex<CommandLog<E>>>,
     keys: Arc<Mutex<Keyspace>>,
+    /// What the log accepted.
+    stream: Arc<Mutex<Stream>>,
     place: Arc<Place<E>>,
 }
 
@@ -59,7 +63,8 @@ struct Place<E> {
 
 impl<E: Env> Clone for Commands<E> {
     fn clone(&self) -> Self {
-        Commands { log: self.log.clone(), keys: self.keys.clone(), place: self.place.clone() }
+        let Commands { log, keys, stream, place } = self;
+        Commands { log: log.clone(), keys: keys.clone(), stream: stream.clone(), place: place.clone() }
     }
 }
 
@@ -70,6 +75,10 @@ impl<E: Env> Commands<E> {
 
     fn log(&self) -> CommandLog<E> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn stream(&self) -> MutexGuard<'_, Stream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Executes what the log has accepted just now. Returns the LSN of the first record.
@@ -86,7 +95,9 @@ impl<E: Env> Commands<E> {
     async fn noise(&self, records: &[Bytes]) -> Result<(), LogError> {
         if records.iter().map(Bytes::len).sum::<usize>() % 3 == 0 {
             let (database, key) = OTHER;
-            self.log().append(database, &[b"INCR".as_slice(), key]).await?;
+            let command = [b"INCR".as_slice(), key];
+            let position = self.log().append(database, &command).await?;
+            self.stream().accepted(database, &[&command], position.0);
             let mut keys = self.keys();
             let number = database.to_string();
             for command in [&[b"SELECT".as_slice(), number.as_bytes()], &[b"INCR", key], &[b"SELECT", b"0"]] {
@@ -159,7 +170,7 @@ impl<E: Env> Subject<E> for Commands<E> {
         let _ = keys.load(&[b"SELECT", b"0"]);
         let recovered = recovered(&keys);
         let (log, keys) = (Arc::new(Mutex::new(log)), Arc::new(Mutex::new(keys)));
-        Ok((Commands { log, keys, place: Arc::new(place) }, recovered))
+        Ok((Commands { log, keys, stream: Arc::default(), place: Arc::new(place) }, recovered))
     }
 
     async fn peek(env: impl Env, path: &Path, engine: &EngineOptions, plants: Plants) -> Result<Recovered, Refusal> {
@@ -177,6 +188,7 @@ impl<E: Env> Subject<E> for Commands<E> {
         // What is accepted is executed at once: nothing comes in between, not even a snapshot.
         let log = self.log();
         let position = log.append_unit(0, &unit).await.map_err(definite)?;
+        self.stream().accepted(0, &unit, position.0);
         let first = self.execute(records);
         let indeterminate = |_| NotAppended::Indeterminate(first);
         let reached = match class {
@@ -244,9 +256,11 @@ impl<E: Env> Subject<E> for Commands<E> {
         let mut writer: Writer<E> = self.log().writer().map_err(definite)?;
         let mut first = None;
         for record in records {
-            let appended: Result<Position, _> = writer.append(0, &[b"RPUSH".as_slice(), LIST, record]).await;
+            let command = [b"RPUSH".as_slice(), LIST, record];
+            let appended: Result<Position, _> = writer.append(0, &command).await;
             match appended {
-                Ok(_) => {
+                Ok(position) => {
+                    self.stream().accepted(0, &[&command], position.0);
                     let lsn = self.execute(std::slice::from_ref(record));
                     first = first.or(Some(lsn));
                 }
@@ -273,6 +287,7 @@ impl<E: Env> Subject<E> for Commands<E> {
         let enabled = CommandLog::enable(env.clone(), path, options, || self.keys().snapshot()).await;
         let (log, mut first) = enabled.map_err(|error| error.to_string())?;
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = log.clone();
+        self.stream().begin_anew();
         loop {
             let failed = match first.done().await {
                 Ok(_) => return Ok(()),
@@ -299,7 +314,15 @@ fn files(disk: &Disk) -> Vec<(String, u64)> {
 }
 
 fn read(disk: &Disk, dir: &str, name: &str) -> Option<Vec<u8>> {
-    disk.dir_at(Path::new(dir)).and_then(|dir| disk.read_file(dir, OsStr::new(name)))
+    read_from(disk, dir, name, 0)
+}
+
+fn read_from(disk: &Disk, dir: &str, name: &str, offset: u64) -> Option<Vec<u8>> {
+    disk.dir_at(Path::new(dir)).and_then(|dir| disk.read_file_from(dir, OsStr::new(name), offset))
+}
+
+fn manifest(disk: &Disk) -> Option<Manifest> {
+    Manifest::parse(&read(disk, FILES_DIR, MANIFEST)?).ok()
 }
 
 impl Inspect for Commands<SimEnv> {
@@ -327,8 +350,7 @@ impl Inspect for Commands<SimEnv> {
 
     fn clean_directory(disk: &Disk, _: &Recovered, foreign: (&str, &[u8])) -> Result<(), Violation> {
         let there = files(disk);
-        let manifest = read(disk, FILES_DIR, MANIFEST).and_then(|bytes| Manifest::parse(&bytes).ok());
-        let Some(manifest) = manifest else {
+        let Some(manifest) = manifest(disk) else {
             return ensure(false, "I22", "a manifest", format_args!("{there:?}"));
         };
         let listed: Vec<&str> = manifest.entries().map(|entry| entry.name.as_str()).collect();
@@ -360,8 +382,7 @@ impl Inspect for Commands<SimEnv> {
         damaged.power_cut(&Keep::All, draws);
         let sound = damaged.fork();
         let files = files(&damaged);
-        let manifest = read(&damaged, FILES_DIR, MANIFEST).and_then(|bytes| Manifest::parse(&bytes).ok());
-        let (Some(dir), Some(manifest)) = (damaged.dir_at(Path::new(FILES_DIR)), manifest) else {
+        let (Some(dir), Some(manifest)) = (damaged.dir_at(Path::new(FILES_DIR)), manifest(&damaged)) else {
             return Ok(Vec::new());
         };
         if files.is_empty() {
@@ -407,5 +428,33 @@ impl Inspect for Commands<SimEnv> {
 
     fn proven_next(_: &Disk) -> Option<u64> {
         None
+    }
+
+    fn opened(&self, disk: &Disk) {
+        if let Some(last) = manifest(disk).and_then(|manifest| manifest.increments.last().cloned()) {
+            let bytes = files(disk).iter().find(|(name, _)| *name == last.name).map_or(0, |(_, length)| *length);
+            self.stream().begin(&last.name, last.seq, bytes);
+        }
+    }
+
+    fn in_place(&self, disk: &Disk, whole: bool) -> Result<bool, Violation> {
+        let (log, mut stream) = (self.log(), self.stream());
+        let (durable, written, end) = (log.durable(), log.written(), log.end());
+        let found = format!("durable to {}, written to {}, accepted to {}", durable.0, written.0, end.0);
+        ensure(durable <= written && written <= end, "I19", "durable, written and accepted in this order", found)?;
+        let increments = match log.phase() {
+            Phase::Off => return Ok(false),
+            Phase::WaitRewrite => {
+                // It is begun again when its first base is.
+                stream.forget(COLLECTED);
+                vec![COLLECTED.to_owned()]
+            }
+            Phase::On => {
+                let increments = manifest(disk).map(|manifest| manifest.increments).unwrap_or_default();
+                increments.into_iter().filter(|entry| stream.is_in(entry.seq)).map(|entry| entry.name).collect()
+            }
+        };
+        let names: Vec<&str> = increments.iter().map(String::as_str).collect();
+        stream.check(&names, written.0, whole, |name, offset| read_from(disk, FILES_DIR, name, offset))
     }
 }
