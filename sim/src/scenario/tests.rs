@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fault::Fault;
 
 proptest! {
     #[test]
