@@ -37,7 +37,7 @@ pub const MAX_OPS: usize = 100_000;
 /// Payload bytes in all; each record of a batch counts 8 more.
 pub const MAX_PAYLOAD_BYTES: u64 = 256 << 20;
 /// Microseconds of `pause` in all.
-pub const MAX_PAUSE_US: u64 = 10_000_000;
+pub const MAX_PAUSE_US: u64 = 600_000_000;
 
 /// Why a file is no scenario.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
