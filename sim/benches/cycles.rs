@@ -107,6 +107,7 @@ fn plan(seed: u64, clients: usize) -> Plan {
         subject: "wal".into(),
         engine: EngineOptions { segment_bytes: 32 << 10, buffer_bytes: 64 << 10, ..EngineOptions::default() },
         machine: MachinePlan::default(),
+        files: Vec::new(),
         lives: vec![life; LIVES as usize],
         image_checks: 1,
         damage_checks: 0,

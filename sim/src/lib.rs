@@ -30,6 +30,7 @@ pub mod oracle;
 pub mod subject;
 
 pub mod plan;
+pub mod start;
 pub mod workload;
 
 pub mod env;

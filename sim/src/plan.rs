@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{damage::Damage, disk::Keep, fault::Fault, workload::Op};
+use crate::{damage::Damage, disk::Keep, fault::Fault, start::StartFile, workload::Op};
 
 /// A plan. What it leaves open (scheduling, latency, drawn survivals) follows from its seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Plan {
     pub engine: EngineOptions,
     /// The machine.
     pub machine: MachinePlan,
+    /// What is in the data directory before the first open.
+    pub files: Vec<StartFile>,
     /// Lives, one after the other.
     pub lives: Vec<Life>,
     /// The state after a power cut at worst is recovered at one in this many acknowledgements; 0 never.

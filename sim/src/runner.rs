@@ -15,9 +15,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use engine::{
     plant::{Plant, Plants},
-    wal::Wal,
+    wal::{Durability, Wal},
 };
 use madsim::{
     runtime::{Handle, NodeHandle, Runtime},
@@ -44,6 +45,8 @@ use crate::{
 pub const LOG_DIR: &str = "/log";
 /// A file in its directory that the engine must never touch.
 const FOREIGN: (&str, &[u8]) = ("notes.txt", b"not the log's");
+/// Names in that directory that a plan can't give to files of its own.
+pub const TAKEN: [&str; 2] = [FOREIGN.0, "appendonlydir"];
 /// An open may fail this often on a faulty machine before the machine is made to behave.
 const FAULTY_OPENS: usize = 4;
 /// Virtual time after which a life that doesn't end is stuck. An engine microsecond is a virtual millisecond.
@@ -129,7 +132,7 @@ struct Run<'a, S> {
     crash_draws: Prng,
     check_draws: Prng,
     damage_draws: Prng,
-    /// The plan has damaged what was synced.
+    /// The plan has damaged what was synced, or put a snapshot there: an open may be refused for it.
     damaged: bool,
     /// Faults that had struck before the present life.
     fired_before: Fired,
@@ -205,6 +208,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
     }
 
     async fn lives(&mut self) -> Result<(), Stop> {
+        self.put_files()?;
         let mut before = Before::Nothing;
         let last_open = Life::default();
         // One open more than there are lives: the last end is judged too.
@@ -231,6 +235,28 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
                 }
                 Err(harness) => return Err(harness),
             };
+        }
+        Ok(())
+    }
+
+    /// Puts the files in place that the plan begins with. What is whole in them counts as acknowledged.
+    fn put_files(&mut self) -> Result<(), Violation> {
+        let history = &mut lock(&self.shared).history;
+        let mut first = 1;
+        for file in &self.plan.files {
+            let appends: Vec<_> = file.appends().map(|sizes| history.issue(&sizes)).collect();
+            let records: Vec<&[Bytes]> = appends.iter().map(|(_, records)| &**records).collect();
+            let (bytes, whole) = file.content(&records);
+            for (append, records) in &appends[..whole] {
+                history.answered(*append, Durability::Sync, &Ok(first), 0)?;
+                first += records.len() as u64;
+            }
+            self.machine.with_disk(|disk| {
+                let dir = disk.make_dir(Path::new(LOG_DIR));
+                disk.write_foreign(dir, &file.name, &bytes);
+            });
+            // A log may refuse to begin beside a snapshot.
+            self.damaged |= file.is_snapshot();
         }
         Ok(())
     }

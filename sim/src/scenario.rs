@@ -11,6 +11,7 @@ use thiserror::Error;
 use toml::Spanned;
 
 use self::{
+    files::FileText,
     life::{LifeText, Total},
     options::{EngineText, MachineText},
 };
@@ -21,6 +22,7 @@ use crate::{
     workload::{draw, suggest},
 };
 
+mod files;
 mod life;
 mod options;
 
@@ -123,7 +125,7 @@ impl Scenario {
             let message = format!("version {} is unknown; this program reads version {VERSION}", version.get_ref());
             return Err(malformed(line_of(text, version.span().start), message));
         }
-        let file: FileText = toml::from_str(text).map_err(syntax)?;
+        let file: PlanText = toml::from_str(text).map_err(syntax)?;
         file.scenario().map_err(|wrong| malformed(wrong.line(text), wrong.message))
     }
 
@@ -131,7 +133,7 @@ impl Scenario {
     #[must_use]
     pub fn to_toml(&self) -> String {
         // A plan has no value that TOML lacks.
-        toml::to_string(&FileText::from_scenario(self)).unwrap_or_default()
+        toml::to_string(&PlanText::from_scenario(self)).unwrap_or_default()
     }
 }
 
@@ -163,7 +165,7 @@ struct VersionText {
 /// The file as TOML sees it. What is read further keeps its place in the file, for errors.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct FileText {
+struct PlanText {
     version: i64,
     claim: Spanned<String>,
     #[serde(default = "wal")]
@@ -178,6 +180,8 @@ struct FileText {
     engine: EngineText,
     #[serde(default)]
     machine: MachineText,
+    #[serde(default, rename = "file", skip_serializing_if = "Vec::is_empty")]
+    files: Vec<Spanned<FileText>>,
     #[serde(default, rename = "life", skip_serializing_if = "Vec::is_empty")]
     lives: Vec<Spanned<LifeText>>,
     #[serde(default = "nothing")]
@@ -233,7 +237,7 @@ impl Wrong {
     }
 }
 
-impl FileText {
+impl PlanText {
     fn scenario(self) -> Result<Scenario, Wrong> {
         if self.claim.get_ref().trim().is_empty() {
             return Err(Wrong::new(&self.claim, "the claim is empty; say in one sentence what the scenario shows"));
@@ -249,10 +253,11 @@ impl FileText {
         }
         let subject = self.subject.get_ref().clone();
         let mut plan = draw(self.seed, &subject, false);
+        let mut total = Total::default();
+        plan.files = files::files(&self.files, &subject, &mut total)?;
         if !self.lives.is_empty() {
             plan.engine = EngineOptions::default();
             plan.machine = MachinePlan::default();
-            let mut total = Total::default();
             plan.lives = self.lives.iter().map(|life| life.get_ref().life(&mut total)).collect::<Result<_, _>>()?;
         }
         for (life, text) in plan.lives.iter().zip(&self.lives) {
@@ -269,9 +274,9 @@ impl FileText {
         Ok(Scenario { claim: self.claim.into_inner(), plan, expect: self.expect.get_ref().expect(&self.expect)? })
     }
 
-    fn from_scenario(scenario: &Scenario) -> FileText {
-        let Plan { seed, subject, engine, machine, lives, image_checks, damage_checks, .. } = &scenario.plan;
-        FileText {
+    fn from_scenario(scenario: &Scenario) -> PlanText {
+        let Plan { seed, subject, engine, machine, files, lives, image_checks, damage_checks, .. } = &scenario.plan;
+        PlanText {
             version: VERSION,
             claim: placeless(scenario.claim.clone()),
             subject: placeless(subject.clone()),
@@ -280,6 +285,7 @@ impl FileText {
             damage_checks: *damage_checks,
             engine: EngineText::from_options(subject, engine),
             machine: MachineText::from_plan(machine),
+            files: files.iter().map(|file| placeless(FileText::from_file(file))).collect(),
             lives: lives.iter().map(|life| placeless(LifeText::from_life(life))).collect(),
             expect: placeless(ExpectText {
                 violation: scenario.expect.violation.clone().map(placeless),

@@ -292,6 +292,7 @@ pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         subject: subject.into(),
         engine,
         machine: MachinePlan { sector_bytes, capacity_bytes, latency_us, rates },
+        files: Vec::new(),
         lives,
         image_checks,
         damage_checks: *prng.fork("damage").pick(&[0, 0, 1, 4]),

@@ -70,13 +70,14 @@ const BY_SCENARIO: &[Plant] = &[
     Plant::WalTruncateWithoutWitness,
     Plant::AofSecondReadTrusted,
     Plant::AofOnePagePerTick,
+    Plant::AofIgnoreRdb,
+    Plant::AofUpgradeRemovesFirst,
     Plant::AofEnableDurable,
     Plant::AofEnableUnsynced,
 ];
 
-/// Shown by a test below: in a recovery mode, or beside files, that the simulator doesn't use.
-const BY_TEST: &[Plant] =
-    &[Plant::WalAbsoluteTolerates, Plant::AofIgnoreRdb, Plant::AofUpgradeRemovesFirst, Plant::AofEnableNamesFirst];
+/// Shown by a test: in a recovery mode that the simulator doesn't use, or at a first switching on.
+const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofEnableNamesFirst];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
 /// And a ring may be full on a good day, and something come in while a page is written.
@@ -135,24 +136,6 @@ fn without_a_plant_no_seed_fails_and_nothing_stays_unchecked() {
         assert_eq!(total.never(), Vec::<String>::new(), "{subject}");
         assert!(subject == "wal" || total.checked.get("I16").is_some_and(|count| *count > 20), "{:?}", total.checked);
     }
-}
-
-/// A snapshot in RDB format without a log is refused; the planted bug begins empty beside it (B3).
-#[test]
-fn a_snapshot_without_a_log_is_held_by_its_planted_bug() {
-    use engine::{
-        aof::{CommandLog, OpenError, options::Options},
-        env::{OsEnv, block_on},
-        keyspace::Keyspace,
-        plant::Plants,
-    };
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("dump.rdb"), "REDIS0010").unwrap();
-    let open = |options| block_on(CommandLog::open(OsEnv, folder.path(), options, &mut Keyspace::new()));
-    let refused = open(Options::default());
-    assert!(matches!(refused, Err(OpenError::OtherData { .. })), "{refused:?}");
-    let planted = Options { plants: Plants::only(Plant::AofIgnoreRdb), ..Options::default() };
-    assert!(open(planted).is_ok(), "the bug shows");
 }
 
 /// The absolute mode refuses a log that was not closed; the planted bug opens it.

@@ -159,3 +159,30 @@ fn a_file_that_is_no_text_or_too_long_is_refused() {
     assert!(matches!(missing, ScenarioError::Unreadable { .. }));
     assert!(Scenario::read(folder.path()).is_err());
 }
+
+#[test]
+fn files_to_begin_with_read_back_and_are_checked() {
+    let head = format!("{HEAD}subject = \"aof\"\n");
+    let file = |rest: &str| format!("{head}[[file]]\nname = \"appendonly.aof\"\n{rest}");
+    let text = file("snapshot = \"append 1 sync\"\ncommands = \"batch 2x3 sync; append 4 sync\"\ncut = 5\n");
+    let scenario = Scenario::parse(&text, "file").expect("well-formed");
+    let [found] = &scenario.plan.files[..] else { panic!("one file") };
+    assert_eq!((found.snapshot.len(), found.commands.len(), found.cut), (1, 2, 5));
+    assert_eq!(Scenario::parse(&scenario.to_toml(), "file"), Ok(scenario));
+
+    refused(&file(""), "4: a file has a snapshot, commands, or both");
+    refused(&file("comands = \"append 1 sync\"\n"), "6: unknown key 'comands'; did you mean 'commands'?");
+    refused(&file("commands = \"append 1 written\"\n"), "6: 'append 1 written' doesn't say what a file holds");
+    refused(&file("commands = \"append 1 sync; scan\"\n"), "6: 'scan' doesn't say what a file holds");
+    refused(&file("commands = \"append 268435457 sync\"\n"), "6: 'append 268435457 sync' is too much");
+    refused(&file("commands = \"append 1 sync\"\ncut = -1\n"), "7: ");
+    for name in ["", "..", "a/b", "notes.txt", "appendonlydir"] {
+        let text = format!("{head}[[file]]\nname = \"{name}\"\ncommands = \"append 1 sync\"\n");
+        refused(&text, &format!("5: '{name}' is no name for a file"));
+    }
+    let one = "[[file]]\nname = \"a\"\ncommands = \"append 1 sync\"\n";
+    refused(&format!("{head}{one}{one}"), "8: a second file 'a'");
+    refused(&format!("{HEAD}{one}"), "3: files to begin with are for command logs");
+    let many: String = (0..=16).map(|number| one.replace("\"a\"", &format!("\"{number}\""))).collect();
+    refused(&format!("{head}{many}"), "52: 17 files, at most 16");
+}

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// The list that records are pushed to.
-const LIST: &[u8] = b"log";
+pub const LIST: &[u8] = b"log";
 /// A second database is written to in between, so that what is selected matters.
 const OTHER: (u32, &[u8]) = (3, b"noise");
 /// Where the log's files are.
@@ -344,6 +344,9 @@ impl Inspect for Commands<SimEnv> {
     fn open_bound(image: &Disk, _: &Recovered) -> u64 {
         let files = files(image);
         let bytes: u64 = files.iter().map(|(_, length)| length).sum();
+        // The one file of an older log.
+        let outer = image.dir_at(Path::new(LOG_DIR)).into_iter().flat_map(|dir| image.files(dir));
+        let bytes = bytes + outer.map(|(_, length)| length).sum::<u64>();
         // Injected interruptions and short transfers at most double what is needed, with a wide margin.
         4 * (100 + 10 * files.len() as u64 + bytes / 512)
     }

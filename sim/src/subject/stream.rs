@@ -84,20 +84,7 @@ impl Stream {
 
     /// Commands were accepted as one, and the position told for their end is this.
     pub fn accepted(&mut self, database: u32, commands: &[&[&[u8]]], end: u64) {
-        let several = commands.len() > 1;
-        let mut bytes = if several { MULTI.to_vec() } else { Vec::new() };
-        for command in commands {
-            bytes.extend_from_slice(format!("*{}\r\n", command.len()).as_bytes());
-            for argument in *command {
-                bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-                bytes.extend_from_slice(argument);
-                bytes.extend_from_slice(b"\r\n");
-            }
-        }
-        if several {
-            bytes.extend_from_slice(EXEC);
-        }
-        self.units.push(Unit { end, database, bytes, several });
+        self.units.push(Unit { end, database, bytes: encoded(commands), several: commands.len() > 1 });
     }
 
     /// Whether an increment with this number holds a part of it.
@@ -238,6 +225,25 @@ impl Stream {
             seen = Seen { at: from + at as u64, unit: seen.unit + 1, ..seen };
         }
     }
+}
+
+/// Commands as one unit, as a file holds them.
+#[must_use]
+pub fn encoded(commands: &[&[&[u8]]]) -> Vec<u8> {
+    let several = commands.len() > 1;
+    let mut bytes = if several { MULTI.to_vec() } else { Vec::new() };
+    for command in commands {
+        bytes.extend_from_slice(format!("*{}\r\n", command.len()).as_bytes());
+        for argument in *command {
+            bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+            bytes.extend_from_slice(argument);
+            bytes.extend_from_slice(b"\r\n");
+        }
+    }
+    if several {
+        bytes.extend_from_slice(EXEC);
+    }
+    bytes
 }
 
 /// The database that `bytes` select, and the length of that.

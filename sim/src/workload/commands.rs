@@ -68,6 +68,7 @@ pub(super) fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         subject: subject.into(),
         engine,
         machine: MachinePlan { sector_bytes, capacity_bytes, latency_us, rates },
+        files: Vec::new(),
         lives,
         image_checks,
         damage_checks: 0,
