@@ -169,10 +169,6 @@ impl<E: Env> Log<E> {
 
     /// Takes all pages and begins to write them; `None` if there are none.
     fn begin_write(&self, state: &mut State<E>) -> Option<Worker<E>> {
-        self.begin_write_of(state, usize::MAX)
-    }
-
-    fn begin_write_of(&self, state: &mut State<E>, most: usize) -> Option<Worker<E>> {
         state.publish_page();
         let mut pages = mem::take(&mut state.left);
         if pages.is_empty() {
@@ -181,8 +177,8 @@ impl<E: Env> Log<E> {
             }
             pages = state.ring.take();
         }
-        if pages.len() > most {
-            state.left = pages.split_off(most);
+        if pages.len() > 1 && planted!(self.plants, AofOnePagePerTick) {
+            state.left = pages.split_off(1);
         }
         state.postponed = None;
         state.switching = pages.iter().any(|page| page.tag.head == Head::Switch);
@@ -289,11 +285,6 @@ impl<E: Env> Log<E> {
 
     /// The keeper's part: writes what there is, also what failed before. One attempt.
     pub(super) async fn write_now(&self) {
-        self.write_pages(usize::MAX).await;
-    }
-
-    /// The same for so many pages at most.
-    pub(super) async fn write_pages(&self, most: usize) {
         let seen = self.gates.space.seq();
         let worker = {
             let mut state = self.lock();
@@ -303,7 +294,7 @@ impl<E: Env> Log<E> {
             if !state.can_write() {
                 None
             } else {
-                match self.begin_write_of(&mut state, most) {
+                match self.begin_write(&mut state) {
                     Some(worker) => Some(worker),
                     // There is nothing to write any more.
                     None => {

@@ -85,7 +85,7 @@ async fn keep<E: Env>(log: Arc<Log<E>>) {
                 let idle_tail = planted!(log.plants, AofEverysecIdleTail) && log.lock().written >= upto;
                 if !idle_tail {
                     let written = if planted!(log.plants, AofOnePagePerTick) {
-                        log.write_pages(1).await;
+                        log.write_now().await;
                         true
                     } else {
                         log.wait(Want::Written(upto)).await.is_ok()
