@@ -269,6 +269,36 @@ pub(super) async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifes
     Manifest::parse(&text[..read]).map_err(|error| LoadError::Manifest { file: name.to_owned(), error })
 }
 
+/// So many commands that failed are told one by one.
+const MOST_FAILURES: usize = 100;
+
+/// Commands of a file that failed, as they did when they were logged.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    /// Where they stand, and why: the first of them.
+    pub(super) first: Vec<(u64, CommandError)>,
+    pub(super) count: u64,
+}
+
+impl Failures {
+    /// Takes note of how a command of `file` ended; what the data set has no command for ends the loading.
+    pub(super) fn note(&mut self, file: &str, at: u64, ended: Result<bool, CommandError>) -> Result<(), LoadError> {
+        match ended {
+            Ok(_) => {}
+            Err(error @ (CommandError::Unknown(_) | CommandError::Unsupported(_))) => {
+                return Err(LoadError::Command { file: file.to_owned(), at, error });
+            }
+            Err(error) => {
+                self.count += 1;
+                if self.first.len() < MOST_FAILURES {
+                    self.first.push((at, error));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Commands of at most so many arguments are executed without an allocation for them.
 const FEW: usize = 8;
 /// So many commands are known before they are executed.
@@ -338,19 +368,8 @@ async fn load_file<F: File>(
     } else {
         0
     };
-    let mut execute = |data: &mut _, at: u64, command: &[&[u8]]| match DataSet::load(data, command) {
-        Ok(_) => Ok(()),
-        Err(error @ (CommandError::Unknown(_) | CommandError::Unsupported(_))) => {
-            Err(LoadError::Command { file: name.to_owned(), at, error })
-        }
-        Err(error) => {
-            loaded.failures += 1;
-            if loaded.failed.len() < 100 {
-                loaded.failed.push((name.to_owned(), at, error));
-            }
-            Ok(())
-        }
-    };
+    let mut failures = Failures::default();
+    let mut execute = |data: &mut _, at: u64, command: &[&[u8]]| failures.note(name, at, DataSet::load(data, command));
     let check = options.check(entry);
     let mut walk = Walk::new(file, begins, check).await.map_err(LoadError::io("read", name))?;
     // The commands of an open unit; what begins and what ends it are none.
@@ -384,6 +403,9 @@ async fn load_file<F: File>(
             }
         }
     }
+    loaded.failures += failures.count;
+    let left = MOST_FAILURES.saturating_sub(loaded.failed.len());
+    loaded.failed.extend(failures.first.into_iter().take(left).map(|(at, error)| (name.to_owned(), at, error)));
     (loaded.digest, loaded.begins) = (walk.digest(), begins);
     Ok(walk.checked())
 }

@@ -18,7 +18,7 @@ use crate::{
 
 use super::{
     check::{Check, Checked, End, Role, Walk},
-    load::{DataSet, LoadError},
+    load::{DataSet, Failures, LoadError},
     resp::{self, Digits, Malformed},
 };
 
@@ -112,7 +112,7 @@ async fn open<E: Env>(env: &E, path: &Path) -> io::Result<<E::Dir as Dir>::File>
 
 async fn load_file<F: File>(file: &F, name: &str, data: &mut impl DataSet) -> Result<Loaded, LoadError> {
     let mut entries = Entries::new(file).await.map_err(LoadError::io("read", name))?;
-    let (mut failed, mut failures) = (Vec::new(), 0);
+    let mut failures = Failures::default();
     let refuse = |at: u64| move |error| LoadError::Command { file: name.to_owned(), at, error };
     let mut selected = false;
     data.begin_file();
@@ -124,16 +124,7 @@ async fn load_file<F: File>(file: &F, name: &str, data: &mut impl DataSet) -> Re
                 selected = true;
                 continue;
             }
-            (Item::Command, Ok(_)) => {}
-            (Item::Command, Err(error @ (CommandError::Unknown(_) | CommandError::Unsupported(_)))) => {
-                return Err(refuse(at)(error));
-            }
-            (Item::Command, Err(error)) => {
-                failures += 1;
-                if failed.len() < 100 {
-                    failed.push((at, error));
-                }
-            }
+            (Item::Command, done) => failures.note(name, at, done)?,
         }
         if std::mem::take(&mut selected) {
             data.load(&[b"SELECT", b"0"]).map_err(refuse(at))?;
@@ -142,7 +133,7 @@ async fn load_file<F: File>(file: &F, name: &str, data: &mut impl DataSet) -> Re
     if selected {
         data.load(&[b"SELECT", b"0"]).map_err(refuse(entries.good.0))?;
     }
-    Ok(Loaded { checked: entries.finish(), failed, failures })
+    Ok(Loaded { checked: entries.finish(), failed: failures.first, failures: failures.count })
 }
 
 /// What stands in a file.
