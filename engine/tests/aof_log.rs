@@ -205,6 +205,31 @@ fn a_refused_open_changes_no_byte() {
     block_on(log.close()).unwrap();
 }
 
+/// A manifest as Redis writes it says nothing of a line that it lost.
+#[test]
+fn what_a_manifest_without_checksums_does_not_list_is_never_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("appendonlydir");
+    fs::create_dir(&inner).unwrap();
+    let set = |key: &str| {
+        let mut bytes = Vec::new();
+        resp::encode(&mut bytes, &["SET", key, "value"]);
+        bytes
+    };
+    fs::write(inner.join("appendonly.aof.1.incr.aof"), set("listed")).unwrap();
+    fs::write(inner.join("appendonly.aof.2.incr.aof"), set("lost")).unwrap();
+    fs::write(inner.join("appendonly.aof.manifest"), "file appendonly.aof.1.incr.aof seq 1 type i\n").unwrap();
+    let unlisted = || directory(&inner).into_iter().filter(|(_, bytes)| *bytes == set("lost")).count();
+    for opens in 1..=3 {
+        block_on(async {
+            let (log, keys, _) = open(folder.path(), &always()).await.unwrap();
+            assert_eq!(keys.databases()[0].len(), 1);
+            log.close().await.unwrap();
+        });
+        assert_eq!(unlisted(), 1, "after {opens} opens: {:?}", directory(&inner));
+    }
+}
+
 #[test]
 fn a_rewrite_leaves_the_data_and_nothing_else() {
     for (policy, ring_page_bytes) in [(Fsync::Always, 64 << 10), (Fsync::EverySecond, 64), (Fsync::No, 64)] {

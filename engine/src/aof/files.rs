@@ -81,9 +81,11 @@ impl Names {
     /// Whether a file that no manifest lists is one that a log of this name began and did not finish.
     pub(super) fn is_left_over(&self, file: &str) -> bool {
         let temporary = [self.temporary_manifest(), self.temporary_increment(), self.first_manifest()];
-        if file == TEMPORARY_BASE || temporary.iter().any(|name| name == file) {
-            return true;
-        }
+        file == TEMPORARY_BASE || temporary.iter().any(|name| name == file) || self.is_of_a_log(file)
+    }
+
+    /// Whether it has the name of a base or of an increment.
+    pub(super) fn is_of_a_log(&self, file: &str) -> bool {
         let Some(rest) = file.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('.')) else { return false };
         let Some((seq, kind)) = rest.split_once('.') else { return false };
         seq.parse::<u64>().is_ok() && matches!(kind, "base.aof" | "base.rdb" | "incr.aof")

@@ -43,8 +43,13 @@ pub(super) async fn open<E: Env>(
     let opening = Opening { env: &env, options: &options, names: &names, plants: options.plants() };
     let found = opening.find(&outer, &inner_path, data).await?;
     let Found { listed, loaded, there } = found;
+    // As it was read: the one that stands there by the end has checksums anyway.
+    let whole = !matches!(&there, There::Log(_, manifest) if !manifest.summed);
     let (dir, made) = match there {
         There::Log(dir, manifest) => {
+            if !whole {
+                opening.set_unlisted_aside(&dir, &listed, &manifest).await?;
+            }
             let made = opening.go_on(&dir, manifest, &loaded).await?;
             (dir, made)
         }
@@ -59,7 +64,9 @@ pub(super) async fn open<E: Env>(
             (dir, made)
         }
     };
-    opening.clean(&dir, &listed, &made.manifest).await;
+    if whole {
+        opening.clean(&dir, &listed, &made.manifest).await;
+    }
     let opened = Opened {
         lock,
         target: made.target,
@@ -425,12 +432,32 @@ impl<E: Env> Opening<'_, E> {
         replaced.map_err(|error| OpenError::Failed(error.failure))
     }
 
-    /// Removes what this log began and did not finish, and what is history. Only where the manifest is known to be whole: else a
-    /// file that it doesn't list may be one that it lost.
-    async fn clean(&self, dir: &E::Dir, listed: &[DirEntry], manifest: &Manifest) {
-        if !manifest.summed {
-            return;
+    /// A manifest without checksums may have lost a line, and a file that it doesn't list be one of the log. (1) It is neither removed
+    /// now nor overwritten by a file that this open begins; (2) nor removed by the next open, whose manifest is whole: it gets a name
+    /// that counts for nothing.
+    async fn set_unlisted_aside(
+        &self,
+        dir: &E::Dir,
+        listed: &[DirEntry],
+        manifest: &Manifest,
+    ) -> Result<(), OpenError> {
+        let is_listed = |name: &str| manifest.entries().any(|entry| entry.name == name);
+        for entry in listed.iter().filter(|entry| entry.kind == EntryKind::File && entry.len > 0) {
+            let Some(name) = entry.name.to_str().filter(|name| self.names.is_of_a_log(name) && !is_listed(name)) else {
+                continue;
+            };
+            let asides = (1..).map(|number| format!("{name}.unlisted.{number}"));
+            let taken = |aside: &String| listed.iter().any(|entry| entry.name == **aside);
+            let Some(aside) = asides.into_iter().find(|aside| !taken(aside)) else { continue };
+            interruptible(|| dir.rename(name, &aside)).await.map_err(OpenError::io("rename", name))?;
+            warn!(file = name, aside, "the manifest doesn't list it, and may have lost a line");
         }
+        Ok(())
+    }
+
+    /// Removes what this log began and did not finish, and what is history. Only where the manifest that was read is known to be
+    /// whole: else a file that it doesn't list may be one that it lost.
+    async fn clean(&self, dir: &E::Dir, listed: &[DirEntry], manifest: &Manifest) {
         for entry in listed {
             let Some(name) = entry.name.to_str() else { continue };
             let in_use = manifest.live().any(|entry| entry.name == name);
