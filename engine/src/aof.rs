@@ -37,6 +37,7 @@ use crate::{
     sync::Mutex,
 };
 
+mod ahead;
 pub mod check;
 mod commit;
 mod enable;

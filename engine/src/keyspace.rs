@@ -27,7 +27,7 @@ use thiserror::Error;
 
 use crate::aof::load::DataSet;
 
-use shards::Shards;
+use shards::{Item, Shards};
 
 pub use snapshot::KeyspaceSnapshot;
 pub(crate) use snapshot::rebuild;
@@ -207,8 +207,6 @@ pub struct Keyspace {
     selected: usize,
     /// The command that was executed last, by its name in upper case.
     last: Option<(&'static str, Run)>,
-    /// Hashes of keys that come next while a log is loaded.
-    expected: Vec<u64>,
     /// Keys that a command found to have expired, by database, where somebody wants to know.
     expired: Option<Vec<(usize, Text)>>,
 }
@@ -229,13 +227,7 @@ impl Keyspace {
     /// No keys; database 0 is selected.
     #[must_use]
     pub fn new() -> Keyspace {
-        Keyspace {
-            databases: vec![Database::default(); DATABASES],
-            selected: 0,
-            last: None,
-            expected: Vec::new(),
-            expired: None,
-        }
+        Keyspace { databases: vec![Database::default(); DATABASES], selected: 0, last: None, expired: None }
     }
 
     /// The databases by number.
@@ -307,23 +299,30 @@ impl Keyspace {
     }
 }
 
+/// A `SET` without options, for [`Keyspace`].
+#[derive(Debug)]
+pub struct Prepared(Item);
+
 impl DataSet for Keyspace {
-    fn load(&mut self, command: &[&[u8]]) -> Result<bool, CommandError> {
-        if !self.expected.is_empty() {
-            self.databases[self.selected].keys.fetch(&self.expected);
-            self.expected.clear();
+    type Prepared = Prepared;
+
+    fn prepare(command: &[&[u8]]) -> Option<Prepared> {
+        match command {
+            [name, key, value] if name.eq_ignore_ascii_case(b"SET") => Some(Prepared(Item::text(key, value))),
+            _ => None,
         }
+    }
+
+    fn load_prepared(&mut self, commands: &mut dyn Iterator<Item = Prepared>) {
+        self.databases[self.selected].keys.put_all(commands.map(|Prepared(item)| item));
+    }
+
+    fn load(&mut self, command: &[&[u8]]) -> Result<bool, CommandError> {
         Keyspace::load(self, command)
     }
 
     fn begin_file(&mut self) {
         self.selected = 0;
-    }
-
-    fn expect(&mut self, command: &[&[u8]]) {
-        if let [_, key, ..] = command {
-            self.expected.push(shards::hash(key));
-        }
     }
 }
 

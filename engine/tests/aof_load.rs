@@ -12,7 +12,7 @@ use engine::{
         check::End,
         load::{LoadError, LoadOptions, Loaded, load},
         rdb::RdbError,
-        resp::Reading,
+        resp::{self, Reading},
     },
     env::{OsEnv, block_on},
     keyspace::{CommandError, Keyspace, ValueRef},
@@ -23,10 +23,19 @@ fn fixtures(folder: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/redis").join(folder)
 }
 
+/// Loads a directory both ways: read at once, and read by a task of its own.
 fn open(path: &Path, options: &LoadOptions) -> Result<(Keyspace, Loaded), LoadError> {
-    let mut keys = Keyspace::new();
-    let loaded = block_on(load(&OsEnv, path, options, &mut keys))?;
-    Ok((keys, loaded))
+    let load = |ahead_bytes| {
+        let (mut keys, options) = (Keyspace::new(), LoadOptions { ahead_bytes, ..options.clone() });
+        let loaded = block_on(load(&OsEnv, path, &options, &mut keys))?;
+        Ok((keys, loaded))
+    };
+    let (at_once, ahead): (Result<_, LoadError>, _) = (load(u64::MAX), load(0));
+    match (&at_once, &ahead) {
+        (Err(at_once), Err(ahead)) => assert_eq!(at_once.to_string(), LoadError::to_string(ahead)),
+        (at_once, ahead) => assert_eq!(at_once.as_ref().ok(), ahead.as_ref().ok()),
+    }
+    ahead
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -216,6 +225,42 @@ fn damaged_increments_load_as_in_the_server_or_are_refused_as_there() {
         assert!(whole.is_ok() == (whole_only == "started") || remark, "{name}: {:?}", whole.err());
     }
     assert!(loaded > 40 && refused >= 12, "{loaded} and {refused}");
+}
+
+/// More batches than are ever read ahead, with units, failures and a large value in between, and an end that is cut off.
+#[test]
+fn a_long_increment_is_executed_in_order_while_it_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    torn(folder.path(), b"");
+    let (mut model, _) = open(folder.path(), &LoadOptions::default()).expect("the base loads");
+    let (mut increment, mut failures) = (Vec::new(), 0);
+    let large = vec![b'x'; 300_000];
+    for number in 0..40_000_u32 {
+        let (key, value) = (format!("key:{}", number % 5000), number.to_string());
+        let (key, value) = (key.as_bytes(), value.as_bytes());
+        let commands: Vec<Vec<&[u8]>> = match number % 1000 {
+            7 => vec![vec![b"MULTI"], vec![b"SET", key, value], vec![b"INCR", key], vec![b"EXEC"]],
+            8 => vec![vec![b"LPUSH", b"key:6", value]],
+            9 => vec![vec![b"SELECT", if number % 2000 == 9 { b"1" } else { b"0" }]],
+            10 if number % 10_000 == 10 => vec![vec![b"SET", b"large", &large]],
+            number if number % 5 == 0 => vec![vec![b"APPEND", key, value]],
+            _ => vec![vec![b"set", key, value]],
+        };
+        for command in commands {
+            resp::encode(&mut increment, &command);
+            if !matches!(command[0], b"MULTI" | b"EXEC") {
+                failures += u64::from(model.load(&command).is_err());
+            }
+        }
+    }
+    assert!(failures > 0);
+    let good = increment.len() as u64;
+    increment.extend_from_slice(b"*3\r\n$3\r\nSET\r\n");
+    torn(folder.path(), &increment);
+    let (keys, loaded) = open(folder.path(), &LoadOptions::default()).expect("loads");
+    let (_, last) = loaded.files.last().expect("a file");
+    assert_eq!((last.good, last.end), (good, End::ShortCommand));
+    assert!(keys.databases() == model.databases() && loaded.failures == failures);
 }
 
 /// Only the last file may be cut off; in an earlier one a remark may be.

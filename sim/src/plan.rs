@@ -63,6 +63,8 @@ pub struct CommandOptions {
     pub no_sync_on_rewrite: bool,
     /// What a rewrite replaces stays, as history.
     pub keep_history: bool,
+    /// Every file is read by a task of its own while it is loaded, however short it is.
+    pub load_ahead: bool,
 }
 
 impl Default for CommandOptions {
@@ -75,6 +77,7 @@ impl Default for CommandOptions {
             checksums: true,
             no_sync_on_rewrite: false,
             keep_history: false,
+            load_ahead: false,
         }
     }
 }
@@ -99,6 +102,14 @@ impl Policy {
 impl std::fmt::Display for Policy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(Policy::ALL.iter().find(|(policy, _)| policy == self).map_or("", |(_, name)| name))
+    }
+}
+
+impl EngineOptions {
+    /// The same for a machine on which nothing runs in the background.
+    #[must_use]
+    pub fn still(&self) -> EngineOptions {
+        EngineOptions { commands: CommandOptions { load_ahead: false, ..self.commands }, ..self.clone() }
     }
 }
 

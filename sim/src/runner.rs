@@ -531,7 +531,7 @@ fn recover_still<S: Subject<SimEnv>>(
     options: &crate::plan::EngineOptions,
     plants: &Plants,
 ) -> Result<Recovered, Refusal> {
-    untold(|| run_still(S::peek(ImageEnv::new(image), Path::new(LOG_DIR), options, plants.clone())))
+    untold(|| run_still(S::peek(ImageEnv::new(image), Path::new(LOG_DIR), &options.still(), plants.clone())))
 }
 
 /// The same, and the log is really opened.
@@ -543,7 +543,7 @@ fn open_still<S: Subject<SimEnv>>(
     // The question is what the disk holds, not whether there is room to go on.
     env.machine().behave();
     untold(|| {
-        let opened = run_still(S::open(env, Path::new(LOG_DIR), options, plants.clone()));
+        let opened = run_still(S::open(env, Path::new(LOG_DIR), &options.still(), plants.clone()));
         opened.map(|result| result.map(|(_, recovered)| recovered))
     })
 }

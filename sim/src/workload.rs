@@ -479,8 +479,16 @@ pub fn drawn(plan: &Plan) -> Vec<(&'static str, String)> {
     let clients: Vec<String> = plan.lives.iter().map(|life| life.clients.len().to_string()).collect();
     let rates: Vec<String> =
         plan.machine.rates.iter().map(|(fault, calls)| format!("{} 1/{calls}", fault.name())).collect();
-    let CommandOptions { policy, ring_pages, ring_page_bytes, timestamps, checksums, no_sync_on_rewrite, keep_history } =
-        plan.engine.commands;
+    let CommandOptions {
+        policy,
+        ring_pages,
+        ring_page_bytes,
+        timestamps,
+        checksums,
+        no_sync_on_rewrite,
+        keep_history,
+        load_ahead,
+    } = plan.engine.commands;
     let mut drawn = if plan.subject == "wal" {
         vec![
             ("segment_bytes", plan.engine.segment_bytes.to_string()),
@@ -497,6 +505,7 @@ pub fn drawn(plan: &Plan) -> Vec<(&'static str, String)> {
             ("checksums", checksums.to_string()),
             ("no_appendfsync_on_rewrite", no_sync_on_rewrite.to_string()),
             ("disable_auto_gc", keep_history.to_string()),
+            ("load_ahead", load_ahead.to_string()),
         ]
     };
     drawn.extend([

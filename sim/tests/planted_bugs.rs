@@ -52,6 +52,7 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("aof", Plant::AofUnitUnmarked, 120, &["I1"]),
     ("aof", Plant::AofAppendBehindTail, 60, &["I1", "I6", "I9"]),
     ("aof", Plant::AofSyncErrorForgiven, 60, &["I1", "I8", "I9"]),
+    ("aof", Plant::AofReaderEndsLoad, 60, &["I1", "I1a", "I6", "I9"]),
     ("rewrite", Plant::AofSumsIgnored, 60, &["I1", "I3", "I4", "I5", "I6", "I9", "I20"]),
     ("rewrite", Plant::AofHeldBackDurable, 60, &["I1", "I6", "I9"]),
     ("rewrite", Plant::RewriteRenameNoDirsync, 60, &["I1", "I6", "I9", "I20"]),

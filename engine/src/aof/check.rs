@@ -117,10 +117,16 @@ pub(super) struct Walk<'f, F> {
 impl<'f, F: File> Walk<'f, F> {
     /// From the byte `begins` on.
     pub(super) async fn new(file: &'f F, begins: u64, check: Check) -> io::Result<Walk<'f, F>> {
+        Ok(Walk::within(file, begins..file.len().await?, check))
+    }
+
+    /// From one byte to another, where the file ends.
+    pub(super) fn within(file: &'f F, places: Range<u64>, check: Check) -> Walk<'f, F> {
+        let begins = places.start;
         let scan = Scan { at: begins, ..Scan::new(check) };
-        let window = Window::new(file, begins).await?;
+        let window = Window::within(file, places);
         let Check { salt, durable, .. } = check;
-        Ok(Walk { window, scan, item: 0, end: End::File, salt, durable, batch_end: begins })
+        Walk { window, scan, item: 0, end: End::File, salt, durable, batch_end: begins }
     }
 
     /// Goes to the next command or annotation; `None` at what ends the file.
@@ -150,17 +156,6 @@ impl<'f, F: File> Walk<'f, F> {
                 }
             }
         }
-    }
-
-    /// The same without reading on: `None` where that takes more than is at hand, or at what ends the file.
-    pub(super) fn next_at_hand(&mut self) -> Option<Role> {
-        if self.salt.is_some() && self.scan.at >= self.batch_end {
-            return None;
-        }
-        let (bytes, role) = self.scan.step(self.window.rest()).ok()?;
-        self.item = bytes;
-        self.window.take(bytes);
-        Some(role)
     }
 
     /// Enters the batch that begins here. False if it is not whole. What has no checksum was appended by somebody else, by Redis
@@ -267,16 +262,6 @@ impl<'f, F: File> Walk<'f, F> {
     /// The arguments of the command that the walk is at.
     pub(super) fn command(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.scan.parser.command(self.window.taken(self.item))
-    }
-
-    /// Where its arguments are, until the walk reads on.
-    pub(super) fn places(&self) -> impl Iterator<Item = Range<usize>> {
-        self.scan.parser.places().iter().map(|argument| self.window.place(self.item, argument))
-    }
-
-    /// An argument by its place.
-    pub(super) fn argument(&self, place: &Range<usize>) -> &[u8] {
-        self.window.part(place)
     }
 
     /// Where in the file it stands.

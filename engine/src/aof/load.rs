@@ -1,16 +1,18 @@
 //! Loading a log's directory into a data set: the base, then each increment, unit by unit. Writes nothing.
 
-use std::{io, ops::Range, path::Path};
+use std::{io, path::Path};
 
 use thiserror::Error;
 
 use crate::{
     env::{Dir, Env, File, OpenMode, interruptible, read_at_most},
     keyspace::CommandError,
+    plant::{Plants, planted},
 };
 
 use super::{
-    check::{Check, Checked, End, Role, Walk},
+    ahead::{Found, Read, pipe},
+    check::{Check, Checked, End, Role},
     manifest::{Entry, Manifest, ManifestError},
     rdb::{self, RdbError},
     resp::Reading,
@@ -18,6 +20,20 @@ use super::{
 
 /// What a log is loaded into: commands change it. [`Keyspace`](crate::keyspace::Keyspace) is one; yours may be another.
 pub trait DataSet {
+    /// A command of which all was done that needs no data: parsed, copied, hashed. [`Infallible`](std::convert::Infallible) where
+    /// there is none.
+    type Prepared: Send + 'static;
+
+    /// Prepares a command, in the background while others are executed. `None` if there is nothing to gain, or if it might fail:
+    /// then it goes to [`DataSet::load`] in its turn.
+    fn prepare(command: &[&[u8]]) -> Option<Self::Prepared> {
+        let _ = command;
+        None
+    }
+
+    /// Executes commands that were prepared, one after the other.
+    fn load_prepared(&mut self, commands: &mut dyn Iterator<Item = Self::Prepared>);
+
     /// Executes a command of the log. True if it changed something.
     ///
     /// # Errors
@@ -27,14 +43,10 @@ pub trait DataSet {
 
     /// Another file begins: database 0 is selected.
     fn begin_file(&mut self);
-
-    /// This command comes soon: a chance to fetch what it will need, which is worth more the more of them are known at once. It
-    /// must change nothing that shows.
-    fn expect(&mut self, command: &[&[u8]]) {
-        let _ = command;
-    }
 }
 
+/// Starting a task costs more than to parse so many bytes.
+pub(super) const AHEAD_BYTES: u64 = 1 << 20;
 /// A manifest has at most this many bytes: some ten thousand files.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
@@ -51,9 +63,24 @@ pub struct LoadOptions {
     pub until: Option<i64>,
     /// `aof-load-corrupt-tail-max-size`: a last file of which at most so many bytes at the end are damaged is loaded up to there.
     pub corrupt_tail_bytes: u64,
+    /// A file of at least so many bytes is read and parsed in the background, while its commands are executed.
+    pub ahead_bytes: u64,
+    /// A planted bug.
+    #[cfg(feature = "plants")]
+    pub plants: Plants,
 }
 
 impl LoadOptions {
+    #[cfg(feature = "plants")]
+    fn plants(&self) -> Plants {
+        self.plants.clone()
+    }
+
+    #[cfg(not(feature = "plants"))]
+    fn plants(&self) -> Plants {
+        Plants::default()
+    }
+
     /// How a file of the manifest is read.
     pub(super) fn check(&self, entry: &Entry) -> Check {
         let (salt, durable) = (entry.salt, entry.synced.unwrap_or(0));
@@ -70,6 +97,9 @@ impl Default for LoadOptions {
             truncated: true,
             until: None,
             corrupt_tail_bytes: 0,
+            ahead_bytes: AHEAD_BYTES,
+            #[cfg(feature = "plants")]
+            plants: Plants::default(),
         }
     }
 }
@@ -199,32 +229,34 @@ pub async fn load<E: Env>(
         _ => LoadError::io("open directory", &what)(error),
     })?;
     let manifest = read_manifest(&dir, &manifest_name).await?;
-    Source { dir: &dir, manifest: &manifest, options }.load(data).await
+    Source { env, dir: &dir, manifest: &manifest, options }.load(data).await
 }
 
 /// A log to load.
-pub(super) struct Source<'a, D> {
-    pub(super) dir: &'a D,
+pub(super) struct Source<'a, E: Env> {
+    pub(super) env: &'a E,
+    pub(super) dir: &'a E::Dir,
     pub(super) manifest: &'a Manifest,
     pub(super) options: &'a LoadOptions,
 }
 
-impl<D: Dir> Source<'_, D> {
+impl<E: Env> Source<'_, E> {
     /// Loads it.
     pub(super) async fn load(&self, data: &mut impl DataSet) -> Result<Loaded, LoadError> {
-        let Source { dir, manifest, options } = self;
+        let Source { env, dir, manifest, options } = self;
         let entries: Vec<_> = manifest.live().collect();
         let mut loaded = Loaded::default();
         for (number, entry) in entries.iter().enumerate() {
-            load_one(*dir, entry, number + 1 == entries.len(), options, data, &mut loaded).await?;
+            load_one(*env, dir, entry, number + 1 == entries.len(), options, data, &mut loaded).await?;
         }
         Ok(loaded)
     }
 }
 
 /// Loads one file, which may end within a command if it is the last one.
-pub(super) async fn load_one<D: Dir>(
-    dir: &D,
+pub(super) async fn load_one<E: Env>(
+    env: &E,
+    dir: &E::Dir,
     entry: &Entry,
     last: bool,
     options: &LoadOptions,
@@ -237,7 +269,7 @@ pub(super) async fn load_one<D: Dir>(
         _ => LoadError::io("open", name)(error),
     })?;
     data.begin_file();
-    let checked = load_file(&file, entry, options, data, loaded).await?;
+    let checked = load_file(env, file, entry, options, data, loaded).await?;
     let Checked { good, good_lines, length, end, .. } = checked;
     match end {
         End::File => {}
@@ -299,113 +331,66 @@ impl Failures {
     }
 }
 
-/// Commands of at most so many arguments are executed without an allocation for them.
-const FEW: usize = 8;
-/// So many commands are known before they are executed.
-const AHEAD: usize = 32;
-
-/// Commands that come next, so that what they need is fetched for all of them at once. (Each waits for memory several times, and
-/// processors wait for several at a time.)
-#[derive(Default)]
-struct Ahead {
-    /// Where each stands in the file, and where its arguments end.
-    commands: Vec<(u64, usize)>,
-    arguments: Vec<Range<usize>>,
-}
-
-impl Ahead {
-    /// Takes in the commands that are at hand. What follows them, if it is at hand and none.
-    fn fill<F: File>(&mut self, walk: &mut Walk<'_, F>) -> Option<Role> {
-        self.commands.clear();
-        self.arguments.clear();
-        while self.commands.len() < AHEAD {
-            match walk.next_at_hand() {
-                Some(Role::Command) => {
-                    self.arguments.extend(walk.places());
-                    self.commands.push((walk.at(), self.arguments.len()));
-                }
-                other => return other,
-            }
-        }
-        None
-    }
-
-    fn each<F: File>(
-        &self,
-        walk: &Walk<'_, F>,
-        mut command: impl FnMut(u64, &[&[u8]]) -> Result<(), LoadError>,
-    ) -> Result<(), LoadError> {
-        let mut begins = 0;
-        for (at, ends) in &self.commands {
-            let arguments = self.arguments.get(begins..*ends).unwrap_or_default();
-            begins = *ends;
-            let mut few: [&[u8]; FEW] = [b""; FEW];
-            if arguments.len() <= FEW {
-                few.iter_mut().zip(arguments).for_each(|(argument, place)| *argument = walk.argument(place));
-                command(*at, &few[..arguments.len()])?;
-            } else {
-                command(*at, &arguments.iter().map(|place| walk.argument(place)).collect::<Vec<_>>())?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Executes the commands of one file; those of a unit once it is whole.
-async fn load_file<F: File>(
-    file: &F,
+async fn load_file<E: Env, S: DataSet>(
+    env: &E,
+    file: <E::Dir as Dir>::File,
     entry: &Entry,
     options: &LoadOptions,
-    data: &mut impl DataSet,
+    data: &mut S,
     loaded: &mut Loaded,
 ) -> Result<Checked, LoadError> {
     let name = entry.name.as_str();
     let mut magic = [0; 5];
-    let read = read_at_most(file, &mut magic, 0).await.map_err(LoadError::io("read", name))?;
+    let read = read_at_most(&file, &mut magic, 0).await.map_err(LoadError::io("read", name))?;
     let begins = if &magic[..read] == rdb::MAGIC {
-        let read = rdb::load(file, data).await.map_err(LoadError::io("read", name))?;
+        let read = rdb::load(&file, data).await.map_err(LoadError::io("read", name))?;
         read.map_err(|(at, error)| LoadError::Rdb { file: name.to_owned(), at, error })?
     } else {
         0
     };
     let mut failures = Failures::default();
-    let mut execute = |data: &mut _, at: u64, command: &[&[u8]]| failures.note(name, at, DataSet::load(data, command));
-    let check = options.check(entry);
-    let mut walk = Walk::new(file, begins, check).await.map_err(LoadError::io("read", name))?;
+    let mut execute = |data: &mut S, at: u64, command: &[&[u8]]| failures.note(name, at, data.load(command));
+    let (reader, batches) = pipe::<S::Prepared>();
+    let length = file.len().await.map_err(LoadError::io("read", name))?;
+    let at_once = length < options.ahead_bytes;
+    let reading = reader.read(file, begins..length, options.check(entry), S::prepare, at_once);
+    let _task = if at_once {
+        reading.await;
+        None
+    } else {
+        Some(env.spawn("seawall aof load", reading).map_err(LoadError::io("start to read", name))?)
+    };
     // The commands of an open unit; what begins and what ends it are none.
     let mut unit: Option<Vec<(u64, Vec<Vec<u8>>)>> = None;
-    let mut ahead = Ahead::default();
-    loop {
-        let mut role = None;
-        if unit.is_none() {
-            role = ahead.fill(&mut walk);
-            ahead.each(&walk, |_, command| {
-                data.expect(command);
-                Ok(())
-            })?;
-            ahead.each(&walk, |at, command| execute(data, at, command))?;
+    let mut done = None;
+    let plants = options.plants();
+    while let Some(mut batch) = batches.next(done).await {
+        if !at_once && batches.are_all_read() && planted!(plants, AofReaderEndsLoad) {
+            break;
         }
-        if role.is_none() {
-            role = walk.next().await.map_err(LoadError::io("read", name))?;
-        }
-        let Some(role) = role else { break };
-        match (role, &mut unit) {
-            // (A stray one fails, as it did when it was logged.)
-            (Role::Annotation | Role::Stray, _) => {}
-            (Role::Command, None) => execute(data, walk.at(), &walk.command().collect::<Vec<_>>())?,
-            (Role::Command, Some(commands)) => commands.push((walk.at(), walk.command().map(<[u8]>::to_vec).collect())),
-            (Role::Begins, _) => unit = Some(Vec::new()),
-            (Role::Discards, _) => unit = None,
-            (Role::Executes, _) => {
-                for (at, command) in unit.take().into_iter().flatten() {
-                    execute(data, at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        batch.drain(|found| {
+            match (found, &mut unit) {
+                (Found::Prepared(commands), _) => data.load_prepared(commands),
+                (Found::Command(at, command), None) => execute(data, at, command)?,
+                (Found::Command(at, command), Some(commands)) => {
+                    commands.push((at, command.iter().map(|argument| argument.to_vec()).collect()));
                 }
+                (Found::Role(Role::Executes), _) => {
+                    for (at, command) in unit.take().into_iter().flatten() {
+                        execute(data, at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+                    }
+                }
+                (Found::Role(role), _) => unit = (role == Role::Begins).then(Vec::new),
             }
-        }
+            Ok(())
+        })?;
+        done = Some(batch);
     }
     loaded.failures += failures.count;
     let left = MOST_FAILURES.saturating_sub(loaded.failed.len());
     loaded.failed.extend(failures.first.into_iter().take(left).map(|(at, error)| (name.to_owned(), at, error)));
-    (loaded.digest, loaded.begins) = (walk.digest(), begins);
-    Ok(walk.checked())
+    let Read { checked, digest } = batches.read().map_err(LoadError::io("read", name))?;
+    (loaded.digest, loaded.begins) = (digest, begins);
+    Ok(checked)
 }

@@ -161,7 +161,9 @@ impl<E: Env> Opening<'_, E> {
         if planted!(self.plants, AofSumsIgnored) {
             manifest.base.iter_mut().chain(&mut manifest.increments).for_each(|entry| entry.salt = None);
         }
-        let loaded = Source { dir: &dir, manifest: &manifest, options: &self.options.loading() }.load(data).await?;
+        let loaded = Source { env: self.env, dir: &dir, manifest: &manifest, options: &self.options.loading() }
+            .load(data)
+            .await?;
         Ok(Found { listed, loaded, there: There::Log(dir, manifest) })
     }
 
@@ -177,7 +179,7 @@ impl<E: Env> Opening<'_, E> {
         let mut loaded = Loaded::default();
         if is_there(&there, &self.names.name) {
             let entry = self.names.single();
-            load::load_one(outer, &entry, true, &self.options.loading(), data, &mut loaded).await?;
+            load::load_one(self.env, outer, &entry, true, &self.options.loading(), data, &mut loaded).await?;
             return Ok(Found { listed, loaded, there: There::SingleFile });
         }
         self.may_begin(&listed, unfinished.as_ref())?;

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::plant::{Plants, planted};
 
 use super::{
-    load::LoadOptions,
+    load::{AHEAD_BYTES, LoadOptions},
     log::{PAGE_BYTES, PAGES},
     resp::Reading,
 };
@@ -60,6 +60,8 @@ pub struct Options {
     /// Redis skips annotations. Without them a crash may leave commands that read well and were never given. Not in redis.conf.
     /// Default yes.
     pub checksums: bool,
+    /// A file of at least so many bytes is read and parsed in the background while it is loaded. Not in redis.conf. Default 1 MiB.
+    pub load_ahead_bytes: u64,
     /// Begin an empty log beside a snapshot in RDB format, which then no longer counts. Not in redis.conf. Default no.
     pub ignore_rdb: bool,
     /// A planted bug.
@@ -96,6 +98,7 @@ impl Default for Options {
             ring_page_bytes: PAGE_BYTES,
             split_large: false,
             checksums: true,
+            load_ahead_bytes: AHEAD_BYTES,
             ignore_rdb: false,
             #[cfg(feature = "plants")]
             plants: Plants::default(),
@@ -227,6 +230,9 @@ impl Options {
             truncated: self.aof_load_truncated,
             until: None,
             corrupt_tail_bytes: self.aof_load_corrupt_tail_max_size,
+            ahead_bytes: self.load_ahead_bytes,
+            #[cfg(feature = "plants")]
+            plants: self.plants.clone(),
         }
     }
 }

@@ -63,7 +63,7 @@ macro_rules! tried {
 /// # Errors
 /// The outer error is the machine's; the inner one comes with the offset near which the file is wrong.
 pub(super) async fn load<F: File>(file: &F, data: &mut impl DataSet) -> io::Result<Result<u64, (u64, RdbError)>> {
-    let mut source = Source { window: Window::new(file, 0).await?, crc: CRC.digest() };
+    let mut source = Source { window: Window::within(file, 0..file.len().await?), crc: CRC.digest() };
     let done = source.load(data).await?;
     Ok(match done {
         Ok(()) => Ok(source.window.at()),

@@ -239,11 +239,6 @@ impl Parser {
         self.arguments.iter().map(|range| bytes.get(range.clone()).unwrap_or_default())
     }
 
-    /// Where the arguments of the command that was found last are in the bytes that it begins.
-    pub(super) fn places(&self) -> &[Range<usize>] {
-        &self.arguments
-    }
-
     /// Whether the command that was found last has this name, which is in upper case.
     #[must_use]
     pub fn is(&self, bytes: &[u8], name: &str) -> bool {

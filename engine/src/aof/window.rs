@@ -22,16 +22,9 @@ pub(super) struct Window<'f, F> {
 }
 
 impl<'f, F: File> Window<'f, F> {
-    /// Nothing at hand yet, from the byte `begins` on.
-    pub(super) async fn new(file: &'f F, begins: u64) -> io::Result<Window<'f, F>> {
-        Ok(Window {
-            file,
-            length: file.len().await?,
-            bytes: Vec::new(),
-            offset: begins,
-            used: 0,
-            hasher: Hasher::new(),
-        })
+    /// Nothing at hand yet, from one byte to another, where the file ends.
+    pub(super) fn within(file: &'f F, places: Range<u64>) -> Window<'f, F> {
+        Window { file, length: places.end, bytes: Vec::new(), offset: places.start, used: 0, hasher: Hasher::new() }
     }
 
     /// The file.
@@ -65,17 +58,6 @@ impl<'f, F: File> Window<'f, F> {
     pub(super) fn take(&mut self, count: usize) -> &[u8] {
         self.used += count;
         &self.bytes[self.used - count..self.used]
-    }
-
-    /// Of the last `count` bytes that were taken, the places of parts, for [`Window::part`].
-    pub(super) fn place(&self, count: usize, part: &Range<usize>) -> Range<usize> {
-        let begins = self.used - count;
-        begins + part.start..begins + part.end
-    }
-
-    /// What is at a place, until more is read.
-    pub(super) fn part(&self, place: &Range<usize>) -> &[u8] {
-        self.bytes.get(place.clone()).unwrap_or_default()
     }
 
     /// The last `count` bytes that were taken, until more is read.

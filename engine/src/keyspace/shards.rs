@@ -17,12 +17,14 @@ use super::{Entry, EntryRef, Text, Value, ValueRef};
 const PART_KEYS: usize = 32;
 /// Parts of a group.
 const GROUP_PARTS: usize = 256;
+/// Keys whose places are looked for at a time.
+const FETCHED: usize = 32;
 /// Bytes of a string's key and value that are joined without an allocation of their own.
 const JOINED_BYTES: usize = 256;
 
 /// A key with what it holds. The hash stands with it, so that a part is split without a look at its keys.
 #[derive(Clone, Debug)]
-struct Item {
+pub(super) struct Item {
     hash: u64,
     held: Held,
 }
@@ -41,7 +43,12 @@ struct Keyed {
 }
 
 impl Item {
-    fn text(hash: u64, key: &[u8], value: &[u8]) -> Item {
+    /// A string that never expires.
+    pub(super) fn text(key: &[u8], value: &[u8]) -> Item {
+        Item::hashed_text(hash(key), key, value)
+    }
+
+    fn hashed_text(hash: u64, key: &[u8], value: &[u8]) -> Item {
         let mut joined = SmallVec::<[u8; JOINED_BYTES]>::new();
         // (No argument of a command is longer.)
         joined.extend_from_slice(&(key.len() as u32).to_le_bytes());
@@ -52,7 +59,7 @@ impl Item {
 
     fn new(hash: u64, key: &[u8], entry: Entry) -> Item {
         match entry {
-            Entry { value: Value::String(value), expires_ms: None } => Item::text(hash, key, &value),
+            Entry { value: Value::String(value), expires_ms: None } => Item::hashed_text(hash, key, &value),
             entry => Item { hash, held: Held::Entry(Arc::new(Keyed { key: key.into(), entry })) },
         }
     }
@@ -211,15 +218,6 @@ impl Shards {
         Some(part[find(part, hash, key).ok()?].entry())
     }
 
-    /// Looks where keys with these hashes would be, so that they are near when they are asked for: step by step for all of them,
-    /// because a processor waits for many places at a time, and each step needs what the one before has found.
-    pub(super) fn fetch(&self, hashes: &[u64]) {
-        let parts: SmallVec<[(u64, &Part); 32]> =
-            hashes.iter().filter_map(|hash| Some((*hash, self.parts.get(self.part(*hash))?))).collect();
-        let near = parts.iter().filter_map(|(hash, part)| part.get(guess(*hash, part.len())));
-        std::hint::black_box(near.fold(0, |all, item| all ^ item.hash));
-    }
-
     pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Entry> {
         let hash = hash(key);
         let number = self.part(hash);
@@ -235,23 +233,42 @@ impl Shards {
 
     /// Puts an entry in place of the one that the key has, if it has one.
     pub(super) fn insert(&mut self, key: &[u8], entry: Entry) {
-        let hash = hash(key);
-        self.put(key, Item::new(hash, key, entry));
+        self.put(Item::new(hash(key), key, entry));
     }
 
     /// The same for a string that never expires.
     pub(super) fn insert_text(&mut self, key: &[u8], value: &[u8]) {
-        let hash = hash(key);
-        self.put(key, Item::text(hash, key, value));
+        self.put(Item::text(key, value));
     }
 
-    fn put(&mut self, key: &[u8], item: Item) {
+    /// Puts keys in place, one after the other.
+    pub(super) fn put_all(&mut self, mut items: impl Iterator<Item = Item>) {
+        loop {
+            let near: SmallVec<[Item; FETCHED]> = items.by_ref().take(FETCHED).collect();
+            if near.is_empty() {
+                return;
+            }
+            self.fetch(&near);
+            near.into_iter().for_each(|item| self.put(item));
+        }
+    }
+
+    /// Looks where these keys would be, so that the places are near when they are filled: step by step for all of them, because a
+    /// processor waits for many places at a time, and each step needs what the one before has found.
+    fn fetch(&self, items: &[Item]) {
+        let parts: SmallVec<[(u64, &Part); FETCHED]> =
+            items.iter().filter_map(|item| Some((item.hash, self.parts.get(self.part(item.hash))?))).collect();
+        let near = parts.iter().filter_map(|(hash, part)| part.get(guess(*hash, part.len())));
+        std::hint::black_box(near.fold(0, |all, item| all ^ item.hash));
+    }
+
+    fn put(&mut self, item: Item) {
         if self.parts.len == 0 {
             self.parts.set(0, Vec::new());
         }
         let number = self.part(item.hash);
         let Some(part) = self.parts.get_mut(number).map(Arc::make_mut) else { return };
-        match find(part, item.hash, key) {
+        match find(part, item.hash, item.parts().0) {
             Ok(at) => part[at] = item,
             Err(at) => {
                 if part.len() == part.capacity() {

@@ -38,6 +38,7 @@ pub(super) struct EngineText {
     no_appendfsync_on_rewrite: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disable_auto_gc: Option<bool>,
+    load_ahead: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -74,6 +75,7 @@ impl EngineText {
             checksums: Some(engine.commands.checksums),
             no_appendfsync_on_rewrite: Some(engine.commands.no_sync_on_rewrite),
             disable_auto_gc: Some(engine.commands.keep_history),
+            load_ahead: Some(engine.commands.load_ahead),
             split_large,
             ..EngineText::default()
         }
@@ -95,6 +97,7 @@ impl EngineText {
         commands.checksums = self.checksums.unwrap_or(commands.checksums);
         commands.no_sync_on_rewrite = self.no_appendfsync_on_rewrite.unwrap_or(commands.no_sync_on_rewrite);
         commands.keep_history = self.disable_auto_gc.unwrap_or(commands.keep_history);
+        commands.load_ahead = self.load_ahead.unwrap_or(commands.load_ahead);
         let options = aof::options::Options {
             ring_pages: commands.ring_pages,
             ring_page_bytes: commands.ring_page_bytes,
