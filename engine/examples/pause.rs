@@ -16,6 +16,10 @@ use engine::{
     keyspace::Keyspace,
 };
 
+/// As servers have one: a thread that frees what another has allocated doesn't stop that one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!(
         "{:>10} {:>12} {:>12} {:>12} {:>12} {:>12}",

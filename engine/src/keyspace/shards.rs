@@ -92,6 +92,14 @@ impl Item {
         self.parts().1
     }
 
+    /// How many hold what it holds.
+    fn holders(&self) -> usize {
+        match &self.held {
+            Held::Text(joined) => Arc::strong_count(joined),
+            Held::Entry(keyed) => Arc::strong_count(keyed),
+        }
+    }
+
     fn entry_mut(&mut self) -> &mut Entry {
         if let Held::Text(joined) = &self.held {
             let (key, value) = split(joined);
@@ -146,6 +154,15 @@ fn find(part: &[Item], hash: u64, key: &[u8]) -> Result<usize, usize> {
     same.map(|more| first + more).ok_or(first)
 }
 
+/// A list that may be changed: copied if somebody else holds it. A copy counts one holder more for each of its items, which lie
+/// anywhere; so there is one look at each count first, of which none waits for another.
+fn own<T: Clone>(list: &mut Arc<Vec<T>>, holders: impl Fn(&T) -> usize) -> &mut Vec<T> {
+    if Arc::get_mut(list).is_none() {
+        std::hint::black_box(list.iter().fold(0, |all, item| all ^ holders(item)));
+    }
+    Arc::make_mut(list)
+}
+
 /// All parts, by number.
 #[derive(Clone, Debug, Default)]
 struct Parts {
@@ -158,9 +175,17 @@ impl Parts {
         self.groups.get(at / GROUP_PARTS)?.get(at % GROUP_PARTS)
     }
 
-    /// A part that may be changed; its group is copied if a snapshot holds it.
-    fn get_mut(&mut self, at: usize) -> Option<&mut Part> {
-        Arc::make_mut(self.groups.get_mut(at / GROUP_PARTS)?).get_mut(at % GROUP_PARTS)
+    /// A part that may be changed; it is copied if a snapshot holds it, and so is its group.
+    fn get_mut(&mut self, at: usize) -> Option<&mut Vec<Item>> {
+        let group = own(self.groups.get_mut(at / GROUP_PARTS)?, Arc::strong_count);
+        Some(own(group.get_mut(at % GROUP_PARTS)?, Item::holders))
+    }
+
+    /// Nobody needs what these parts, all of one group, hold.
+    fn release(&mut self, group: usize) {
+        if let Some(group) = self.groups.get_mut(group) {
+            *group = Arc::default();
+        }
     }
 
     fn set(&mut self, at: usize, part: Vec<Item>) {
@@ -173,7 +198,7 @@ impl Parts {
                 self.len += 1;
             }
         } else if let Some(place) = self.get_mut(at) {
-            *place = Arc::new(part);
+            *place = part;
         }
     }
 
@@ -224,7 +249,7 @@ impl Shards {
         let part = self.parts.get(number)?;
         // A part that stays as it is need not be copied.
         let at = find(part, hash, key).ok()?;
-        Some(Arc::make_mut(self.parts.get_mut(number)?)[at].entry_mut())
+        Some(self.parts.get_mut(number)?[at].entry_mut())
     }
 
     pub(super) fn contains_key(&self, key: &[u8]) -> bool {
@@ -267,7 +292,7 @@ impl Shards {
             self.parts.set(0, Vec::new());
         }
         let number = self.part(item.hash);
-        let Some(part) = self.parts.get_mut(number).map(Arc::make_mut) else { return };
+        let Some(part) = self.parts.get_mut(number) else { return };
         match find(part, item.hash, item.parts().0) {
             Ok(at) => part[at] = item,
             Err(at) => {
@@ -289,7 +314,7 @@ impl Shards {
         let number = self.part(hash);
         let part = self.parts.get(number)?;
         let at = find(part, hash, key).ok()?;
-        let item = Arc::make_mut(self.parts.get_mut(number)?).remove(at);
+        let item = self.parts.get_mut(number)?.remove(at);
         self.len -= 1;
         Some(item.into_entry())
     }
@@ -297,9 +322,7 @@ impl Shards {
     /// Makes two of the next part in turn.
     fn split(&mut self) {
         let old = self.parts.len - self.round;
-        let Some(items) = self.parts.get_mut(old).map(|part| Arc::unwrap_or_clone(std::mem::take(part))) else {
-            return;
-        };
+        let Some(items) = self.parts.get_mut(old).map(std::mem::take) else { return };
         let new = self.parts.len;
         // A part counts from here on, and it is empty so far.
         self.parts.set(new, Vec::new());
@@ -328,8 +351,12 @@ impl Shards {
         self.len == 0
     }
 
-    /// The keys of one part; `None` behind the last one.
-    pub(super) fn part_at(&self, at: usize) -> Option<impl Iterator<Item = (&[u8], EntryRef<'_>)>> {
+    /// The keys of one part; `None` behind the last one. Those before it are let go, group by group: whoever changes their keys need
+    /// not copy them any more.
+    pub(super) fn next_part(&mut self, at: usize) -> Option<impl Iterator<Item = (&[u8], EntryRef<'_>)>> {
+        if at > 0 && at.is_multiple_of(GROUP_PARTS) {
+            self.parts.release(at / GROUP_PARTS - 1);
+        }
         let part = self.parts.get(at)?;
         // They lie anywhere: one look at each, of which none waits for another, before they are gone through.
         std::hint::black_box(part.iter().fold(0, |all, item| all ^ item.touch()));

@@ -25,7 +25,7 @@ impl Snapshot for KeyspaceSnapshot {
     fn write(&mut self, commands: &mut Commands) -> bool {
         let (number, part) = self.at;
         let Some(database) = self.databases.get_mut(number) else { return false };
-        if let Some(keys) = database.keys.part_at(part) {
+        if let Some(keys) = database.keys.next_part(part) {
             for (key, entry) in keys {
                 rebuild(key, entry, |command| commands.add(number as u32, command));
             }
