@@ -27,7 +27,7 @@ pub(super) type Worker<E> = worker::Worker<Job<E>>;
 pub(super) type Slot<E> = worker::Slot<Job<E>>;
 
 /// Pages of the ring, and bytes of each.
-pub(super) const PAGES: usize = 3;
+pub(super) const PAGES: usize = 32;
 pub(super) const PAGE_BYTES: usize = 64 << 10;
 /// `everysec`: the least time between the beginnings of two syncs.
 pub(super) const SYNC_INTERVAL: Duration = Duration::from_secs(1);

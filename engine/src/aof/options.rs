@@ -49,7 +49,8 @@ pub struct Options {
     pub aof_rewrite_incremental_fsync: bool,
     /// `aof-disable-auto-gc`: files that a rewrite has replaced are kept. Default no.
     pub aof_disable_auto_gc: bool,
-    /// Pages of the ring between appends and the file, at least 2. Not in redis.conf. Default 3.
+    /// Pages of the ring between appends and the file, at least 2. They also hold what comes in while the log goes on in a new increment,
+    /// some milliseconds of syncs: so much is the most that a rewrite takes without making appends wait. Not in redis.conf. Default 32.
     pub ring_pages: usize,
     /// Bytes of a page, at least 1. Not in redis.conf. Default 64 KiB.
     pub ring_page_bytes: usize,
