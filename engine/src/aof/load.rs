@@ -18,7 +18,8 @@ use super::{
     resp::Reading,
 };
 
-/// What a log is loaded into: commands change it. [`Keyspace`](crate::keyspace::Keyspace) is one; yours may be another.
+/// What a log is loaded into: commands change it. [`Keyspace`](crate::keyspace::Keyspace) is one; yours may be another, as in the example
+/// `own_data`.
 pub trait DataSet {
     /// A command of which all was done that needs no data: parsed, copied, hashed. [`Infallible`](std::convert::Infallible) where
     /// there is none.
