@@ -92,6 +92,8 @@ const CASES: &[Case] = &[
     },
     Case { name: "commands, single producer", baseline: Some(("plain mutex buffer", 0.0)), run: commands::appended },
     Case { name: "commands, 32 committers", baseline: Some(("raw-group, 32 writers", 0.9)), run: commands::committed },
+    Case { name: "redis, 32 clients", baseline: None, run: commands::redis_committed },
+    Case { name: "the committers again", baseline: Some(("redis, 32 clients", 2.0)), run: commands::committed },
     Case { name: "redis load", baseline: None, run: commands::redis_loaded },
     Case { name: "commands, load", baseline: Some(("redis load", 5.0)), run: commands::loaded },
     Case { name: "redis rewrite", baseline: None, run: commands::redis_rewritten },

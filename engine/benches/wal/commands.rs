@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    os::unix::fs::FileExt,
+    io::{Read, Write},
+    os::unix::{fs::FileExt, net::UnixStream},
     path::Path,
     process::{Command, Stdio},
     sync::Mutex,
@@ -180,7 +181,7 @@ pub(crate) fn has_redis() -> bool {
 struct Server(std::process::Child);
 
 impl Server {
-    fn start(dir: &Path) -> Server {
+    fn start(dir: &Path, appendfsync: &str) -> Server {
         let _ = fs::remove_file(dir.join("log"));
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "yes", "--aof-use-rdb-preamble", "no"])
@@ -188,7 +189,7 @@ impl Server {
                 "--auto-aof-rewrite-percentage",
                 "0",
                 "--appendfsync",
-                "no",
+                appendfsync,
                 "--unixsocket",
                 "s",
                 "--logfile",
@@ -202,6 +203,10 @@ impl Server {
         let server = Server(child);
         server.says(dir, "ready to accept connections");
         server
+    }
+
+    fn connect(&self, dir: &Path) -> UnixStream {
+        UnixStream::connect(dir.join("s")).expect("a socket")
     }
 
     /// Waits until the server's log has a line with `text`, and returns it.
@@ -223,10 +228,32 @@ impl Drop for Server {
     }
 }
 
+/// Clients that wait for each answer, under `always`. The server has their requests and answers to do as well, in one thread.
+pub(crate) fn redis_committed(dir: &Path, sizes: Sizes) -> f64 {
+    let server = Server::start(dir, "always");
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for client in 0..COMMITTERS {
+            let mut stream = server.connect(dir);
+            scope.spawn(move || {
+                let (mut request, mut answer) = (Vec::new(), [0; 5]);
+                for number in 0..sizes.grouped / COMMITTERS {
+                    request.clear();
+                    resp::encode(&mut request, &[b"SET".as_slice(), &key(client * 1_000_000 + number), RECORD]);
+                    stream.write_all(&request).expect("a request");
+                    stream.read_exact(&mut answer).expect("an answer");
+                    assert_eq!(&answer, b"+OK\r\n");
+                }
+            });
+        }
+    });
+    sizes.grouped as f64 / began.elapsed().as_secs_f64()
+}
+
 /// As its own log says how long it took.
 pub(crate) fn redis_loaded(dir: &Path, sizes: Sizes) -> f64 {
     directory(dir, sizes.loaded);
-    let server = Server::start(dir);
+    let server = Server::start(dir, "no");
     let line = server.says(dir, "DB loaded from append only file");
     let seconds = line.split_whitespace().rev().nth(1).and_then(|text| text.parse::<f64>().ok()).expect("seconds");
     sizes.loaded as f64 / seconds.max(0.001)
@@ -235,10 +262,9 @@ pub(crate) fn redis_loaded(dir: &Path, sizes: Sizes) -> f64 {
 /// From the request to the line that says that it is done.
 pub(crate) fn redis_rewritten(dir: &Path, sizes: Sizes) -> f64 {
     directory(dir, sizes.loaded);
-    let server = Server::start(dir);
+    let server = Server::start(dir, "no");
     let began = Instant::now();
-    let mut stream = std::os::unix::net::UnixStream::connect(dir.join("s")).expect("a socket");
-    std::io::Write::write_all(&mut stream, b"BGREWRITEAOF\r\n").expect("a request");
+    server.connect(dir).write_all(b"BGREWRITEAOF\r\n").expect("a request");
     server.says(dir, "Background AOF rewrite finished successfully");
     sizes.loaded as f64 / began.elapsed().as_secs_f64()
 }
