@@ -11,6 +11,8 @@ struct Readme;
 
 pub mod wal;
 
+pub mod txn;
+
 mod segment;
 
 mod ring;

@@ -1,0 +1,6 @@
+//! Transactions over the log: named ordered tables, versions in memory above immutable pages, redo in one or several logs.
+//!
+//! Not a store yet. What stands here are its parts that need no machine, from the top down; `docs/transactions.md` has the design and
+//! what is built of it.
+
+pub mod ids;
