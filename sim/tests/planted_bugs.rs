@@ -82,8 +82,13 @@ const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofEnableNamesFi
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
 /// And a ring may be full on a good day, and something come in while a page is written.
-const NEEDS_NO_FAULT: &[Plant] =
-    &[Plant::WalRecycledStale, Plant::WalSparesOutOfOrder, Plant::AofRingFullDrops, Plant::AofFlushResets];
+const NEEDS_NO_FAULT: &[Plant] = &[
+    Plant::WalRecycledStale,
+    Plant::WalSparesOutOfOrder,
+    Plant::AofRingFullDrops,
+    Plant::AofFlushResets,
+    Plant::AofReaderEndsLoad,
+];
 
 #[test]
 fn each_planted_bug_is_found_within_its_seeds_and_named() {
