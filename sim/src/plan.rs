@@ -65,6 +65,8 @@ pub struct CommandOptions {
     pub keep_history: bool,
     /// Every file is read by a task of its own while it is loaded, however short it is.
     pub load_ahead: bool,
+    /// Bytes of a base after which it is synced while it is written.
+    pub rewrite_sync_bytes: u64,
 }
 
 impl Default for CommandOptions {
@@ -78,6 +80,7 @@ impl Default for CommandOptions {
             no_sync_on_rewrite: false,
             keep_history: false,
             load_ahead: false,
+            rewrite_sync_bytes: 4 << 20,
         }
     }
 }

@@ -488,6 +488,7 @@ pub fn drawn(plan: &Plan) -> Vec<(&'static str, String)> {
         no_sync_on_rewrite,
         keep_history,
         load_ahead,
+        rewrite_sync_bytes,
     } = plan.engine.commands;
     let mut drawn = if plan.subject == "wal" {
         vec![
@@ -506,6 +507,7 @@ pub fn drawn(plan: &Plan) -> Vec<(&'static str, String)> {
             ("no_appendfsync_on_rewrite", no_sync_on_rewrite.to_string()),
             ("disable_auto_gc", keep_history.to_string()),
             ("load_ahead", load_ahead.to_string()),
+            ("rewrite_sync_bytes", rewrite_sync_bytes.to_string()),
         ]
     };
     drawn.extend([

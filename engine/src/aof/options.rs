@@ -8,6 +8,7 @@ use super::{
     load::{AHEAD_BYTES, LoadOptions},
     log::{PAGE_BYTES, PAGES},
     resp::Reading,
+    rewrite::SYNC_BYTES,
 };
 
 /// When what was written is synced.
@@ -45,8 +46,10 @@ pub struct Options {
     pub aof_use_rdb_preamble: bool,
     /// `aof-timestamp-enabled`: the second is noted where it changes. Default no.
     pub aof_timestamp_enabled: bool,
-    /// `aof-rewrite-incremental-fsync`: a file being rewritten is synced every 4 MiB. Default yes.
+    /// `aof-rewrite-incremental-fsync`: a file being rewritten is synced as it grows. Default yes.
     pub aof_rewrite_incremental_fsync: bool,
+    /// Bytes of a base after which it is synced while it is written, at least 1. Not in redis.conf. Default 4 MiB.
+    pub rewrite_sync_bytes: u64,
     /// `aof-disable-auto-gc`: files that a rewrite has replaced are kept. Default no.
     pub aof_disable_auto_gc: bool,
     /// Pages of the ring between appends and the file, at least 2. They also hold what comes in while the log goes on in a new increment,
@@ -94,6 +97,7 @@ impl Default for Options {
             aof_use_rdb_preamble: true,
             aof_timestamp_enabled: false,
             aof_rewrite_incremental_fsync: true,
+            rewrite_sync_bytes: SYNC_BYTES,
             aof_disable_auto_gc: false,
             ring_pages: PAGES,
             ring_page_bytes: PAGE_BYTES,
@@ -190,6 +194,7 @@ impl Options {
         let ranges = [
             ("ring_pages", (2..=1 << 20).contains(&self.ring_pages), "is from 2 to 1048576"),
             ("ring_page_bytes", (1..=1 << 30).contains(&self.ring_page_bytes), "is from 1 to 1073741824"),
+            ("rewrite_sync_bytes", self.rewrite_sync_bytes > 0, "is at least 1"),
         ];
         match ranges.into_iter().find(|(_, holds, _)| !holds) {
             Some((option, _, wrong)) => Err(OptionsError { option, wrong }),

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use crate::{
     env::{Dir, Env, File, interruptible, write_all_at},
     failure::Failure,
-    plant::planted,
+    plant::{Plants, planted},
     sync::Mutex,
 };
 
@@ -31,8 +31,8 @@ use super::{
 };
 
 /// A file being rewritten is synced whenever so many bytes were written, where `aof-rewrite-incremental-fsync` says so.
-const SYNC_BYTES: u64 = 4 << 20;
-/// A piece of a base is written when it has so many bytes.
+pub(super) const SYNC_BYTES: u64 = 4 << 20;
+/// A piece of a base is written when it has so many bytes, or as many as are synced at a time.
 const PIECE_BYTES: usize = 256 << 10;
 /// From so many failures in a row on, rewrites that begin by themselves wait.
 const FAILURES: u32 = 3;
@@ -248,12 +248,14 @@ impl<E: Env> Log<E> {
         if self.options.aof_timestamp_enabled {
             resp::encode_timestamp(&mut commands.bytes, self.env.wall_ns().div_euclid(1_000_000_000));
         }
+        let sync_bytes = self.options.rewrite_sync_bytes;
+        let piece = PIECE_BYTES.min(sync_bytes as usize);
         let (mut offset, mut synced, mut syncs) = (0, 0, 0);
         let mut room = Room::To(0);
         let mut syncing: Option<Syncing<E>> = None;
         loop {
             let more = snapshot.write(&mut commands);
-            if commands.bytes.len() >= PIECE_BYTES || !more {
+            if commands.bytes.len() >= piece || !more {
                 {
                     let state = self.lock();
                     if state.closed || state.stops {
@@ -272,9 +274,9 @@ impl<E: Env> Log<E> {
                     offset += commands.bytes.len() as u64;
                 }
                 commands.bytes.truncate(line.len());
-                if self.options.aof_rewrite_incremental_fsync && offset - synced >= SYNC_BYTES {
+                if self.options.aof_rewrite_incremental_fsync && offset - synced >= sync_bytes {
                     if let Some(syncing) = syncing.take() {
-                        syncing.end().await.map_err(failed("sync"))?;
+                        syncing.end(&self.plants).await.map_err(failed("sync"))?;
                     }
                     syncing = Some(Syncing::begin(&self.env, &file).map_err(failed("sync"))?);
                     (synced, syncs) = (offset, syncs + 1);
@@ -286,7 +288,7 @@ impl<E: Env> Log<E> {
             }
         }
         if let Some(syncing) = syncing {
-            syncing.end().await.map_err(failed("sync"))?;
+            syncing.end(&self.plants).await.map_err(failed("sync"))?;
         }
         room.give_back(&*file, offset).await;
         if !planted!(self.plants, RewriteBaseUnsynced) {
@@ -393,8 +395,11 @@ impl<E: Env> Syncing<E> {
         Ok(Syncing { task, result })
     }
 
-    async fn end(self) -> io::Result<()> {
+    async fn end(self, plants: &Plants) -> io::Result<()> {
         self.task.await;
+        if planted!(plants, RewriteBaseSyncIgnored) {
+            return Ok(());
+        }
         let mut result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut result, Ok(()))
     }

@@ -39,6 +39,7 @@ pub(super) struct EngineText {
     #[serde(skip_serializing_if = "Option::is_none")]
     disable_auto_gc: Option<bool>,
     load_ahead: Option<bool>,
+    rewrite_sync_bytes: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -76,6 +77,7 @@ impl EngineText {
             no_appendfsync_on_rewrite: Some(engine.commands.no_sync_on_rewrite),
             disable_auto_gc: Some(engine.commands.keep_history),
             load_ahead: Some(engine.commands.load_ahead),
+            rewrite_sync_bytes: Some(placeless(engine.commands.rewrite_sync_bytes)),
             split_large,
             ..EngineText::default()
         }
@@ -98,18 +100,23 @@ impl EngineText {
         commands.no_sync_on_rewrite = self.no_appendfsync_on_rewrite.unwrap_or(commands.no_sync_on_rewrite);
         commands.keep_history = self.disable_auto_gc.unwrap_or(commands.keep_history);
         commands.load_ahead = self.load_ahead.unwrap_or(commands.load_ahead);
+        if let Some(bytes) = &self.rewrite_sync_bytes {
+            commands.rewrite_sync_bytes = *bytes.get_ref();
+        }
         let options = aof::options::Options {
             ring_pages: commands.ring_pages,
             ring_page_bytes: commands.ring_page_bytes,
+            rewrite_sync_bytes: commands.rewrite_sync_bytes,
             ..aof::options::Options::default()
         };
-        options.validate().map_err(|error| {
-            let place = if error.option == "ring_pages" { &self.ring_pages } else { &self.ring_page_bytes };
-            match place {
-                Some(value) => Wrong::new(value, error.to_string()),
-                None => Wrong::new(&placeless(()), error.to_string()),
-            }
-        })
+        let place = |option| match option {
+            "ring_pages" => self.ring_pages.as_ref().map(Spanned::span),
+            "ring_page_bytes" => self.ring_page_bytes.as_ref().map(Spanned::span),
+            _ => self.rewrite_sync_bytes.as_ref().map(Spanned::span),
+        };
+        options
+            .validate()
+            .map_err(|error| Wrong::new(&Spanned::new(place(error.option).unwrap_or_default(), ()), error.to_string()))
     }
 
     pub(super) fn change(&self, engine: &mut EngineOptions) -> Result<(), Wrong> {

@@ -151,6 +151,7 @@ fn options(options: &EngineOptions, plants: Plants) -> Options {
         no_append_fsync_on_rewrite: commands.no_sync_on_rewrite,
         aof_disable_auto_gc: commands.keep_history,
         checksums: commands.checksums,
+        rewrite_sync_bytes: commands.rewrite_sync_bytes,
         load_ahead_bytes: if commands.load_ahead { 0 } else { u64::MAX },
         plants,
         ..Options::default()

@@ -22,6 +22,7 @@ pub(super) fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
         no_sync_on_rewrite: prng.fork("held back").chance(1, 6),
         keep_history: prng.fork("history").chance(1, 8),
         load_ahead: prng.fork("ahead").chance(1, 3),
+        rewrite_sync_bytes: *prng.fork("base syncs").pick(&[64, 4 << 20, 4 << 20]),
     };
     let engine = EngineOptions { split_large: options.chance(1, 3), commands, ..EngineOptions::default() };
     let sector_bytes = *options.pick(&[512, 512, 4096]);
