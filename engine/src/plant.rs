@@ -122,6 +122,7 @@ mod switches {
         AofUnitUnmarked "aof-unit-unmarked" "log the commands of a unit without MULTI and EXEC (M21)";
         AofAppendBehindTail "aof-append-behind-tail" "tolerate a torn tail at open without cutting it, and append behind it (M23)";
         AofSyncErrorForgiven "aof-sync-error-forgiven" "forget a failed sync as soon as one succeeds (R34)";
+        RewriteMarksAgain "rewrite-marks-again" "mark where a rewrite begins although the mark of one that failed still waits to be written";
         RewriteBaseSyncIgnored "rewrite-base-sync-ignored" "forget how the syncs of a base ended that ran while more of it was written";
         AofReaderEndsLoad "aof-reader-ends-load" "a load ends with the task that reads ahead, whatever it has handed over by then";
         AofSumsIgnored "aof-sums-ignored" "at open take commands as they read, without a look at their checksums";

@@ -76,6 +76,7 @@ const BY_SCENARIO: &[Plant] = &[
     Plant::AofUpgradeRemovesFirst,
     Plant::AofEnableDurable,
     Plant::AofEnableUnsynced,
+    Plant::RewriteMarksAgain,
 ];
 
 /// Shown by a test: in a recovery mode that the simulator doesn't use, or at a first switching on.

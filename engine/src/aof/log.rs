@@ -252,6 +252,11 @@ impl<E: Env> State<E> {
         self.write.is_idle() && (self.sync.is_idle() || !self.write_switches())
     }
 
+    /// Whether a switch to a new increment is on its way.
+    pub(super) fn has_mark(&self) -> bool {
+        self.switching || self.write_switches()
+    }
+
     /// Whether the next write switches to a new increment.
     fn write_switches(&self) -> bool {
         self.left.iter().map(|page| &page.tag).chain(self.ring.waiting()).any(|page| page.head == Head::Switch)

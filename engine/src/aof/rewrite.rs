@@ -90,6 +90,14 @@ impl Rewriting {
     }
 }
 
+/// What comes before a mark.
+enum First {
+    /// A switch that is on its way.
+    Switch,
+    /// The ring is full: it is written up to here.
+    Drain(u64),
+}
+
 enum Phase {
     /// The switch is in the ring.
     Marked,
@@ -130,32 +138,42 @@ impl<E: Env> State<E> {
 }
 
 impl<E: Env> Log<E> {
-    /// Marks the place where the log switches, and takes the snapshot there.
+    /// Marks the place where the log switches, and takes the snapshot there. The mark of a rewrite that failed may still wait to be
+    /// written; its switch comes first, so that there is never a second one on the way, and no rewrite takes another's for its own.
     pub(super) async fn mark_rewrite<S: Snapshot>(&self, snapshot: impl FnOnce() -> S) -> Result<S, RewriteError> {
         loop {
-            let drained = {
+            let first = {
                 let mut guard = self.lock();
                 let state = &mut *guard;
                 state.accepts().map_err(RewriteError::Log)?;
                 if state.rewriting.is_some() {
                     return Err(RewriteError::Running);
                 }
-                let Some(mut producer) = state.producer.take() else {
-                    return Err(RewriteError::Log(LogError::WriterExists));
-                };
-                let marked = producer.switch(&mut state.ring, state.split, &self.plants);
-                state.published = state.published.max(producer.accepted - producer.held());
-                let at = producer.accepted;
-                state.producer = Some(producer);
-                if marked.is_ok() {
-                    state.rewriting = Some(Rewriting { at, phase: Phase::Marked });
-                    let snapshot = snapshot();
-                    drop(guard);
-                    return Ok(snapshot);
+                if state.has_mark() && !planted!(self.plants, RewriteMarksAgain) {
+                    First::Switch
+                } else {
+                    let Some(mut producer) = state.producer.take() else {
+                        return Err(RewriteError::Log(LogError::WriterExists));
+                    };
+                    let marked = producer.switch(&mut state.ring, state.split, &self.plants);
+                    state.published = state.published.max(producer.accepted - producer.held());
+                    let at = producer.accepted;
+                    state.producer = Some(producer);
+                    if marked.is_ok() {
+                        state.rewriting = Some(Rewriting { at, phase: Phase::Marked });
+                        let snapshot = snapshot();
+                        drop(guard);
+                        return Ok(snapshot);
+                    }
+                    First::Drain(state.ring.drained())
                 }
-                state.ring.drained()
             };
-            self.wait(Want::Drained(drained)).await.map_err(|stuck| RewriteError::Log(stuck.into()))?;
+            match first {
+                First::Switch => self.write_now().await,
+                First::Drain(upto) => {
+                    self.wait(Want::Drained(upto)).await.map_err(|stuck| RewriteError::Log(stuck.into()))?;
+                }
+            }
         }
     }
 
