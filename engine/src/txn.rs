@@ -4,3 +4,4 @@
 //! what is built of it.
 
 pub mod ids;
+pub mod redo;

@@ -23,6 +23,7 @@ use engine::{
     },
     env::block_on,
     keyspace::Keyspace,
+    txn::redo::{Record, encode_part},
     wal::{Durability, Lsn, OpenError, Options, Wal},
 };
 use sim::{
@@ -35,7 +36,7 @@ use sim::{
 pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
-pub const TARGETS: [(&str, Body); 9] = [
+pub const TARGETS: [(&str, Body); 10] = [
     ("frame", frame),
     ("segment", segment),
     ("recovery", recovery),
@@ -45,6 +46,7 @@ pub const TARGETS: [(&str, Body); 9] = [
     ("load", load_directory),
     ("open", open_directory),
     ("memtable", memtable_file),
+    ("redo", redo),
 ];
 
 /// A command log: hostile bytes, read strictly and leniently.
@@ -201,6 +203,22 @@ fn structured_bodies(body: &[u8]) {
         assert_eq!(items.len(), count as usize);
         encode_batch_body(&mut again, items);
         assert_eq!(again, body);
+    }
+}
+
+/// A record of a store: hostile bytes, read whole or not at all; what is read has one form, as a whole and op by op.
+pub fn redo(data: &[u8]) {
+    let Ok(record) = Record::decode(data) else { return };
+    let mut again = Vec::new();
+    record.encode(&mut again).expect("what was read can be written");
+    assert_eq!(again, data);
+    if let Record::Part(part) = record {
+        let ops = part.ops();
+        assert_eq!(ops.len(), ops.clone().count());
+        again.clear();
+        encode_part(&mut again, ops).expect("what was read can be written");
+        part.stamp.put(&mut again).expect("it is a part");
+        assert_eq!(again, data);
     }
 }
 

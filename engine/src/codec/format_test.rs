@@ -6,7 +6,7 @@ use super::{
     IDENTITY_OFFSETS, MAGIC, Mark, SEAL_BODY_BYTES, START_BODY_BYTES, body, frame, identity,
 };
 
-const FORMAT: &str = include_str!("../../../FORMAT.md");
+pub(crate) const FORMAT: &str = include_str!("../../../FORMAT.md");
 
 /// One field: where it begins, how long it is (`None`: to the end), its name.
 type Field = (usize, Option<usize>, String);
@@ -47,7 +47,7 @@ fn constants(source: &str, name: &str, end: Option<usize>) -> Vec<Field> {
 }
 
 /// The heading's table and the module's constants are the same fields, and there are some.
-fn check(heading: &str, source: &str, name: &str, end: Option<usize>) {
+pub(crate) fn check(heading: &str, source: &str, name: &str, end: Option<usize>) {
     let documented = table(heading);
     assert!(!documented.is_empty(), "no table under '{heading}'");
     assert_eq!(documented, constants(source, name, end), "the table under '{heading}' against the module {name}");
