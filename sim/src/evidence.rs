@@ -37,7 +37,7 @@ impl Member {
 pub struct Chain {
     /// Oldest first.
     pub members: Vec<Member>,
-    /// Generations that an intact seal on the chain names as successors.
+    /// Generations that an intact seal on the chain names as successors, or that an open has put in the place of one that it names.
     pub named: Vec<u64>,
 }
 
@@ -114,6 +114,7 @@ impl Chain {
         }
         let mut chain = Chain::default();
         let mut next = started.last_key_value().map(|(generation, _)| (*generation, u64::MAX));
+        let mut follower = None;
         while let Some((generation, end)) = next {
             let Some((name, bytes, identity, start)) = started.get(&generation) else { break };
             let mut member = Member { name: (*name).clone(), generation, frames: Vec::new() };
@@ -128,6 +129,7 @@ impl Chain {
                     FrameKind::Batch => u64::from(Batch::count(found.body).unwrap_or(0)),
                     FrameKind::Seal => {
                         chain.named.extend(Seal::decode(found.body).map(|seal| seal.successor_generation));
+                        chain.named.extend(follower);
                         0
                     }
                     FrameKind::Start | FrameKind::Mark | FrameKind::Filler => 0,
@@ -138,6 +140,7 @@ impl Chain {
                 }
             }
             chain.members.push(member);
+            follower = Some(generation);
             next =
                 (start.predecessor.generation != 0).then_some((start.predecessor.generation, start.predecessor.offset));
         }

@@ -215,13 +215,13 @@ impl<E: Env> Reading<'_, E> {
             debug!(file = %segment.name(), "never started, ignored");
         }
         if newest.is_none() {
-            // The first segment is complete before it gets its name, so a segment without a log behind it is a remainder.
-            let remainder = survey
-                .segments
-                .values()
-                .next()
-                .map(|segment| segment.name())
-                .or_else(|| survey.unreadable.first().copied());
+            // The first segment is complete before it gets its name, so a segment without a log behind it is a remainder. So is a
+            // temporary file that states something to be durable: it was made for a log that is gone.
+            let stated =
+                self.evidence > Some(Position::default()) && !planted!(self.options.plants, WalMidlogTreatedAsTail);
+            let temporary = survey.temporaries.first().copied().filter(|_| stated);
+            let segments = survey.segments.values().map(|segment| segment.name());
+            let remainder = segments.chain(survey.unreadable.iter().copied()).chain(temporary).next();
             if let Some(file) = remainder {
                 let what = "no segment of the log has a readable start";
                 return Err(OpenError::Corrupt { file: file.to_string(), offset: 0, what });
