@@ -1,0 +1,219 @@
+//! One table's committed versions, in key order, in memory: what is newer than its pages.
+//!
+//! - A read at a CSN gives the newest version that is as old, or that the key was removed by then, or nothing: what is below decides.
+//!   It is right at every live snapshot, at what is visible, and above; what nobody can read any more is let go at the next change
+//!   of its key.
+//! - One at a time installs, in the order of CSNs. Readers wait for that at most, and most reads of a key that has no version for
+//!   nothing at all. Once it is frozen it never changes, and nobody waits for anything.
+//! - Nothing here fails for its content, and the same changes give the same structure in every run.
+//!
+//! It is let go as a whole. A version stays until its key changes again, and a key that was removed stays: it hides what is below.
+
+mod filter;
+mod tree;
+
+mod keys;
+
+mod chain;
+
+use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use self::filter::{Filling, Filter};
+use self::tree::Tree;
+use super::ids::Csn;
+use crate::sync::RwLock;
+
+/// Bytes of a version, shared with whoever reads them.
+pub(crate) type Value = Arc<[u8]>;
+
+/// Keys between two ends. One that ends before it begins has none.
+pub(crate) type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+/// Entries that a batch looks at for each that it may take, before it gives the lock back.
+const LOOKED_AT: usize = 4;
+
+/// Which way a scan goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Who may read what: a version that none of these reads, and none that begins later, is of no use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Live<'a> {
+    /// CSNs of the live snapshots, ascending.
+    pub(crate) snapshots: &'a [Csn],
+    /// At which a snapshot would begin now; it never falls.
+    pub(crate) visible: Csn,
+}
+
+impl Live<'_> {
+    /// Whether a live snapshot is in [from, to).
+    fn any_in(&self, from: Csn, to: Csn) -> bool {
+        let first = self.snapshots.partition_point(|snapshot| *snapshot < from);
+        self.snapshots.get(first).is_some_and(|snapshot| *snapshot < to)
+    }
+}
+
+/// What an overlay knows of a key at a CSN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Value(Value),
+    /// There is no such key, whatever is below.
+    Removed,
+    /// What is below decides.
+    Nothing,
+}
+
+/// A version that was not installed, and nothing was changed. Either is a mistake of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("the table's versions are frozen")]
+    Frozen,
+    #[error("the table has a newer version")]
+    NotNewer,
+}
+
+/// A piece of a scan: keys with their versions at its CSN, in its direction. A key that was removed is among them.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    keys: Vec<u8>,
+    /// Where each key ends, and its value.
+    entries: Vec<(usize, Option<Value>)>,
+    /// The last key that was looked at, if there may be others behind it.
+    last: Option<Vec<u8>>,
+}
+
+impl Batch {
+    /// What it has, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&Value>)> {
+        let mut begin = 0;
+        self.entries.iter().map(move |(end, value)| {
+            let key = self.keys.get(begin..*end).unwrap_or_default();
+            begin = *end;
+            (key, value.as_ref())
+        })
+    }
+
+    /// What is left of the range behind this batch, even if the batch is empty; none at the end.
+    pub(crate) fn rest<'a>(&'a self, range: KeyRange<'a>, direction: Direction) -> Option<KeyRange<'a>> {
+        let last = Bound::Excluded(self.last.as_deref()?);
+        Some(match direction {
+            Direction::Forward => (last, range.1),
+            Direction::Backward => (range.0, last),
+        })
+    }
+}
+
+/// What is written under the lock.
+#[derive(Debug, Default)]
+struct Growing {
+    tree: Tree,
+    filling: Filling,
+}
+
+/// One table's committed versions.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay {
+    filter: Filter,
+    /// Empty once it is frozen.
+    growing: RwLock<Growing>,
+    frozen: OnceLock<Tree>,
+    bytes: AtomicUsize,
+}
+
+impl Overlay {
+    /// Adds a version, and lets those go that nobody needs. `csn` is not below any that was installed, and above those of this key. It
+    /// must not be visible before this has returned.
+    pub(crate) fn install(&self, key: &[u8], value: Option<Value>, csn: Csn, live: &Live<'_>) -> Result<(), Refused> {
+        let mut growing = self.growing.write().unwrap_or_else(PoisonError::into_inner);
+        if self.frozen.get().is_some() {
+            return Err(Refused::Frozen);
+        }
+        let Growing { tree, filling } = &mut *growing;
+        if tree.install(key, value, csn, live)? {
+            self.filter.add(filling, filter::hash(key), |nth| filter::hash(tree.nth(nth)));
+        }
+        self.bytes.store(tree.bytes() + filling.bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What is known of a key at a CSN, of which it must be certain that it is live: visible, or a snapshot's.
+    pub(crate) fn get(&self, key: &[u8], at: Csn) -> Found {
+        self.get_now(key, || at)
+    }
+
+    /// The same for who has no snapshot: the CSN is asked for while nothing can be let go. (Asked for before, its version might be
+    /// gone by now: two newer ones are installed, the first one is visible, and no snapshot is live.)
+    pub(crate) fn get_now(&self, key: &[u8], visible: impl FnOnce() -> Csn) -> Found {
+        let found = self.look(key, |tree| Some(tree.get(key, visible())?.clone()));
+        found.map_or(Found::Nothing, |value| value.map_or(Found::Removed, Found::Value))
+    }
+
+    /// The CSN of a key's newest version, whether it is visible or not.
+    pub(crate) fn newest(&self, key: &[u8]) -> Option<Csn> {
+        self.look(key, |tree| tree.newest(key))
+    }
+
+    /// Whether a key of a range has a version above a CSN, whether it is visible or not.
+    pub(crate) fn changed_since(&self, range: KeyRange<'_>, after: Csn) -> bool {
+        self.read(|tree| tree.changed_since(range, after))
+    }
+
+    /// The first entries of a range in a direction, at a live CSN: at most `limit`, and fewer where many keys have only newer versions.
+    /// [`Batch::rest`] says where the next one begins.
+    pub(crate) fn batch(&self, range: KeyRange<'_>, at: Csn, direction: Direction, limit: usize, out: &mut Batch) {
+        out.keys.clear();
+        out.entries.clear();
+        out.last = None;
+        let limit = limit.max(1);
+        self.read(|tree| {
+            let mut walk = tree.walk(range, direction).enumerate().peekable();
+            while let Some((looked_at, entry)) = walk.next() {
+                if let Some(value) = entry.at(at) {
+                    out.keys.extend_from_slice(entry.key());
+                    out.entries.push((out.keys.len(), value.clone()));
+                }
+                if out.entries.len() == limit || looked_at + 1 >= LOOKED_AT.saturating_mul(limit) {
+                    out.last = walk.peek().map(|_| entry.key().to_vec());
+                    return;
+                }
+            }
+        });
+    }
+
+    /// From now on nothing is installed. It takes no longer for a large one.
+    pub(crate) fn freeze(&self) {
+        let mut growing = self.growing.write().unwrap_or_else(PoisonError::into_inner);
+        self.frozen.get_or_init(|| std::mem::take(&mut growing.tree));
+    }
+
+    /// All of it, to be read without a lock; `None` if it isn't frozen.
+    pub(crate) fn frozen(&self) -> Option<&Tree> {
+        self.frozen.get()
+    }
+
+    /// Bytes that it holds: of keys, versions and their values, nodes and the filter, with the room that they have to grow.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn look<T>(&self, key: &[u8], look: impl FnOnce(&Tree) -> Option<T>) -> Option<T> {
+        if self.filter.may_hold(filter::hash(key)) { self.read(look) } else { None }
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Tree) -> T) -> T {
+        if let Some(tree) = self.frozen.get() {
+            return read(tree);
+        }
+        let growing = self.growing.read().unwrap_or_else(PoisonError::into_inner);
+        // It may have been frozen since.
+        read(self.frozen.get().unwrap_or(&growing.tree))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! Keys, each with its versions, newest first; a version goes as soon as nobody can read it. An entry keeps its number and its place
+//! in memory for as long as the table's overlay lives.
+
+use std::ops::{Index, IndexMut};
+
+use super::{Csn, Live, Value};
+
+/// No entry, version or node.
+pub(super) const NONE: u32 = u32::MAX;
+/// Bytes of a key that stand in its entry.
+const INLINE_BYTES: usize = 22;
+/// Elements of a piece.
+const PIECE: usize = 256;
+
+/// What an allocation of so many bytes takes, about: a header, and rounded up.
+pub(super) fn heap_bytes(bytes: usize) -> usize {
+    (bytes + size_of::<usize>()).next_multiple_of(16).max(32)
+}
+
+/// A list in pieces: it grows without a copy of what it holds. The first piece alone grows by doubling.
+#[derive(Debug)]
+pub(super) struct Arena<T> {
+    pieces: Vec<Vec<T>>,
+    len: usize,
+    bytes: usize,
+}
+
+impl<T> Default for Arena<T> {
+    fn default() -> Arena<T> {
+        Arena { pieces: Vec::new(), len: 0, bytes: 0 }
+    }
+}
+
+impl<T> Arena<T> {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.pieces.capacity() * size_of::<Vec<T>>()
+    }
+
+    /// Its number. (Memory ends before numbers do: 2^32 of the smallest elements are 128 GiB.)
+    pub(super) fn push(&mut self, element: T) -> u32 {
+        if self.len.is_multiple_of(PIECE) {
+            self.pieces.push(if self.len == 0 { Vec::new() } else { Vec::with_capacity(PIECE) });
+            self.bytes += self.pieces.last().map_or(0, Vec::capacity) * size_of::<T>();
+        }
+        if let Some(piece) = self.pieces.last_mut() {
+            let before = piece.capacity();
+            piece.push(element);
+            self.bytes += (piece.capacity() - before) * size_of::<T>();
+        }
+        self.len += 1;
+        (self.len - 1) as u32
+    }
+}
+
+impl<T> Index<u32> for Arena<T> {
+    type Output = T;
+
+    #[inline]
+    fn index(&self, at: u32) -> &T {
+        &self.pieces[at as usize / PIECE][at as usize % PIECE]
+    }
+}
+
+impl<T> IndexMut<u32> for Arena<T> {
+    #[inline]
+    fn index_mut(&mut self, at: u32) -> &mut T {
+        &mut self.pieces[at as usize / PIECE][at as usize % PIECE]
+    }
+}
+
+#[derive(Debug)]
+enum Key {
+    Inline(u8, [u8; INLINE_BYTES]),
+    Boxed(Box<[u8]>),
+}
+
+impl Key {
+    fn new(key: &[u8]) -> Key {
+        let mut bytes = [0; INLINE_BYTES];
+        match bytes.get_mut(..key.len()) {
+            Some(place) => {
+                place.copy_from_slice(key);
+                Key::Inline(key.len() as u8, bytes)
+            }
+            None => Key::Boxed(key.into()),
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Key::Inline(..) => 0,
+            Key::Boxed(key) => heap_bytes(key.len()),
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Key::Inline(len, bytes) => &bytes[..usize::from(*len)],
+            Key::Boxed(key) => key,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Version {
+    csn: Csn,
+    value: Option<Value>,
+    older: u32,
+}
+
+impl Version {
+    /// Bytes of the value: shared, but counted whole, since whoever else holds it lets it go sooner.
+    fn heap_bytes(&self) -> usize {
+        self.value.as_ref().map_or(0, |value| heap_bytes(2 * size_of::<usize>() + value.len()))
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Key,
+    newest: Version,
+}
+
+/// All entries of a table, in the order in which they came.
+#[derive(Debug)]
+pub(super) struct Chains {
+    entries: Arena<Entry>,
+    /// All versions but the newest ones, and free places.
+    versions: Arena<Version>,
+    /// A list through `older`.
+    free: u32,
+    /// Of values and of long keys.
+    bytes: usize,
+}
+
+impl Default for Chains {
+    fn default() -> Chains {
+        Chains { entries: Arena::default(), versions: Arena::default(), free: NONE, bytes: 0 }
+    }
+}
+
+impl Chains {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.entries.bytes() + self.versions.bytes()
+    }
+
+    #[inline]
+    pub(super) fn key(&self, entry: u32) -> &[u8] {
+        self.entries[entry].key.bytes()
+    }
+
+    pub(super) fn newest(&self, entry: u32) -> Csn {
+        self.entries[entry].newest.csn
+    }
+
+    /// The newest version at a CSN, if there is one as old.
+    #[inline]
+    pub(super) fn at(&self, entry: u32, at: Csn) -> Option<&Option<Value>> {
+        let mut version = &self.entries[entry].newest;
+        while version.csn > at {
+            if version.older == NONE {
+                return None;
+            }
+            version = &self.versions[version.older];
+        }
+        Some(&version.value)
+    }
+
+    /// A key that has none yet gets its first version.
+    pub(super) fn push(&mut self, key: &[u8], csn: Csn, value: Option<Value>) -> u32 {
+        let entry = Entry { key: Key::new(key), newest: Version { csn, value, older: NONE } };
+        self.bytes += entry.key.heap_bytes() + entry.newest.heap_bytes();
+        self.entries.push(entry)
+    }
+
+    /// A newer version. Those below that nobody can read any more go: version q below p, when p is visible and no live snapshot is in
+    /// [q, p). That p alone is visible would not do: a snapshot older than p may be live. Nor would it do that no snapshot is live: one
+    /// that begins now is at `visible`, which may be before p.
+    pub(super) fn renew(&mut self, entry: u32, csn: Csn, value: Option<Value>, live: &Live<'_>) {
+        let newest = &mut self.entries[entry].newest;
+        let old = std::mem::replace(newest, Version { csn, value, older: NONE });
+        self.bytes += newest.heap_bytes();
+        let (mut above, mut next) = (old.csn, old.older);
+        let mut last_kept = self.keep(old);
+        self.entries[entry].newest.older = last_kept;
+        while next != NONE {
+            let (this, below) = (next, &self.versions[next]);
+            next = below.older;
+            let needed = above > live.visible || live.any_in(below.csn, above);
+            above = below.csn;
+            if needed {
+                self.versions[last_kept].older = this;
+                last_kept = this;
+            } else {
+                self.let_go(this);
+            }
+        }
+        self.versions[last_kept].older = NONE;
+    }
+
+    fn keep(&mut self, version: Version) -> u32 {
+        match self.free {
+            NONE => self.versions.push(version),
+            place => {
+                self.free = self.versions[place].older;
+                self.versions[place] = version;
+                place
+            }
+        }
+    }
+
+    fn let_go(&mut self, place: u32) {
+        self.bytes -= self.versions[place].heap_bytes();
+        self.versions[place] = Version { csn: Csn::default(), value: None, older: self.free };
+        self.free = place;
+    }
+
+    /// Versions of an entry.
+    #[cfg(test)]
+    pub(super) fn length(&self, entry: u32) -> usize {
+        let there = |at: u32| (at != NONE).then_some(at);
+        let newest = there(self.entries[entry].newest.older);
+        1 + std::iter::successors(newest, |at| there(self.versions[*at].older)).count()
+    }
+
+    /// Bytes of values and long keys, counted anew.
+    #[cfg(test)]
+    pub(super) fn recount(&self) -> bool {
+        let entries = self.entries.pieces.iter().flatten();
+        let values = entries.map(|entry| entry.key.heap_bytes() + entry.newest.heap_bytes()).sum::<usize>()
+            + self.versions.pieces.iter().flatten().map(Version::heap_bytes).sum::<usize>();
+        let places: usize = self.entries.pieces.iter().map(|piece| piece.capacity() * size_of::<Entry>()).sum();
+        self.bytes == values && self.entries.bytes == places
+    }
+}

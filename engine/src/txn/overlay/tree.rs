@@ -1,0 +1,407 @@
+//! A table's entries in key order: a B+tree whose nodes stand in lists and name each other by number.
+//!
+//! An entry is never taken out, so that separators are numbers of entries as well.
+//!
+//! Every node knows a CSN that none of its entries exceeds. It may be more than the largest: a split leaves it to both halves.
+
+use std::cmp::Ordering;
+use std::ops::Bound;
+
+use smallvec::SmallVec;
+
+use super::chain::{Arena, Chains, NONE};
+use super::keys::{FAN, Keys};
+use super::{Csn, Direction, KeyRange, Live, Refused, Value};
+
+#[derive(Debug)]
+struct Leaf {
+    keys: Keys,
+    max: Csn,
+    previous: u32,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Separators: each the first key that was right of it.
+    keys: Keys,
+    max: Csn,
+    children: [u32; FAN + 1],
+}
+
+impl Inner {
+    /// The child where a key is, or would be.
+    fn child(&self, chains: &Chains, key: &[u8]) -> usize {
+        self.keys.find(chains, key).map_or_else(|at| at, |at| at + 1)
+    }
+
+    fn insert(&mut self, at: usize, entry: u32, key: &[u8], child: u32) {
+        let len = self.keys.len();
+        self.keys.insert(at, entry, key);
+        self.children.copy_within(at + 1..=len, at + 2);
+        self.children[at + 1] = child;
+    }
+}
+
+/// Before an entry, or behind the last one (then the leaf is [`NONE`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    leaf: u32,
+    at: usize,
+}
+
+/// Inner nodes on the way down, each with the child that was taken.
+type Path = SmallVec<[(u32, usize); 8]>;
+
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    chains: Chains,
+    /// The leftmost is number 0: a split makes a new right half.
+    leaves: Arena<Leaf>,
+    inners: Arena<Inner>,
+    root: u32,
+    /// Inner nodes above a leaf.
+    height: usize,
+    /// The rightmost leaf.
+    last: u32,
+    newest: Csn,
+}
+
+impl Tree {
+    /// Keys that it has versions of.
+    pub(super) fn len(&self) -> usize {
+        self.chains.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.chains.bytes() + self.leaves.bytes() + self.inners.bytes()
+    }
+
+    /// A key by the order in which keys came.
+    pub(super) fn nth(&self, nth: usize) -> &[u8] {
+        self.chains.key(nth as u32)
+    }
+
+    /// Adds a version. Says whether the key is new.
+    pub(super) fn install(
+        &mut self,
+        key: &[u8],
+        value: Option<Value>,
+        csn: Csn,
+        live: &Live<'_>,
+    ) -> Result<bool, Refused> {
+        if csn < self.newest {
+            return Err(Refused::NotNewer);
+        }
+        if self.leaves.len() == 0 {
+            self.leaves.push(Leaf { keys: Keys::new(0), max: csn, previous: NONE, next: NONE });
+        }
+        let (path, leaf, found) = self.descend(key, csn);
+        match found {
+            Ok(at) => {
+                let entry = self.leaves[leaf].keys.entries[at];
+                if csn == self.chains.newest(entry) {
+                    return Err(Refused::NotNewer);
+                }
+                self.chains.renew(entry, csn, value, live);
+            }
+            Err(at) => {
+                let entry = self.chains.push(key, csn, value);
+                self.place(path, leaf, at, entry, key);
+            }
+        }
+        let leaf = &mut self.leaves[leaf];
+        leaf.max = leaf.max.max(csn);
+        self.newest = csn;
+        Ok(found.is_err())
+    }
+
+    /// To where a key is or would be; what is on the way has it from now on.
+    fn descend(&mut self, key: &[u8], csn: Csn) -> (Path, u32, Result<usize, usize>) {
+        // Ascending keys need no search.
+        let behind = self.leaves[self.last].keys.used().last().is_some_and(|last| self.chains.key(*last) < key);
+        let (mut path, mut node) = (Path::new(), self.root);
+        for _ in 0..self.height {
+            let inner = &mut self.inners[node];
+            inner.max = inner.max.max(csn);
+            let child = if behind { inner.keys.len() } else { inner.child(&self.chains, key) };
+            path.push((node, child));
+            node = inner.children[child];
+        }
+        let keys = &self.leaves[node].keys;
+        let found = if behind { Err(keys.len()) } else { keys.find(&self.chains, key) };
+        (path, node, found)
+    }
+
+    /// Keys between which all of the node lie at which a path ends.
+    fn fences(&self, path: &[(u32, usize)]) -> (Option<u32>, Option<u32>) {
+        let low = path.iter().rev().find(|(_, child)| *child > 0);
+        let high = path.iter().rev().find(|(node, child)| *child < self.inners[*node].keys.len());
+        let low = low.map(|(node, child)| self.inners[*node].keys.entries[child - 1]);
+        (low, high.map(|(node, child)| self.inners[*node].keys.entries[*child]))
+    }
+
+    fn place(&mut self, mut path: Path, leaf: u32, at: usize, entry: u32, key: &[u8]) {
+        let (low, high) = self.fences(&path);
+        let left = &mut self.leaves[leaf];
+        if left.keys.len() < FAN {
+            return left.keys.insert(at, entry, key);
+        }
+        // Full leaves where keys ascend.
+        let middle = if leaf == self.last && at == FAN { FAN } else { FAN / 2 };
+        let mut keys = left.keys.split(middle);
+        if at < middle {
+            left.keys.insert(at, entry, key)
+        } else {
+            keys.insert(at - middle, entry, key)
+        };
+        let separator = keys.entries[0];
+        left.keys.fence(&self.chains, low, Some(separator));
+        keys.fence(&self.chains, Some(separator), high);
+        // (The new entry may be in either half.)
+        let max = left.max.max(self.chains.newest(entry));
+        let next = left.next;
+        let right = self.leaves.push(Leaf { keys, max, previous: leaf, next });
+        self.leaves[leaf].next = right;
+        if next == NONE {
+            self.last = right;
+        } else {
+            self.leaves[next].previous = right;
+        }
+        self.raise(&mut path, separator, right, max);
+    }
+
+    /// A node was split: its right half gets its place above.
+    fn raise(&mut self, path: &mut Path, mut separator: u32, mut right: u32, max: Csn) {
+        while let Some((node, child)) = path.pop() {
+            let (low, high) = self.fences(path);
+            let left = &mut self.inners[node];
+            let key = self.chains.key(separator);
+            if left.keys.len() < FAN {
+                return left.insert(child, separator, key, right);
+            }
+            let middle = if child == FAN { FAN - 1 } else { FAN / 2 };
+            let up = left.keys.entries[middle];
+            let mut half = Inner { keys: left.keys.split(middle + 1), max: left.max, children: [NONE; FAN + 1] };
+            left.keys.cut(middle);
+            half.children[..FAN - middle].copy_from_slice(&left.children[middle + 1..]);
+            if child <= middle {
+                left.insert(child, separator, key, right);
+            } else {
+                half.insert(child - middle - 1, separator, key, right);
+            }
+            left.keys.fence(&self.chains, low, Some(up));
+            half.keys.fence(&self.chains, Some(up), high);
+            (separator, right) = (up, self.inners.push(half));
+        }
+        let mut root = Inner { keys: Keys::new(0), max: max.max(self.newest), children: [NONE; FAN + 1] };
+        root.children[0] = self.root;
+        root.insert(0, separator, self.chains.key(separator), right);
+        self.root = self.inners.push(root);
+        self.height += 1;
+    }
+
+    fn leaf_of(&self, key: &[u8]) -> u32 {
+        (0..self.height).fold(self.root, |node, _| {
+            let inner = &self.inners[node];
+            inner.children[inner.child(&self.chains, key)]
+        })
+    }
+
+    fn find(&self, key: &[u8]) -> Option<u32> {
+        if self.leaves.len() == 0 {
+            return None;
+        }
+        let keys = &self.leaves[self.leaf_of(key)].keys;
+        keys.find(&self.chains, key).ok().map(|at| keys.entries[at])
+    }
+
+    /// The version of a key at a CSN: that it is removed is one.
+    pub(super) fn get(&self, key: &[u8], at: Csn) -> Option<&Option<Value>> {
+        self.chains.at(self.find(key)?, at)
+    }
+
+    /// The CSN of a key's newest version.
+    pub(super) fn newest(&self, key: &[u8]) -> Option<Csn> {
+        Some(self.chains.newest(self.find(key)?))
+    }
+
+    /// Before the first key of a range, and behind its last; the same if there is none.
+    fn ends(&self, range: KeyRange<'_>) -> (Place, Place) {
+        let end = Place { leaf: NONE, at: 0 };
+        if self.leaves.len() == 0 || is_empty(range) {
+            return (end, end);
+        }
+        let place = |key: &[u8], behind: bool| {
+            let leaf = self.leaf_of(key);
+            let at = self.leaves[leaf].keys.find(&self.chains, key).map_or_else(|at| at, |at| at + usize::from(behind));
+            self.settled(Place { leaf, at })
+        };
+        let first = match range.0 {
+            Bound::Unbounded => Place { leaf: 0, at: 0 },
+            Bound::Included(key) => place(key, false),
+            Bound::Excluded(key) => place(key, true),
+        };
+        let last = match range.1 {
+            Bound::Unbounded => end,
+            Bound::Included(key) => place(key, true),
+            Bound::Excluded(key) => place(key, false),
+        };
+        (first, last)
+    }
+
+    /// Behind the last key of a leaf is before the first of the next one.
+    fn settled(&self, place: Place) -> Place {
+        match self.leaves[place.leaf].keys.len() {
+            len if place.at < len => place,
+            _ => Place { leaf: self.leaves[place.leaf].next, at: 0 },
+        }
+    }
+
+    /// All entries of a range, each once.
+    pub(super) fn walk(&self, range: KeyRange<'_>, direction: Direction) -> Walk<'_> {
+        let (first, last) = self.ends(range);
+        Walk { tree: self, first, last, direction }
+    }
+
+    /// Whether a key of a range has a version above a CSN.
+    pub(super) fn changed_since(&self, range: KeyRange<'_>, after: Csn) -> bool {
+        self.newest > after
+            && !is_empty(range)
+            && self.leaves.len() > 0
+            && self.changed(self.root, self.height, range, after)
+    }
+
+    fn changed(&self, node: u32, height: usize, range: KeyRange<'_>, after: Csn) -> bool {
+        let Some(below) = height.checked_sub(1) else {
+            let leaf = &self.leaves[node];
+            let mut entries = leaf.keys.used().iter();
+            return leaf.max > after
+                && entries.any(|entry| self.chains.newest(*entry) > after && holds(range, self.chains.key(*entry)));
+        };
+        let inner = &self.inners[node];
+        if inner.max <= after {
+            return false;
+        }
+        let child = |bound: Bound<&[u8]>, open: usize| match bound {
+            Bound::Included(key) | Bound::Excluded(key) => inner.child(&self.chains, key),
+            Bound::Unbounded => open,
+        };
+        let (first, last) = (child(range.0, 0), child(range.1, inner.keys.len()));
+        (first..=last).any(|at| {
+            let from = if at == first { range.0 } else { Bound::Unbounded };
+            let to = if at == last { range.1 } else { Bound::Unbounded };
+            self.changed(inner.children[at], below, (from, to), after)
+        })
+    }
+
+    /// All keys that have a version at a CSN, ascending, each with it: none if it is removed.
+    pub(crate) fn entries(&self, at: Csn) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward)
+            .filter_map(move |entry| Some((entry.key(), entry.at(at)?.as_deref())))
+    }
+
+    #[cfg(test)]
+    pub(super) fn chain_length(&self, key: &[u8]) -> usize {
+        self.find(key).map_or(0, |entry| self.chains.length(entry))
+    }
+
+    /// Whether the nodes are as they promise, and bytes are as they are counted.
+    #[cfg(test)]
+    pub(super) fn is_sound(&self) -> bool {
+        let walked: Vec<_> = self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward).collect();
+        walked.is_sorted_by(|a, b| a.key() < b.key())
+            && walked.len() == self.len()
+            && walked.iter().all(|entry| self.find(entry.key()) == Some(entry.entry))
+            && (self.leaves.len() == 0 || self.max(self.root, self.height).is_some())
+            && self.chains.recount()
+    }
+
+    /// The largest CSN of a node; `None` if a node below states less.
+    #[cfg(test)]
+    fn max(&self, node: u32, height: usize) -> Option<Csn> {
+        let (stated, max) = if height == 0 {
+            let leaf = &self.leaves[node];
+            (leaf.max, leaf.keys.used().iter().map(|entry| self.chains.newest(*entry)).max())
+        } else {
+            let inner = &self.inners[node];
+            let children = &inner.children[..=inner.keys.len()];
+            let below: Option<Vec<Csn>> = children.iter().map(|child| self.max(*child, height - 1)).collect();
+            (inner.max, below?.into_iter().max())
+        };
+        max.filter(|max| *max <= stated)
+    }
+}
+
+fn is_empty(range: KeyRange<'_>) -> bool {
+    match range {
+        (Bound::Included(from), Bound::Included(to)) => from > to,
+        (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+        _ => false,
+    }
+}
+
+fn holds(range: KeyRange<'_>, key: &[u8]) -> bool {
+    let from = match range.0 {
+        Bound::Included(from) => from.cmp(key) != Ordering::Greater,
+        Bound::Excluded(from) => from.cmp(key) == Ordering::Less,
+        Bound::Unbounded => true,
+    };
+    from && match range.1 {
+        Bound::Included(to) => to.cmp(key) != Ordering::Less,
+        Bound::Excluded(to) => to.cmp(key) == Ordering::Greater,
+        Bound::Unbounded => true,
+    }
+}
+
+/// An entry on a walk.
+#[derive(Clone, Copy)]
+pub(super) struct Stop<'a> {
+    tree: &'a Tree,
+    entry: u32,
+}
+
+impl<'a> Stop<'a> {
+    pub(super) fn key(self) -> &'a [u8] {
+        self.tree.chains.key(self.entry)
+    }
+
+    pub(super) fn at(self, at: Csn) -> Option<&'a Option<Value>> {
+        self.tree.chains.at(self.entry, at)
+    }
+}
+
+pub(super) struct Walk<'a> {
+    tree: &'a Tree,
+    first: Place,
+    last: Place,
+    direction: Direction,
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = Stop<'a>;
+
+    fn next(&mut self) -> Option<Stop<'a>> {
+        if self.first == self.last {
+            return None;
+        }
+        let tree = self.tree;
+        let Place { leaf, at } = match self.direction {
+            Direction::Forward => {
+                let here = self.first;
+                self.first = tree.settled(Place { at: here.at + 1, ..here });
+                here
+            }
+            Direction::Backward => {
+                if let Some(at) = self.last.at.checked_sub(1) {
+                    self.last.at = at;
+                } else {
+                    let leaf = if self.last.leaf == NONE { tree.last } else { tree.leaves[self.last.leaf].previous };
+                    self.last = Place { leaf, at: tree.leaves[leaf].keys.len() - 1 };
+                }
+                self.last
+            }
+        };
+        Some(Stop { tree, entry: tree.leaves[leaf].keys.entries[at] })
+    }
+}
