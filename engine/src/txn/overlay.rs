@@ -34,6 +34,9 @@ pub(crate) type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 /// Entries that a batch looks at for each that it may take, before it gives the lock back.
 const LOOKED_AT: usize = 4;
 
+/// A batch of so many looks at the entries of a node together before it takes them.
+const AHEAD: usize = 32;
+
 /// Which way a scan goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -171,7 +174,7 @@ impl Overlay {
         out.last = None;
         let limit = limit.max(1);
         self.read(|tree| {
-            let mut walk = tree.walk(range, direction).enumerate().peekable();
+            let mut walk = tree.walk(range, direction, limit >= AHEAD).enumerate().peekable();
             while let Some((looked_at, entry)) = walk.next() {
                 if let Some(value) = entry.at(at) {
                     out.keys.extend_from_slice(entry.key());

@@ -258,10 +258,10 @@ impl Tree {
         }
     }
 
-    /// All entries of a range, each once.
-    pub(super) fn walk(&self, range: KeyRange<'_>, direction: Direction) -> Walk<'_> {
+    /// All entries of a range, each once. For who takes many, `ahead` looks at those of a node together.
+    pub(super) fn walk(&self, range: KeyRange<'_>, direction: Direction, ahead: bool) -> Walk<'_> {
         let (first, last) = self.ends(range);
-        Walk { tree: self, first, last, direction }
+        Walk { tree: self, first, last, direction, ahead: ahead.then_some(NONE) }
     }
 
     /// Whether a key of a range has a version above a CSN.
@@ -297,7 +297,7 @@ impl Tree {
 
     /// All keys that have a version at a CSN, ascending, each with it: none if it is removed.
     pub(crate) fn entries(&self, at: Csn) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward)
+        self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward, true)
             .filter_map(move |entry| Some((entry.key(), entry.at(at)?.as_deref())))
     }
 
@@ -309,7 +309,7 @@ impl Tree {
     /// Whether the nodes are as they promise, and bytes are as they are counted.
     #[cfg(test)]
     pub(super) fn is_sound(&self) -> bool {
-        let walked: Vec<_> = self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward).collect();
+        let walked: Vec<_> = self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward, false).collect();
         walked.is_sorted_by(|a, b| a.key() < b.key())
             && walked.len() == self.len()
             && walked.iter().all(|entry| self.find(entry.key()) == Some(entry.entry))
@@ -376,6 +376,8 @@ pub(super) struct Walk<'a> {
     first: Place,
     last: Place,
     direction: Direction,
+    /// The leaf whose entries were looked at together, if that is done.
+    ahead: Option<u32>,
 }
 
 impl<'a> Iterator for Walk<'a> {
@@ -402,6 +404,11 @@ impl<'a> Iterator for Walk<'a> {
                 self.last
             }
         };
-        Some(Stop { tree, entry: tree.leaves[leaf].keys.entries[at] })
+        let keys = &tree.leaves[leaf].keys;
+        if self.ahead.is_some_and(|ahead| ahead != leaf) {
+            self.ahead = Some(leaf);
+            tree.chains.touch(keys.used());
+        }
+        Some(Stop { tree, entry: keys.entries[at] })
     }
 }
