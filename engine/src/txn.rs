@@ -6,6 +6,9 @@
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that reads and writes them is not built yet"))]
 mod overlay;
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
+mod validate;
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod locks;
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
