@@ -13,6 +13,7 @@ mod locks;
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod undo;
+pub mod pages;
 
 pub mod ids;
 pub mod redo;

@@ -3,6 +3,10 @@
 //! The targets in `fuzz_targets/` are one line each, so that a plain test replays the stored corpora through the same
 //! code without a fuzzer, a nightly or a C++ compiler.
 
+mod pages;
+
+pub use pages::{merge, page};
+
 use std::{path::Path, sync::OnceLock};
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -37,6 +41,7 @@ pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
 pub const TARGETS: [(&str, Body); 10] = [
+pub const TARGETS: [(&str, Body); 11] = [
     ("frame", frame),
     ("segment", segment),
     ("recovery", recovery),
@@ -47,6 +52,8 @@ pub const TARGETS: [(&str, Body); 10] = [
     ("open", open_directory),
     ("memtable", memtable_file),
     ("redo", redo),
+    ("page", page),
+    ("merge", merge),
 ];
 
 /// A command log: hostile bytes, read strictly and leniently.
