@@ -507,5 +507,4 @@ fn write_run<const B: usize, D: Draft<B>>(value: &[u8], draft: &mut D) -> Result
     Ok(run)
 }
 
-#[allow(clippy::assertions_on_constants, reason = "the format must hold for the smallest pages that are used, too")]
 const _: () = assert!(key_limit::<480>() + RUN_BYTES + INDEX_BYTES + leaf_cell_at::SUFFIX <= 480 / 4);

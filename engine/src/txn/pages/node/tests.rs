@@ -206,7 +206,7 @@ proptest! {
                     if node.is_leaf() {
                         prop_assert_eq!(node.find(probe), place);
                     } else {
-                        let below = place.map_or_else(|place| place.max(1) - 1, |place| place);
+                        let below = place.unwrap_or_else(|place| place.max(1) - 1);
                         prop_assert_eq!(node.child_of(probe), below);
                     }
                 }
