@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::format::put, *};
 use crate::txn::ids::Epoch;
 
 const PAGE: PageNo = PageNo { chunk: 1, index: 2 };
