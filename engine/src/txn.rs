@@ -3,8 +3,6 @@
 //! Not a store yet. What stands here are its parts that need no machine, from the top down; `docs/transactions.md` has the design and
 //! what is built of it.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the store that reads and writes them is not built yet"))]
-mod overlay;
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod validate;
 
@@ -13,7 +11,12 @@ mod locks;
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod undo;
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the store that reads and writes them is not built yet"))]
+mod overlay;
+
 pub mod pages;
 
-pub mod ids;
 pub mod redo;
+
+pub mod ids;

@@ -40,8 +40,7 @@ use sim::{
 pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
-pub const TARGETS: [(&str, Body); 10] = [
-pub const TARGETS: [(&str, Body); 11] = [
+pub const TARGETS: [(&str, Body); 12] = [
     ("frame", frame),
     ("segment", segment),
     ("recovery", recovery),

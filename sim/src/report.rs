@@ -374,7 +374,7 @@ mod tests {
         }
         full.checked = invariant::ALL.iter().map(|rule| (rule.id, 1_234_567)).collect();
         full.drawn = workload::drawn(&workload::draw(1, "wal", false));
-        full.drawn.retain(|(name, _)| name != "faults");
+        full.drawn.retain(|(name, _)| *name != "faults");
         let rates = Fault::ALL.map(|fault| format!("{} 1/128", fault.name()));
         full.drawn.push(("faults", rates.join(", ")));
         let text = full.text(1_000_000, REPLAY);
