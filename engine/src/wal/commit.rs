@@ -210,11 +210,12 @@ impl<E: Env> Log<E> {
             return None;
         }
         state.rotating = state.ring.waiting().any(|page| page.opening.is_some());
-        let proven = state.durable.sequence == state.written.sequence;
         let pages = state.ring.take();
-        let last = pages.back()?;
-        let (upto, segment) = (last.tag.upto, last.tag.segment.clone());
-        // A synced write covers its own range only: nothing before it may be undurable.
+        let (first, last) = (&pages.front()?.tag, &pages.back()?.tag);
+        let (upto, segment) = (last.upto, last.segment.clone());
+        // A synced write covers its own range only: nothing before it may be undurable, not even the first pages of a record that
+        // it ends, which count for no record yet.
+        let proven = state.durable.position == first.segment.position(first.offset);
         let careless = planted!(self.options.plants, WalDsyncRange);
         let synced_write = commit
             && (self.options.writes_synced() || careless)
