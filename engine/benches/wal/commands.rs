@@ -132,6 +132,26 @@ pub(crate) fn committed(dir: &Path, sizes: Sizes) -> f64 {
     rate
 }
 
+/// As a server does it that executes the commands of 32 clients in one thread: all that came in, then one round for them.
+pub(crate) fn committed_rounds(dir: &Path, sizes: Sizes) -> f64 {
+    let log = create(dir, Fsync::Always);
+    let mut writer = log.writer().expect("writer");
+    let began = Instant::now();
+    block_on(async {
+        for number in 0..sizes.grouped {
+            writer.append(0, &[b"SET".as_slice(), &key(number), RECORD]).await.expect("append");
+            if number % COMMITTERS == COMMITTERS - 1 {
+                writer.round().await.expect("round");
+            }
+        }
+    });
+    let rate = sizes.grouped as f64 / began.elapsed().as_secs_f64();
+    drop(writer);
+    assert!(log.stats().syncs >= sizes.grouped / COMMITTERS);
+    holds(dir, log, sizes.grouped);
+    rate
+}
+
 /// A directory of Redis's own kind with so many SETs, in no order.
 fn directory(dir: &Path, keys: u64) {
     let inner = dir.join("appendonlydir");
