@@ -366,6 +366,9 @@ impl<E: Env> CommandLog<E> {
     /// is written into a new base in the background. It is called with the log's mutex held: nothing may be appended between it
     /// and the state that it stands for, and it must not use the log.
     ///
+    /// The switch makes the old increment durable. Meanwhile what is appended goes into the ring, and an append waits once that is
+    /// full: where much is not synced yet (under `no`, or at a high rate), let [`CommandLog::sync`] run elsewhere first.
+    ///
     /// # Errors
     /// [`RewriteError::Running`], [`RewriteError::Log`]; what comes later is told by [`Rewrite::done`].
     ///

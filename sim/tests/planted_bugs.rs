@@ -15,7 +15,7 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
     (Plant::EnvLenNotSynced, 60, &["I1", "I6", "I9", "I20"]),
     (Plant::WalTrustOldSync, 60, &["I1", "I6", "I9", "I20"]),
     (Plant::WalExposeUnsynced, 60, &["I1", "I6", "I9"]),
-    (Plant::WalRemoveBeforeCut, 60, &["I1", "I5", "I6", "I9"]),
+    (Plant::WalRemoveBeforeCut, 60, &["I1", "I5", "I6", "I9", "I20"]),
     (Plant::WalSealBeforeSuccessor, 60, &["I1", "I6", "I9", "I20"]),
     (Plant::WalOrphanIsCorrupt, 509, &["I1", "I4a", "I6", "I9"]),
     (Plant::WalGenerationReuse, 60, &["I1", "I6", "I9"]),
