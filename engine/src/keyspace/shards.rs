@@ -157,7 +157,8 @@ fn find(part: &[Item], hash: u64, key: &[u8]) -> Result<usize, usize> {
 /// A list that may be changed: copied if somebody else holds it. A copy counts one holder more for each of its items, which lie
 /// anywhere; so there is one look at each count first, of which none waits for another.
 fn own<T: Clone>(list: &mut Arc<Vec<T>>, holders: impl Fn(&T) -> usize) -> &mut Vec<T> {
-    if Arc::get_mut(list).is_none() {
+    // (A look at the count takes no lock on it; `make_mut` decides.)
+    if Arc::strong_count(list) > 1 {
         std::hint::black_box(list.iter().fold(0, |all, item| all ^ holders(item)));
     }
     Arc::make_mut(list)
