@@ -66,22 +66,9 @@ pub struct LoadOptions {
     pub corrupt_tail_bytes: u64,
     /// A file of at least so many bytes is read and parsed in the background, while its commands are executed.
     pub ahead_bytes: u64,
-    /// A planted bug.
-    #[cfg(feature = "plants")]
-    pub plants: Plants,
 }
 
 impl LoadOptions {
-    #[cfg(feature = "plants")]
-    fn plants(&self) -> Plants {
-        self.plants.clone()
-    }
-
-    #[cfg(not(feature = "plants"))]
-    fn plants(&self) -> Plants {
-        Plants::default()
-    }
-
     /// How a file of the manifest is read.
     pub(super) fn check(&self, entry: &Entry) -> Check {
         let (salt, durable) = (entry.salt, entry.synced.unwrap_or(0));
@@ -99,8 +86,6 @@ impl Default for LoadOptions {
             until: None,
             corrupt_tail_bytes: 0,
             ahead_bytes: AHEAD_BYTES,
-            #[cfg(feature = "plants")]
-            plants: Plants::default(),
         }
     }
 }
@@ -230,62 +215,121 @@ pub async fn load<E: Env>(
         _ => LoadError::io("open directory", &what)(error),
     })?;
     let manifest = read_manifest(&dir, &manifest_name).await?;
-    Source { env, dir: &dir, manifest: &manifest, options }.load(data).await
+    Source { env, dir: &dir, options, plants: Plants::default() }.load(&manifest, data).await
 }
 
-/// A log to load.
+/// Where to load from, and how.
 pub(super) struct Source<'a, E: Env> {
     pub(super) env: &'a E,
     pub(super) dir: &'a E::Dir,
-    pub(super) manifest: &'a Manifest,
     pub(super) options: &'a LoadOptions,
+    pub(super) plants: Plants,
 }
 
 impl<E: Env> Source<'_, E> {
-    /// Loads it.
-    pub(super) async fn load(&self, data: &mut impl DataSet) -> Result<Loaded, LoadError> {
-        let Source { env, dir, manifest, options } = self;
+    /// Loads the files that a manifest names.
+    pub(super) async fn load(&self, manifest: &Manifest, data: &mut impl DataSet) -> Result<Loaded, LoadError> {
         let entries: Vec<_> = manifest.live().collect();
         let mut loaded = Loaded::default();
         for (number, entry) in entries.iter().enumerate() {
-            load_one(*env, dir, entry, number + 1 == entries.len(), options, data, &mut loaded).await?;
+            self.load_one(entry, number + 1 == entries.len(), data, &mut loaded).await?;
         }
         Ok(loaded)
     }
-}
 
-/// Loads one file, which may end within a command if it is the last one.
-pub(super) async fn load_one<E: Env>(
-    env: &E,
-    dir: &E::Dir,
-    entry: &Entry,
-    last: bool,
-    options: &LoadOptions,
-    data: &mut impl DataSet,
-    loaded: &mut Loaded,
-) -> Result<(), LoadError> {
-    let name = &entry.name;
-    let file = interruptible(|| dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => LoadError::Missing { file: name.clone() },
-        _ => LoadError::io("open", name)(error),
-    })?;
-    data.begin_file();
-    let checked = load_file(env, file, entry, options, data, loaded).await?;
-    let Checked { good, good_lines, length, end, .. } = checked;
-    match end {
-        End::File => {}
-        End::Later(_) if last => {}
-        // Nothing is appended to it any more, so nothing is lost with a remark.
-        End::ShortAnnotation if !last => {}
-        end if end.is_torn() && last && options.truncated => {}
-        end if end.is_torn() || matches!(end, End::Later(_)) => {
-            return Err(LoadError::Torn { file: name.clone(), good, length, end });
+    /// Loads one file, which may end within a command if it is the last one.
+    pub(super) async fn load_one(
+        &self,
+        entry: &Entry,
+        last: bool,
+        data: &mut impl DataSet,
+        loaded: &mut Loaded,
+    ) -> Result<(), LoadError> {
+        let name = &entry.name;
+        let file = interruptible(|| self.dir.open(name, OpenMode::Read)).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => LoadError::Missing { file: name.clone() },
+            _ => LoadError::io("open", name)(error),
+        })?;
+        data.begin_file();
+        let checked = self.execute(file, entry, data, loaded).await?;
+        let Checked { good, good_lines, length, end, .. } = checked;
+        match end {
+            End::File => {}
+            End::Later(_) if last => {}
+            // Nothing is appended to it any more, so nothing is lost with a remark.
+            End::ShortAnnotation if !last => {}
+            end if end.is_torn() && last && self.options.truncated => {}
+            end if end.is_torn() || matches!(end, End::Later(_)) => {
+                return Err(LoadError::Torn { file: name.clone(), good, length, end });
+            }
+            End::Malformed(..) | End::Unit(_) if last && length - good <= self.options.corrupt_tail_bytes => {}
+            end => return Err(LoadError::Damaged { file: name.clone(), good, line: good_lines, end }),
         }
-        End::Malformed(..) | End::Unit(_) if last && length - good <= options.corrupt_tail_bytes => {}
-        end => return Err(LoadError::Damaged { file: name.clone(), good, line: good_lines, end }),
+        loaded.files.push((name.clone(), checked));
+        Ok(())
     }
-    loaded.files.push((name.clone(), checked));
-    Ok(())
+
+    /// Executes the commands of one file; those of a unit once it is whole.
+    async fn execute<S: DataSet>(
+        &self,
+        file: <E::Dir as Dir>::File,
+        entry: &Entry,
+        data: &mut S,
+        loaded: &mut Loaded,
+    ) -> Result<Checked, LoadError> {
+        let name = entry.name.as_str();
+        let mut magic = [0; 5];
+        let read = read_at_most(&file, &mut magic, 0).await.map_err(LoadError::io("read", name))?;
+        let begins = if &magic[..read] == rdb::MAGIC {
+            let read = rdb::load(&file, data).await.map_err(LoadError::io("read", name))?;
+            read.map_err(|(at, error)| LoadError::Rdb { file: name.to_owned(), at, error })?
+        } else {
+            0
+        };
+        let mut failures = Failures::default();
+        let mut execute = |data: &mut S, at: u64, command: &[&[u8]]| failures.note(name, at, data.load(command));
+        let (reader, batches) = pipe::<S::Prepared>();
+        let length = file.len().await.map_err(LoadError::io("read", name))?;
+        let at_once = length < self.options.ahead_bytes;
+        let reading = reader.read(file, begins..length, self.options.check(entry), S::prepare, at_once);
+        let _task = if at_once {
+            reading.await;
+            None
+        } else {
+            Some(self.env.spawn("seawall aof load", reading).map_err(LoadError::io("start to read", name))?)
+        };
+        // The commands of an open unit; what begins and what ends it are none.
+        let mut unit: Option<Vec<(u64, Vec<Vec<u8>>)>> = None;
+        let mut done = None;
+        while let Some(mut batch) = batches.next(done).await {
+            if !at_once && batches.are_all_read() && planted!(self.plants, AofReaderEndsLoad) {
+                break;
+            }
+            batch.drain(|found| {
+                match (found, &mut unit) {
+                    (Found::Prepared(commands), _) => data.load_prepared(commands),
+                    (Found::Command(at, command), None) => execute(data, at, command)?,
+                    (Found::Command(at, command), Some(commands)) => {
+                        commands.push((at, command.iter().map(|argument| argument.to_vec()).collect()));
+                    }
+                    (Found::Role(Role::Executes), _) => {
+                        for (at, command) in unit.take().into_iter().flatten() {
+                            execute(data, at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+                        }
+                    }
+                    (Found::Role(role), _) => unit = (role == Role::Begins).then(Vec::new),
+                }
+                Ok(())
+            })?;
+            done = Some(batch);
+        }
+        loaded.failures += failures.count;
+        let left = MOST_FAILURES.saturating_sub(loaded.failed.len());
+        loaded.failed.extend(failures.first.into_iter().take(left).map(|(at, error)| (name.to_owned(), at, error)));
+        let Read { checked, digest } = batches.read().map_err(LoadError::io("read", name))?;
+        (loaded.digest, loaded.begins) = (digest, begins);
+        Ok(checked)
+    }
 }
 
 pub(super) async fn read_manifest<D: Dir>(dir: &D, name: &str) -> Result<Manifest, LoadError> {
@@ -330,68 +374,4 @@ impl Failures {
         }
         Ok(())
     }
-}
-
-/// Executes the commands of one file; those of a unit once it is whole.
-async fn load_file<E: Env, S: DataSet>(
-    env: &E,
-    file: <E::Dir as Dir>::File,
-    entry: &Entry,
-    options: &LoadOptions,
-    data: &mut S,
-    loaded: &mut Loaded,
-) -> Result<Checked, LoadError> {
-    let name = entry.name.as_str();
-    let mut magic = [0; 5];
-    let read = read_at_most(&file, &mut magic, 0).await.map_err(LoadError::io("read", name))?;
-    let begins = if &magic[..read] == rdb::MAGIC {
-        let read = rdb::load(&file, data).await.map_err(LoadError::io("read", name))?;
-        read.map_err(|(at, error)| LoadError::Rdb { file: name.to_owned(), at, error })?
-    } else {
-        0
-    };
-    let mut failures = Failures::default();
-    let mut execute = |data: &mut S, at: u64, command: &[&[u8]]| failures.note(name, at, data.load(command));
-    let (reader, batches) = pipe::<S::Prepared>();
-    let length = file.len().await.map_err(LoadError::io("read", name))?;
-    let at_once = length < options.ahead_bytes;
-    let reading = reader.read(file, begins..length, options.check(entry), S::prepare, at_once);
-    let _task = if at_once {
-        reading.await;
-        None
-    } else {
-        Some(env.spawn("seawall aof load", reading).map_err(LoadError::io("start to read", name))?)
-    };
-    // The commands of an open unit; what begins and what ends it are none.
-    let mut unit: Option<Vec<(u64, Vec<Vec<u8>>)>> = None;
-    let mut done = None;
-    let plants = options.plants();
-    while let Some(mut batch) = batches.next(done).await {
-        if !at_once && batches.are_all_read() && planted!(plants, AofReaderEndsLoad) {
-            break;
-        }
-        batch.drain(|found| {
-            match (found, &mut unit) {
-                (Found::Prepared(commands), _) => data.load_prepared(commands),
-                (Found::Command(at, command), None) => execute(data, at, command)?,
-                (Found::Command(at, command), Some(commands)) => {
-                    commands.push((at, command.iter().map(|argument| argument.to_vec()).collect()));
-                }
-                (Found::Role(Role::Executes), _) => {
-                    for (at, command) in unit.take().into_iter().flatten() {
-                        execute(data, at, &command.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-                    }
-                }
-                (Found::Role(role), _) => unit = (role == Role::Begins).then(Vec::new),
-            }
-            Ok(())
-        })?;
-        done = Some(batch);
-    }
-    loaded.failures += failures.count;
-    let left = MOST_FAILURES.saturating_sub(loaded.failed.len());
-    loaded.failed.extend(failures.first.into_iter().take(left).map(|(at, error)| (name.to_owned(), at, error)));
-    let Read { checked, digest } = batches.read().map_err(LoadError::io("read", name))?;
-    (loaded.digest, loaded.begins) = (digest, begins);
-    Ok(checked)
 }

@@ -18,7 +18,7 @@ use super::{
     error::OpenError,
     files::{self, Names},
     job::Target,
-    load::{self, DataSet, LoadError, Loaded, Source},
+    load::{self, DataSet, LoadError, LoadOptions, Loaded, Source},
     log::{Log, Opened},
     manifest::{Entry, Manifest},
     options::Options,
@@ -138,6 +138,10 @@ pub(super) struct Opening<'a, E> {
 }
 
 impl<E: Env> Opening<'_, E> {
+    fn source<'s>(&'s self, dir: &'s E::Dir, options: &'s LoadOptions) -> Source<'s, E> {
+        Source { env: self.env, dir, options, plants: self.plants.clone() }
+    }
+
     /// Looks for a log and loads it. Writes nothing.
     async fn find(&self, outer: &E::Dir, path: &Path, data: &mut impl DataSet) -> Result<Found<E::Dir>, OpenError> {
         let name = &self.options.append_dirname;
@@ -161,9 +165,7 @@ impl<E: Env> Opening<'_, E> {
         if planted!(self.plants, AofSumsIgnored) {
             manifest.base.iter_mut().chain(&mut manifest.increments).for_each(|entry| entry.salt = None);
         }
-        let loaded = Source { env: self.env, dir: &dir, manifest: &manifest, options: &self.options.loading() }
-            .load(data)
-            .await?;
+        let loaded = self.source(&dir, &self.options.loading()).load(&manifest, data).await?;
         Ok(Found { listed, loaded, there: There::Log(dir, manifest) })
     }
 
@@ -179,7 +181,7 @@ impl<E: Env> Opening<'_, E> {
         let mut loaded = Loaded::default();
         if is_there(&there, &self.names.name) {
             let entry = self.names.single();
-            load::load_one(self.env, outer, &entry, true, &self.options.loading(), data, &mut loaded).await?;
+            self.source(outer, &self.options.loading()).load_one(&entry, true, data, &mut loaded).await?;
             return Ok(Found { listed, loaded, there: There::SingleFile });
         }
         self.may_begin(&listed, unfinished.as_ref())?;

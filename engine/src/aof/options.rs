@@ -237,8 +237,6 @@ impl Options {
             until: None,
             corrupt_tail_bytes: self.aof_load_corrupt_tail_max_size,
             ahead_bytes: self.load_ahead_bytes,
-            #[cfg(feature = "plants")]
-            plants: self.plants.clone(),
         }
     }
 }
