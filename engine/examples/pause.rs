@@ -58,9 +58,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             for _ in 0..ROUNDS {
                 before.push(round(&mut data, &log).await?);
             }
-            // The switch to a new increment syncs the old one, and the ring holds some milliseconds: what is much is synced before.
-            log.sync().await?;
+            let mut during = Vec::new();
             let began = Instant::now();
+            log.schedule_rewrite();
+            while !log.rewrite_is_due() {
+                during.push(round(&mut data, &log).await?);
+            }
             let mut snapshot = Duration::ZERO;
             let rewrite = log
                 .rewrite(|| {
@@ -70,7 +73,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     taken
                 })
                 .await?;
-            let mut during = Vec::new();
             while !rewrite.is_done() {
                 during.push(round(&mut data, &log).await?);
             }

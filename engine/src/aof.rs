@@ -367,7 +367,9 @@ impl<E: Env> CommandLog<E> {
     /// and the state that it stands for, and it must not use the log.
     ///
     /// The switch makes the old increment durable. Meanwhile what is appended goes into the ring, and an append waits once that is
-    /// full: where much is not synced yet (under `no`, or at a high rate), let [`CommandLog::sync`] run elsewhere first.
+    /// full. Where much is not synced yet (under `no`, or at a high rate) that is a pause of some ten milliseconds; to avoid it, begin
+    /// when [`CommandLog::rewrite_is_due`] says so, which has the old increment synced in the background first; a rewrite that nobody
+    /// but you wants is asked for by [`CommandLog::schedule_rewrite`].
     ///
     /// # Errors
     /// [`RewriteError::Running`], [`RewriteError::Log`]; what comes later is told by [`Rewrite::done`].
@@ -422,8 +424,18 @@ impl<E: Env> CommandLog<E> {
         }
     }
 
-    /// Whether the log should be rewritten now, by `auto-aof-rewrite-percentage` and `auto-aof-rewrite-min-size`. After three
-    /// failures in a row it is not so for a minute, then for two, four, up to an hour.
+    /// Asks for a rewrite at the next opportunity: [`CommandLog::rewrite_is_due`] says when. It does not count how often it was asked.
+    pub fn schedule_rewrite(&self) {
+        self.log.lock().scheduled = true;
+    }
+
+    /// Whether the log should be rewritten now: by `auto-aof-rewrite-percentage` and `auto-aof-rewrite-min-size`, or because
+    /// [`CommandLog::schedule_rewrite`] asked for it. After three failures in a row the former is not so for a minute, then for two,
+    /// four, up to an hour.
+    ///
+    /// Where more than half a ring is not synced yet (1 MiB by default), it is not due before that is done in the background, so that
+    /// the switch to the new increment takes no longer than the ring holds; if eight syncs didn't help, it is due all the same. Ask
+    /// often: between rounds.
     #[must_use]
     pub fn rewrite_is_due(&self) -> bool {
         self.log.rewrite_is_due()

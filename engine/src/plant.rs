@@ -124,6 +124,7 @@ mod switches {
         AofSyncErrorForgiven "aof-sync-error-forgiven" "forget a failed sync as soon as one succeeds (R34)";
         RewriteMarksAgain "rewrite-marks-again" "mark where a rewrite begins although the mark of one that failed still waits to be written";
         RewriteBaseSyncIgnored "rewrite-base-sync-ignored" "forget how the syncs of a base ended that ran while more of it was written";
+        RewriteAheadTrusted "rewrite-ahead-trusted" "go on in a new increment without a sync of the old one if it was synced ahead";
         AofReaderEndsLoad "aof-reader-ends-load" "a load ends with the task that reads ahead, whatever it has handed over by then";
         AofSumsIgnored "aof-sums-ignored" "at open take commands as they read, without a look at their checksums";
         AofHeldBackDurable "aof-held-back-durable" "with no-appendfsync-on-rewrite, take a write for durable without a sync while a rewrite runs";

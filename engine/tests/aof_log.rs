@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the test looks at the files, and changes them")]
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use engine::{
     aof::{
@@ -12,7 +12,7 @@ use engine::{
         options::{Fsync, Options},
         resp,
     },
-    env::{OsEnv, block_on},
+    env::{Env, OsEnv, block_on},
     keyspace::Keyspace,
 };
 use proptest::prelude::*;
@@ -274,6 +274,38 @@ fn a_rewrite_leaves_the_data_and_nothing_else() {
         let (log, keys, _) = block_on(open(folder.path(), &options)).unwrap();
         assert_eq!(keys.databases(), expected.databases());
         block_on(log.close()).unwrap();
+    }
+}
+
+/// What is not synced yet when a rewrite is due is synced in the background, and then little is left for the switch.
+#[test]
+fn a_rewrite_is_due_when_most_is_synced() {
+    for policy in [Fsync::Always, Fsync::EverySecond, Fsync::No] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { append_fsync: policy, ring_page_bytes: 4 << 10, ..Options::default() };
+        block_on(async {
+            let (log, mut keys, _) = open(folder.path(), &options).await.unwrap();
+            run(&log, &mut keys, &["SET", "k", &"v".repeat(500_000)]).await;
+            log.round().await.unwrap();
+            assert!(!log.rewrite_is_due(), "nobody asked for it, and the log is small");
+            log.schedule_rewrite();
+            let mut asked = 1;
+            while !log.rewrite_is_due() {
+                assert!(asked < 60_000, "it is never due");
+                asked += 1;
+                OsEnv.sleep(Duration::from_millis(1)).await;
+            }
+            // (Each second the log is synced anyway.)
+            assert!(policy == Fsync::EverySecond || (asked > 1) == (policy == Fsync::No), "{policy:?}: {asked}");
+            let unsynced = log.end().0 - log.durable().0;
+            assert!(unsynced <= 64 << 10, "{policy:?}: {unsynced} bytes are left to sync");
+            assert!(log.rewrite_is_due(), "until it begins");
+            let rewrite = log.rewrite(|| keys.snapshot()).await.unwrap();
+            assert!(!log.rewrite_is_due(), "it has begun");
+            rewrite.done().await.unwrap();
+            assert!(!log.rewrite_is_due(), "it was asked for once");
+            log.close().await.unwrap();
+        });
     }
 }
 

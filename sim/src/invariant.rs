@@ -61,7 +61,7 @@ pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
         .filter(|id| match *id {
             "I16" => false,
             "I17" | "I19" => commands,
-            "I18" => ops().any(|op| matches!(op, Op::Rewrite | Op::RewriteWait | Op::Switch)),
+            "I18" => ops().any(|op| matches!(op, Op::Rewrite | Op::RewriteWait | Op::RewriteSoon | Op::Switch)),
             "I1a" => kills,
             "I4a" => plan.damage_checks > 0 && !plan.lies(),
             "I4" | "I5" | "I6" | "I7" | "I8" | "I22" | "I25" | "I9" => !plan.no_faults,

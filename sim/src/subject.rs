@@ -155,6 +155,8 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
     fn write(&self, records: &[Bytes]) -> impl Future<Output = Result<u64, NotAppended>> + Send;
     /// Rewrites it, and waits for the end of that if asked.
     fn rewrite(&self, wait: bool) -> impl Future<Output = Result<(), String>> + Send;
+    /// Asks for a rewrite, and begins it when it is due.
+    fn rewrite_soon(&self) -> impl Future<Output = Result<(), String>> + Send;
     /// Switches it off and on again, for the data that is in memory.
     fn switch(&self) -> impl Future<Output = Result<(), String>> + Send;
     /// Closes it.
@@ -356,6 +358,10 @@ impl<E: Env> Subject<E> for Wal<E> {
 
     async fn rewrite(&self, _: bool) -> Result<(), String> {
         Err("a write-ahead log is not rewritten".into())
+    }
+
+    async fn rewrite_soon(&self) -> Result<(), String> {
+        self.rewrite(false).await
     }
 
     async fn switch(&self) -> Result<(), String> {

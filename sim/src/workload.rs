@@ -102,6 +102,8 @@ pub enum Op {
     Rewrite,
     /// `rewrite wait`: the same, and waits for its end.
     RewriteWait,
+    /// `rewrite soon`: asks for one, and begins it when it is due.
+    RewriteSoon,
     /// `switch`: switches the log off and on again, for the data that is in memory, where the subject has that.
     Switch,
     /// `pause MICROSECONDS`
@@ -137,6 +139,7 @@ impl fmt::Display for Op {
             Op::TruncateBack { cut } => write!(f, "truncate-back {cut}"),
             Op::Rewrite => f.write_str("rewrite"),
             Op::RewriteWait => f.write_str("rewrite wait"),
+            Op::RewriteSoon => f.write_str("rewrite soon"),
             Op::Switch => f.write_str("switch"),
             Op::Pause { us } => write!(f, "pause {us}"),
         }
@@ -151,7 +154,7 @@ impl Op {
         match self {
             Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::Follow | Op::AppendTooLarge => wal,
             Op::Read(_) | Op::Scan => wal,
-            Op::Rewrite | Op::RewriteWait | Op::Switch => !wal,
+            Op::Rewrite | Op::RewriteWait | Op::RewriteSoon | Op::Switch => !wal,
             _ => true,
         }
     }
@@ -213,6 +216,7 @@ impl FromStr for Op {
             ["scan"] => Ok(Op::Scan),
             ["rewrite"] => Ok(Op::Rewrite),
             ["rewrite", "wait"] => Ok(Op::RewriteWait),
+            ["rewrite", "soon"] => Ok(Op::RewriteSoon),
             ["switch"] => Ok(Op::Switch),
             ["pause", us] => Ok(Op::Pause { us: number(us)? }),
             [] => Err("an operation is empty".into()),

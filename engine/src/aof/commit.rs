@@ -190,6 +190,7 @@ impl<E: Env> Log<E> {
             plants: self.plants.clone(),
             manifest: if state.switching { state.manifest.clone() } else { Manifest::default() },
             collecting: if state.switching { state.collecting.clone() } else { None },
+            ahead: state.ahead > 0,
             target: state.target.clone(),
             pages,
             written: state.written,

@@ -105,6 +105,8 @@ pub(super) struct WriteJob<E: Env> {
     pub(super) salt: Option<u32>,
     /// The log is being switched on: this is the increment that is collected.
     pub(super) collecting: Option<Entry>,
+    /// The old increment was synced ahead of the switch.
+    pub(super) ahead: bool,
 }
 
 /// A switch to a new increment.
@@ -220,7 +222,8 @@ async fn switch<E: Env>(job: &mut WriteJob<E>, written: &mut Written<E>) -> Resu
     }
     let old = &written.target;
     old.give_back_room().await;
-    if !planted!(job.plants, RewriteNewincrOldUnsynced) {
+    let trusted = job.ahead && planted!(job.plants, RewriteAheadTrusted);
+    if !trusted && !planted!(job.plants, RewriteNewincrOldUnsynced) {
         let synced = interruptible(|| old.file.sync_data()).await;
         synced.map_err(|error| NotWritten { failure: Failure::new("sync", &old.name, &error), fatal: true })?;
         written.synced = Some(written.upto);

@@ -1,7 +1,7 @@
 //! The background of a log: the keeper looks at the clock, the syncer syncs. They are two, so that a slow sync stops nobody.
 //!
 //! The keeper asks for a sync once a second (`everysec`), also when nothing comes in any more; writes what was postponed for too
-//! long; tries again what failed; and polls on what lost its driver.
+//! long; tries again what failed; and polls on what lost its driver. A rewrite that is due asks for syncs ahead of its switch.
 
 use std::{
     io,
@@ -29,7 +29,8 @@ impl<E: Env> Keeper<E> {
     pub(super) fn spawn(log: &Arc<Log<E>>) -> io::Result<Keeper<E>> {
         let keeper = Keeper { log: log.clone(), tasks: Mutex::new(Vec::new()) };
         keeper.add(log.env.spawn("seawall aof keeper", keep(log.clone()))?);
-        if log.options.append_fsync == Fsync::EverySecond {
+        // Under `always` rounds sync, and there is never much that isn't.
+        if log.options.append_fsync != Fsync::Always {
             keeper.add(log.env.spawn("seawall aof syncer", sync(log.clone()))?);
         }
         Ok(keeper)
@@ -162,7 +163,7 @@ fn duty<E: Env>(log: &Log<E>) -> Duty {
     }
 }
 
-/// Syncs whenever the keeper asks for it.
+/// Syncs whenever it is asked to.
 async fn sync<E: Env>(log: Arc<Log<E>>) {
     loop {
         let seen = log.gates.syncer.seq();

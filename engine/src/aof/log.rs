@@ -33,6 +33,9 @@ pub(super) const PAGE_BYTES: usize = 64 << 10;
 pub(super) const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// `everysec`: how long a write waits for a sync that is under way. (Redis waits two seconds; ours stays below.)
 pub(super) const POSTPONE: Duration = Duration::from_millis(1900);
+/// A rewrite that is due waits for so many syncs at most. Each leaves what came in meanwhile: on a disk that is faster than the
+/// commands two or three are enough, and on another one none would be.
+const MOST_AHEAD: u32 = 8;
 /// How long after a write that failed it is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
@@ -112,6 +115,10 @@ pub(super) struct State<E: Env> {
     pub(super) stops: bool,
     pub(super) closed: bool,
     pub(super) rewriting: Option<Rewriting>,
+    /// Somebody asked for a rewrite, and none has begun since.
+    pub(super) scheduled: bool,
+    /// Syncs that were asked for ahead of the next switch.
+    pub(super) ahead: u32,
     /// Bytes of the base and of all increments but the present one; and what the log had after the last rewrite.
     pub(super) earlier_bytes: u64,
     pub(super) reference_bytes: u64,
@@ -191,6 +198,8 @@ impl<E: Env> Log<E> {
             stops: false,
             closed: false,
             rewriting: None,
+            scheduled: false,
+            ahead: 0,
             earlier_bytes,
             reference_bytes,
             failures: 0,
@@ -308,6 +317,24 @@ impl<E: Env> State<E> {
             Operation::Write => &mut self.write,
             Operation::Sync => &mut self.sync,
         }
+    }
+
+    /// Whether the switch of a rewrite that began now would sync little, or all was done for that. Else the syncer is to work ahead,
+    /// and the caller wakes it.
+    pub(super) fn is_synced_ahead(&mut self, options: &Options) -> bool {
+        let half_a_ring = (options.ring_pages * options.ring_page_bytes / 2) as u64;
+        if options.append_fsync == Fsync::Always || self.accepted() - self.durable <= half_a_ring {
+            return true;
+        }
+        if self.syncs() || self.sync_wanted {
+            return false;
+        }
+        if self.ahead == MOST_AHEAD {
+            return true;
+        }
+        self.ahead += 1;
+        self.sync_wanted = true;
+        false
     }
 
     /// Whether a sync is under way.

@@ -121,6 +121,7 @@ pub struct Rewritten {
 impl<E: Env> State<E> {
     /// The switch that a rewrite waits for has ended.
     pub(super) fn switched(&mut self, result: Result<u64, Failure>) {
+        self.ahead = 0;
         if let Some(rewriting) = &mut self.rewriting {
             rewriting.phase = match result {
                 Ok(bytes) => Phase::Switched(bytes),
@@ -161,6 +162,7 @@ impl<E: Env> Log<E> {
                     state.producer = Some(producer);
                     if marked.is_ok() {
                         state.rewriting = Some(Rewriting { at, phase: Phase::Marked });
+                        state.scheduled = false;
                         let snapshot = snapshot();
                         drop(guard);
                         return Ok(snapshot);
@@ -379,9 +381,9 @@ impl<E: Env> Log<E> {
         true
     }
 
-    /// Whether the log has grown so far that it is to be rewritten, and nothing stands against that.
+    /// Whether the log is to be rewritten, since somebody asked for it or it has grown so far, and nothing stands against that.
     pub(super) fn rewrite_is_due(&self) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
         if state.rewriting.is_some() || state.accepts().is_err() {
             return false;
         }
@@ -391,7 +393,16 @@ impl<E: Env> Log<E> {
         let throttled = (state.failures >= FAILURES)
             .then(|| throttle(state.failures))
             .is_some_and(|wait| self.env.monotonic() < state.failed_at + wait);
-        !throttled && self.options.rewrite_is_due(state.bytes(), state.reference_bytes)
+        let grown = || !throttled && self.options.rewrite_is_due(state.bytes(), state.reference_bytes);
+        if !state.scheduled && !grown() {
+            return false;
+        }
+        let due = state.is_synced_ahead(&self.options);
+        drop(state);
+        if !due {
+            self.gates.syncer.open();
+        }
+        due
     }
 }
 

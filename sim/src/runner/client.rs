@@ -149,9 +149,12 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 self.mine.retain(|mine| *mine < lsn);
                 self.check_image("after a truncation").await
             }
-            Op::Rewrite | Op::RewriteWait => {
+            Op::Rewrite | Op::RewriteWait | Op::RewriteSoon => {
                 lock(&self.shared).rewrites = true;
-                let answer = self.subject.rewrite(*op == Op::RewriteWait).await;
+                let answer = match op {
+                    Op::RewriteSoon => self.subject.rewrite_soon().await,
+                    _ => self.subject.rewrite(*op == Op::RewriteWait).await,
+                };
                 self.note(op, format!("{answer:?}"));
                 self.in_place()?;
                 if answer.is_err() {

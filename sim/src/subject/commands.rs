@@ -42,6 +42,8 @@ const FILES_DIR: &str = "/log/appendonlydir";
 const MANIFEST: &str = "appendonly.aof.manifest";
 /// What is collected until a log that was switched on has a base.
 const COLLECTED: &str = "temp-appendonly.aof.incr";
+/// How often it asks, each millisecond, whether a rewrite is due.
+const ASKS_FOR_A_REWRITE: u32 = 50;
 
 /// An open command log and the data that it is the log of.
 pub struct Commands<E: Env> {
@@ -280,6 +282,18 @@ impl<E: Env> Subject<E> for Commands<E> {
             rewrite.done().await.map_err(text)?;
         }
         Ok(())
+    }
+
+    async fn rewrite_soon(&self) -> Result<(), String> {
+        self.log().schedule_rewrite();
+        // A server asks between rounds. It is never due while another one runs, or while writes fail.
+        for _ in 0..ASKS_FOR_A_REWRITE {
+            if self.log().rewrite_is_due() {
+                return self.rewrite(false).await;
+            }
+            self.place.env.sleep(Duration::from_millis(1)).await;
+        }
+        Err("not due yet".into())
     }
 
     async fn switch(&self) -> Result<(), String> {

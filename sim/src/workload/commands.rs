@@ -149,8 +149,7 @@ fn draw_op(prng: &mut Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -
         Kind::Wait => Op::Wait,
         Kind::Pause => Op::Pause { us: *prng.pick(&[100, 2_000, 1_500_000, 3_000_000]) },
         Kind::Write => Op::Write { count: 1 + prng.below(20), bytes: bytes.clamp(8, 700) },
-        Kind::Rewrite if prng.chance(1, 2) => Op::RewriteWait,
-        Kind::Rewrite => Op::Rewrite,
+        Kind::Rewrite => *prng.pick(&[Op::Rewrite, Op::RewriteWait, Op::RewriteSoon]),
         Kind::Switch => Op::Switch,
     }
 }
