@@ -414,7 +414,7 @@ impl<E: Env> CommandLog<E> {
         });
         match task {
             Ok(task) => {
-                self.keeper.add(task);
+                self.keeper.keep_rewrite(task);
                 Ok(Rewrite { outcome, log: self.clone() })
             }
             Err(error) => {

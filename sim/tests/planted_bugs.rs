@@ -61,6 +61,7 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("rewrite", Plant::RewriteBaseUnsynced, 60, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteSelectForgotten, 240, &["I19"]),
     ("rewrite", Plant::RewriteBaseSyncIgnored, 2000, &["I1", "I6", "I9", "I20"]),
+    ("rewrite", Plant::RewriteAheadTrusted, 240, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteHistoryFirst, 60, &["I1", "I6", "I9", "I20"]),
 ];
 

@@ -23,11 +23,13 @@ use super::{
 pub(super) struct Keeper<E: Env> {
     log: Arc<Log<E>>,
     tasks: Mutex<Vec<E::Task>>,
+    /// The last rewrite's.
+    rewrite: Mutex<Option<E::Task>>,
 }
 
 impl<E: Env> Keeper<E> {
     pub(super) fn spawn(log: &Arc<Log<E>>) -> io::Result<Keeper<E>> {
-        let keeper = Keeper { log: log.clone(), tasks: Mutex::new(Vec::new()) };
+        let keeper = Keeper { log: log.clone(), tasks: Mutex::new(Vec::new()), rewrite: Mutex::new(None) };
         keeper.add(log.env.spawn("seawall aof keeper", keep(log.clone()))?);
         // Under `always` rounds sync, and there is never much that isn't.
         if log.options.append_fsync != Fsync::Always {
@@ -36,9 +38,14 @@ impl<E: Env> Keeper<E> {
         Ok(keeper)
     }
 
-    /// Another task that is to have ended before the log is closed.
-    pub(super) fn add(&self, task: E::Task) {
+    fn add(&self, task: E::Task) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+
+    /// The task of a rewrite, which is to have ended before the log is closed. The one before has done all it had to do.
+    pub(super) fn keep_rewrite(&self, task: E::Task) {
+        let before = self.rewrite.lock().unwrap_or_else(PoisonError::into_inner).replace(task);
+        drop(before);
     }
 
     /// Stops the tasks and waits for their end: nothing of the log runs any more.
@@ -51,7 +58,10 @@ impl<E: Env> Keeper<E> {
     fn ask_to_stop(&self) -> Vec<E::Task> {
         self.log.lock().stops = true;
         self.log.open_all();
-        std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+        let rewrite = self.rewrite.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.extend(rewrite);
+        tasks
     }
 }
 
