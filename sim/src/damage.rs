@@ -274,7 +274,11 @@ pub fn judge(
             let generation = generation.map_or(0, |identity| identity.generation);
             // A seal that nothing proves names a successor: the table refuses its loss without proof. And without any
             // start the first segment can't be told from a remainder.
-            if chain.named.contains(&generation) || chain.members.len() <= 1 {
+            // Or something still states that a generation is durable which is no longer there: a later segment took its place, with what
+            // it carries, and counts for that one.
+            let replaced = floor.generation < generation
+                && !chain.members.iter().any(|member| member.generation == floor.generation);
+            if chain.named.contains(&generation) || chain.members.len() <= 1 || replaced {
                 return Ok(Judged::Undecidable);
             }
             ensure(

@@ -61,6 +61,8 @@ struct Append {
     progress: Progress,
     /// While it was unanswered, the back of the log was removed from here on.
     removed_from: u64,
+    /// It was removed with the back of the log, and a drive that lies may bring it back, in the place of what came after it.
+    may_return: bool,
 }
 
 impl Append {
@@ -194,7 +196,13 @@ impl History {
             sizes.iter().enumerate().map(|(at, size)| payload(append, at as u64, *size)).collect();
         self.appends.insert(
             append,
-            Append { issued: issued.clone(), kept: issued.len(), progress: Progress::Open, removed_from: u64::MAX },
+            Append {
+                issued: issued.clone(),
+                kept: issued.len(),
+                progress: Progress::Open,
+                removed_from: u64::MAX,
+                may_return: false,
+            },
         );
         (append, issued)
     }
@@ -243,13 +251,14 @@ impl History {
     fn place(&mut self, append: u64, first: u64, standing: Standing) -> Check {
         let Some(entry) = self.appends.get_mut(&append) else { return Ok(()) };
         entry.progress = Progress::Placed(first);
-        let (issued, kept) = (entry.issued.clone(), entry.kept);
+        let (issued, kept, returns) = (entry.issued.clone(), entry.kept, entry.may_return);
         self.count("I15");
         let since_us = virtual_us().unwrap_or(0);
         for (lsn, payload) in (first..).zip(&issued[..kept]) {
             if let Some(old) = self.known.get(&lsn)
                 && old.append != append
                 && old.standing >= Standing::Durable
+                && !returns
             {
                 let found = format!("given again to append {append}");
                 return violation(
@@ -313,7 +322,7 @@ impl History {
             {
                 if self.lying {
                     // Even a truncation that was acknowledged may be lost.
-                    append.progress = Progress::Open;
+                    (append.progress, append.may_return) = (Progress::Open, true);
                     continue;
                 }
                 append.kept = append.kept.min(lsn.saturating_sub(first) as usize);
@@ -568,6 +577,13 @@ impl History {
             }
             states.sort_by_key(|(_, progress)| *progress != Progress::Open);
             match (conflict, states.first()) {
+                (Some(known), Some((id, Progress::Open))) if self.appends[id].may_return => {
+                    let (displaced, returned) = (known.append, *id);
+                    if let Some(append) = self.appends.get_mut(&displaced) {
+                        append.progress = Progress::Gone;
+                    }
+                    self.place_found(returned, *lsn, payload)?;
+                }
                 (Some(known), Some((id, _))) => {
                     return violation(
                         "I15",
@@ -578,11 +594,7 @@ impl History {
                 (Some(known), None) => {
                     return violation("I3", format!("LSN {lsn} holds append {}", known.append), summary(payload));
                 }
-                (None, Some((id, Progress::Open))) => {
-                    let at = self.appends[id].records().iter().position(|record| record == payload).unwrap_or(0) as u64;
-                    let first = lsn.saturating_sub(at).max(1);
-                    self.place(*id, first, Standing::Possible)?;
-                }
+                (None, Some((id, Progress::Open))) => self.place_found(*id, *lsn, payload)?,
                 (None, Some((id, Progress::Rejected))) => {
                     return violation(
                         "I21",
@@ -600,6 +612,12 @@ impl History {
             }
         }
         Ok(())
+    }
+
+    /// An append that was not answered was found: `payload` is one of its records.
+    fn place_found(&mut self, append: u64, lsn: u64, payload: &Bytes) -> Check {
+        let at = self.appends[&append].records().iter().position(|record| record == payload).unwrap_or(0) as u64;
+        self.place(append, lsn.saturating_sub(at).max(1), Standing::Possible)
     }
 
     /// A recovery of a damaged copy: every record that differs from what the undamaged one delivers, or goes beyond it, was
