@@ -276,7 +276,9 @@ pub fn judge(
             // start the first segment can't be told from a remainder.
             // Or something still states that a generation is durable which is no longer there: a later segment took its place, with what
             // it carries, and counts for that one.
+            let among = |member: &crate::evidence::Member| member.generation < floor.generation;
             let replaced = floor.generation < generation
+                && chain.members.first().is_some_and(among)
                 && !chain.members.iter().any(|member| member.generation == floor.generation);
             if chain.named.contains(&generation) || chain.members.len() <= 1 || replaced {
                 return Ok(Judged::Undecidable);
