@@ -297,7 +297,8 @@ async fn walk<S: Storage<OsEnv>>(path: &Path, steps: Vec<Step>, probes: &[(Vec<u
             }
             Step::Replace(which) => {
                 let id = &mut ids[which as usize];
-                (catalog.remove(*id), model.remove(id));
+                catalog.remove(*id);
+                model.remove(id);
                 *id = catalog.next();
                 catalog.create(table(id.0)).expect("a new name");
                 states.push((publish(&storage, number, &BTreeMap::new(), &catalog).await, model.clone()));
