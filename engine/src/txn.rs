@@ -15,7 +15,13 @@ mod undo;
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that reads and writes them is not built yet"))]
 mod overlay;
 
+pub mod storage;
+
+pub mod memory;
+
 pub mod pages;
+
+pub mod catalog;
 
 pub mod redo;
 

@@ -13,6 +13,9 @@ const NUMBER_BITS: u32 = 40;
 pub struct Epoch(u32);
 
 impl Epoch {
+    /// That of a new store.
+    pub const FIRST: Epoch = Epoch(1);
+
     /// The last one that there is.
     pub const LAST: Epoch = Epoch((1 << (u64::BITS - NUMBER_BITS)) - 1);
 

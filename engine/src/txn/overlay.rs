@@ -23,26 +23,17 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use self::filter::{Filling, Filter};
 use self::tree::Tree;
 use super::ids::Csn;
+pub(crate) use super::storage::{Direction, KeyRange};
 use crate::sync::RwLock;
 
 /// Bytes of a version, shared with whoever reads them.
 pub(crate) type Value = Arc<[u8]>;
-
-/// Keys between two ends. One that ends before it begins has none.
-pub(crate) type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// Entries that a batch looks at for each that it may take, before it gives the lock back.
 const LOOKED_AT: usize = 4;
 
 /// A batch of so many looks at the entries of a node together before it takes them.
 const AHEAD: usize = 32;
-
-/// Which way a scan goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Forward,
-    Backward,
-}
 
 /// Who may read what: a version that none of these reads, and none that begins later, is of no use.
 #[derive(Clone, Copy, Debug)]

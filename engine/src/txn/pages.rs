@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::ids::PageNo;
+pub use super::storage::Changes;
 
 pub mod cursor;
 pub mod format;
@@ -44,15 +45,6 @@ pub trait Draft<const B: usize> {
 
     /// Takes a value for the allocated pages of `run`; the rest of the last one is zero.
     fn write_run(&mut self, run: &Run, value: &[u8]);
-}
-
-/// Changes in ascending order of their keys, each key once.
-pub trait Changes {
-    /// The change at hand, `None` at the end: a key with its new value, or with `None` if it is removed.
-    fn current(&self) -> Option<(&[u8], Option<&[u8]>)>;
-
-    /// Goes on to the next one.
-    fn advance(&mut self);
 }
 
 /// Bytes of the longest key.

@@ -4,20 +4,12 @@
 
 use std::{ops::Bound, sync::Arc};
 
+pub use super::super::storage::Direction;
 use super::{
     Source, descend,
     format::ChildRef,
     node::{Node, Stored},
 };
-
-/// Which way a cursor goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the smallest key up.
-    Forward,
-    /// From the largest key down.
-    Backward,
-}
 
 /// A value where it stands: it keeps its page.
 #[derive(Clone, Debug)]

@@ -234,26 +234,26 @@ pub(super) const fn pad(bytes: usize) -> usize {
     bytes.next_multiple_of(4)
 }
 
-pub(super) fn put<const N: usize>(bytes: &mut [u8], at: usize, field: [u8; N]) {
+pub(in crate::txn) fn put<const N: usize>(bytes: &mut [u8], at: usize, field: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&field);
 }
 
 /// Little-endian fields at fixed offsets. Every caller has checked the length of `bytes` before.
-pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+pub(in crate::txn) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out
 }
 
-pub(super) fn get_u16(bytes: &[u8], at: usize) -> u16 {
+pub(in crate::txn) fn get_u16(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(array(bytes, at))
 }
 
-pub(super) fn get_u32(bytes: &[u8], at: usize) -> u32 {
+pub(in crate::txn) fn get_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array(bytes, at))
 }
 
-pub(super) fn get_u64(bytes: &[u8], at: usize) -> u64 {
+pub(in crate::txn) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array(bytes, at))
 }
 
