@@ -1,0 +1,229 @@
+//! What a reader reads, and who reads what: views, the horizon of live snapshots, and with it what may be collected.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use smallvec::SmallVec;
+
+use crate::sync::{Mutex, MutexGuard};
+
+use super::{
+    catalog::Catalog,
+    generation::Generation,
+    ids::{Csn, TableId},
+    overlay::{Found, Live},
+    storage::{Lookup, State, StorageError, Value},
+};
+
+/// Everything that there is to read: versions above a state of the tables' storage.
+#[derive(Debug)]
+pub(super) struct View<S> {
+    /// The tables that there are for what begins now.
+    pub(super) catalog: Arc<Catalog>,
+    /// Newest first; all but the first are frozen.
+    pub(super) generations: SmallVec<[Arc<Generation>; 2]>,
+    /// What is below them.
+    pub(super) state: S,
+}
+
+impl<S: State> View<S> {
+    /// A key's value at a live CSN, unless the disk has to be asked.
+    pub(super) fn get(&self, table: TableId, key: &[u8], at: Csn) -> Lookup {
+        self.look(table, key, |generation| generation.get(table, key, at))
+    }
+
+    /// The same for who has no snapshot: the newest that is visible at some moment of the call. (Each generation is asked at what
+    /// is visible then. Should that have risen in between, the version that an older one gives was visible, and the newest, at a
+    /// moment between the two.)
+    pub(super) fn get_now(&self, table: TableId, key: &[u8], visible: impl Fn() -> Csn) -> Lookup {
+        self.look(table, key, |generation| generation.get_now(table, key, &visible))
+    }
+
+    /// What the storage has, where [`View::get`] found that the disk has to be asked.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
+    pub(super) async fn read(&self, table: TableId, key: &[u8]) -> Result<Option<Value>, StorageError> {
+        self.state.get(table, key).await
+    }
+
+    fn look(&self, table: TableId, key: &[u8], look: impl Fn(&Generation) -> Found) -> Lookup {
+        for generation in &self.generations {
+            match look(generation) {
+                Found::Value(value) => return Lookup::Found(value.into()),
+                Found::Removed => return Lookup::Absent,
+                Found::Nothing => {}
+            }
+        }
+        self.state.get_now(table, key)
+    }
+
+    /// Whether a key has a version above `after`, visible or not, also if it came after this view was made.
+    pub(super) fn newest(&self, table: TableId, key: &[u8]) -> Option<Csn> {
+        self.oldest().and_then(|generation| generation.newest_from_here(table, key))
+    }
+
+    /// Whether a key of a range has one.
+    pub(super) fn changed_since(&self, table: TableId, range: super::overlay::KeyRange<'_>, after: Csn) -> bool {
+        self.oldest().is_some_and(|generation| generation.changed_from_here(table, range, after))
+    }
+
+    fn oldest(&self) -> Option<&Arc<Generation>> {
+        self.generations.last()
+    }
+}
+
+/// From when on others see what is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// As soon as it is committed; a power cut may take it back, together with everything that was made of it.
+    Committed,
+    /// When a power cut can't take it back any more.
+    Durable,
+}
+
+/// The present view, and the snapshots that are in use.
+#[derive(Debug)]
+pub(super) struct Horizon<S> {
+    inner: Mutex<Inner<S>>,
+    visibility: Visibility,
+    committed: AtomicU64,
+    durable: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Inner<S> {
+    view: Arc<View<S>>,
+    /// The views of live snapshots are kept alive here, so that they can be let go when they hold too much.
+    snapshots: BTreeMap<(Csn, u64), Option<Arc<View<S>>>>,
+    next: u64,
+}
+
+/// A moment that somebody reads at. To be given back with [`Horizon::end`].
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot<S> {
+    number: u64,
+    /// The last commit that it sees.
+    pub(super) csn: Csn,
+    view: Weak<View<S>>,
+}
+
+impl<S> Snapshot<S> {
+    /// What it reads; `None` if it held too much for too long.
+    pub(super) fn view(&self) -> Option<Arc<View<S>>> {
+        self.view.upgrade()
+    }
+}
+
+impl<S> Horizon<S> {
+    /// At a moment when everything up to `csn` is durable.
+    pub(super) fn new(view: View<S>, csn: Csn, visibility: Visibility) -> Horizon<S> {
+        let inner = Inner { view: Arc::new(view), snapshots: BTreeMap::new(), next: 0 };
+        Horizon {
+            inner: Mutex::new(inner),
+            visibility,
+            committed: AtomicU64::new(csn.to_bits()),
+            durable: AtomicU64::new(csn.to_bits()),
+        }
+    }
+
+    /// Begins a snapshot of what is visible.
+    pub(super) fn begin(&self) -> Snapshot<S> {
+        let mut inner = self.lock();
+        let (number, csn, view) = (inner.next, self.visible(), Arc::clone(&inner.view));
+        inner.next += 1;
+        let snapshot = Snapshot { number, csn, view: Arc::downgrade(&view) };
+        inner.snapshots.insert((csn, number), Some(view));
+        snapshot
+    }
+
+    /// Nobody reads at it any more.
+    pub(super) fn end(&self, snapshot: &Snapshot<S>) {
+        // (What it held may be much, and goes when the mutex is free again.)
+        let view = self.lock().snapshots.remove(&(snapshot.csn, snapshot.number));
+        drop(view);
+    }
+
+    /// What is read now.
+    pub(super) fn view(&self) -> Arc<View<S>> {
+        Arc::clone(&self.lock().view)
+    }
+
+    /// Replaces what is read from now on.
+    pub(super) fn swap(&self, change: impl FnOnce(&View<S>) -> View<S>) {
+        let old = {
+            let mut inner = self.lock();
+            let view = Arc::new(change(&inner.view));
+            std::mem::replace(&mut inner.view, view)
+        };
+        drop(old);
+    }
+
+    /// Takes the view of the oldest snapshot that has one away: its next read fails. False if there is none.
+    pub(super) fn forget_oldest(&self) -> bool {
+        let view = {
+            let mut inner = self.lock();
+            inner.snapshots.values_mut().find_map(Option::take)
+        };
+        view.is_some()
+    }
+
+    /// Live snapshots, oldest first, each CSN once, put into `snapshots`.
+    pub(super) fn live<'a>(&self, snapshots: &'a mut Vec<Csn>) -> Live<'a> {
+        snapshots.clear();
+        let inner = self.lock();
+        // Whatever begins from here on begins at what is visible now, or above.
+        let visible = self.visible();
+        snapshots.extend(inner.snapshots.keys().map(|(csn, _)| *csn));
+        drop(inner);
+        snapshots.dedup();
+        Live { snapshots, visible }
+    }
+
+    /// How many snapshots are live.
+    pub(super) fn snapshots(&self) -> usize {
+        self.lock().snapshots.len()
+    }
+
+    /// Everything up to here is committed.
+    pub(super) fn committed(&self) -> Csn {
+        load(&self.committed)
+    }
+
+    /// Everything up to here survives a power cut.
+    pub(super) fn durable(&self) -> Csn {
+        load(&self.durable)
+    }
+
+    /// Everything up to here is seen by what begins now.
+    pub(super) fn visible(&self) -> Csn {
+        match self.visibility {
+            Visibility::Committed => self.committed(),
+            Visibility::Durable => self.durable(),
+        }
+    }
+
+    /// A commit was installed, the next one in order.
+    pub(super) fn commit(&self, csn: Csn) {
+        self.committed.store(csn.to_bits(), Ordering::Release);
+    }
+
+    /// More has become durable. It never falls.
+    pub(super) fn make_durable(&self, csn: Csn) {
+        self.durable.fetch_max(csn.to_bits(), Ordering::AcqRel);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<S>> {
+        // What is done under it can't leave it half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn load(csn: &AtomicU64) -> Csn {
+    Csn::from_bits(csn.load(Ordering::Acquire)).unwrap_or_default()
+}
