@@ -100,7 +100,7 @@ impl<E: Env> Storage<E> for MemoryStorage<E> {
     type Draft = MemoryDraft;
 
     async fn examine(env: &E, dir: &E::Dir, _: &StorageOptions) -> Result<MemoryExamined<E>, StorageError> {
-        let root = read_whole(dir, ROOT).await?.map(|bytes| file::decode(&bytes));
+        let root = read_whole(dir, ROOT, u64::MAX).await?.map(|bytes| file::decode(&bytes));
         let copy = match &root {
             None => RootCopy::Absent,
             Some(None) => RootCopy::Unreadable { offset: 0, what: "it is not whole".to_owned() },

@@ -8,7 +8,7 @@
 //! examine --load--> a storage that reads --establish--> and writes:   draft, merge.., publish   ..released
 //!         --create--------------------------------------^
 //! ```
-//! [`MemoryStorage`](super::memory::MemoryStorage) is the model.
+//! [`MemoryStorage`](super::memory::MemoryStorage) is the model; [`Pages`](super::pages::Pages) is the default. Both pass one suite.
 
 use std::{
     future::Future,
@@ -173,7 +173,7 @@ pub trait Cursor: Send + 'static {
     /// Goes on to the next key; false at the end, and from then on.
     ///
     /// # Errors
-    /// `Io`, `Corrupt`: it stands where it did, and goes on with the same key. So it does if the future is dropped.
+    /// `Io`, `Corrupt`: it is at no key, and goes on with the one that it didn't reach. So it does if the future is dropped.
     fn advance(&mut self) -> impl Future<Output = Result<bool, StorageError>> + Send;
 
     /// The key that it is at, with its value; `None` before the first one and at the end.
@@ -198,11 +198,7 @@ pub struct Value(Held);
 #[derive(Clone)]
 enum Held {
     Shared(Arc<[u8]>),
-    Page {
-        page: Arc<dyn Body>,
-        from: u32,
-        bytes: u32,
-    },
+    Page { page: Arc<dyn Body>, from: u32, bytes: u32 },
 }
 
 /// Something that bytes stand in.
@@ -210,7 +206,6 @@ pub(super) trait Body: Send + Sync {
     fn body(&self) -> &[u8];
 }
 
-#[expect(dead_code, reason = "the storage of pages is not built yet")]
 impl Value {
     /// A part of a page; empty where there is no such.
     pub(super) fn of_page(page: Arc<dyn Body>, from: u32, bytes: u32) -> Value {
@@ -438,6 +433,9 @@ pub enum StorageError {
     /// Another draft is under way. Remedy: publish or drop it.
     #[error("another draft is under way")]
     Busy,
+    /// A merge into the draft failed or was interrupted. Remedy: begin another draft.
+    #[error("a merge into the draft failed or was interrupted")]
+    Broken,
     /// It was only loaded. Remedy: establish it.
     #[error("the storage was not established")]
     NotEstablished,

@@ -53,6 +53,8 @@ pub struct Cursor<const B: usize> {
     leaf: Option<(Arc<Node<B>>, usize, usize)>,
     /// Whether the first leaf was reached. Before, the bound says which way down; after it, the edge.
     sought: bool,
+    /// The cell that `next` gave.
+    at: usize,
     key: Vec<u8>,
 }
 
@@ -61,7 +63,7 @@ impl<const B: usize> Cursor<B> {
     #[must_use]
     pub fn new(root: Option<ChildRef>, from: Bound<&[u8]>, to: Bound<&[u8]>, direction: Direction) -> Cursor<B> {
         let (from, to) = (from.map(<[u8]>::to_vec), to.map(<[u8]>::to_vec));
-        Cursor { root, from, to, direction, path: Vec::new(), leaf: None, sought: false, key: Vec::new() }
+        Cursor { root, from, to, direction, path: Vec::new(), leaf: None, sought: false, at: 0, key: Vec::new() }
     }
 
     /// The next key with its value; `None` at the end. After an error of the source it goes on with the same key.
@@ -82,9 +84,16 @@ impl<const B: usize> Cursor<B> {
                 *to
             }
         };
+        self.at = index;
         self.key.truncate(leaf.prefix().len());
         self.key.extend_from_slice(leaf.suffix(index));
         Ok(Some((&self.key, leaf.value(index))))
+    }
+
+    /// What [`next`](Cursor::next) gave; after an error of it, or before it was called, nothing that means anything.
+    pub(super) fn current(&self) -> Option<(&[u8], Stored<'_>)> {
+        let (leaf, _, _) = self.leaf.as_ref()?;
+        Some((&self.key, leaf.value(self.at)))
     }
 
     /// Goes to the next leaf that may hold something; `false` if there is none.

@@ -47,7 +47,6 @@ pub(super) mod run_at {
 }
 
 /// Offset of each field of a chunk file's header, in bytes.
-#[expect(dead_code, reason = "chunk files are not written yet")]
 pub(super) mod chunk_at {
     pub(crate) const MAGIC: usize = 0;
     pub(crate) const MAJOR: usize = 8;

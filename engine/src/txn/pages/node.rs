@@ -4,7 +4,10 @@
 //! panic. The prefix that all keys begin with stands once; the next four bytes of each key (its head) stand side by side, so that a
 //! search counts the smaller ones in a pass without branches, and compares only the few equal ones.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use thiserror::Error;
 
@@ -17,7 +20,10 @@ use super::format::{
     CHILD_REF_BYTES, ChildRef, HEAD_BYTES, Header, INDEX_BYTES, OFFSET_BYTES, PAGE_HEADER_BYTES, PageKind, RUN_BYTES,
     Run, VALUE_IN_RUN, array, checksum, get_u16, get_u32, inner_cell_at, leaf_cell_at, pad, page_at,
 };
-use crate::txn::ids::{Csn, PageNo, TableId};
+use crate::txn::{
+    ids::{Csn, PageNo, TableId},
+    storage::Body,
+};
 
 /// A page that is not what it should be. The tree above it can't be read there: restore a backup, or check the whole store to see what
 /// else is damaged.
@@ -89,6 +95,43 @@ impl fmt::Display for Flaw {
     }
 }
 
+/// The header and the body of the page that `child` names, of any kind: whole, at its place, and this content of it.
+pub(super) fn unseal<'a, const B: usize>(
+    bytes: &'a [u8],
+    child: &ChildRef,
+) -> Result<(Header, &'a [u8; B]), PageError> {
+    let flaw = |offset, what| Err(PageError { page: child.page, offset, what });
+    let Some((head, body)) = bytes.split_first_chunk::<PAGE_HEADER_BYTES>() else { return flaw(0, Flaw::Length) };
+    let Ok(body) = <&[u8; B]>::try_from(body) else { return flaw(0, Flaw::Length) };
+    let stated = get_u32(head, page_at::CRC);
+    if stated != checksum(child.page.to_bits(), head, body) {
+        return flaw(page_at::CRC, Flaw::Checksum);
+    }
+    if stated != child.crc {
+        return flaw(page_at::CRC, Flaw::Parent);
+    }
+    let Some(header) = Header::peek(head) else { return flaw(page_at::CSN, Flaw::Csn) };
+    if header.page == child.page.to_bits() { Ok((header, body)) } else { flaw(page_at::PAGE, Flaw::Number) }
+}
+
+/// Whether a page was looked at since the cache last asked. It is no part of what the page is.
+#[derive(Debug, Default)]
+struct Touched(AtomicBool);
+
+impl Clone for Touched {
+    fn clone(&self) -> Touched {
+        Touched::default()
+    }
+}
+
+impl PartialEq for Touched {
+    fn eq(&self, _: &Touched) -> bool {
+        true
+    }
+}
+
+impl Eq for Touched {}
+
 /// The same in both kinds of cells.
 const SUFFIX_BYTES_AT: usize = leaf_cell_at::SUFFIX_BYTES;
 const _: () = assert!(SUFFIX_BYTES_AT == inner_cell_at::SUFFIX_BYTES);
@@ -111,6 +154,16 @@ pub struct Node<const B: usize> {
     prefix_bytes: u16,
     used_bytes: u16,
     level: u8,
+    touched: Touched,
+}
+
+/// A page of 8 KiB takes a whole size class with the counts of its `Arc`, and not a byte more.
+const _: () = assert!(size_of::<Node<{ super::BODY_BYTES }>>() + 2 * size_of::<usize>() <= 8192);
+
+impl<const B: usize> Body for Node<B> {
+    fn body(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 impl<const B: usize> Node<B> {
@@ -118,19 +171,7 @@ impl<const B: usize> Node<B> {
     pub fn decode(bytes: &[u8], child: &ChildRef) -> Result<Node<B>, PageError> {
         let error = |offset, what| PageError { page: child.page, offset, what };
         let flaw = |offset, what| Err(error(offset, what));
-        let Some((head, body)) = bytes.split_first_chunk::<PAGE_HEADER_BYTES>() else { return flaw(0, Flaw::Length) };
-        let Ok(body) = <[u8; B]>::try_from(body) else { return flaw(0, Flaw::Length) };
-        let stated = get_u32(head, page_at::CRC);
-        if stated != checksum(child.page.to_bits(), head, &body) {
-            return flaw(page_at::CRC, Flaw::Checksum);
-        }
-        if stated != child.crc {
-            return flaw(page_at::CRC, Flaw::Parent);
-        }
-        let Some(header) = Header::peek(head) else { return flaw(page_at::CSN, Flaw::Csn) };
-        if header.page != child.page.to_bits() {
-            return flaw(page_at::PAGE, Flaw::Number);
-        }
+        let (header, body) = unseal::<B>(bytes, child)?;
         let leaf = match header.kind {
             kind if kind == PageKind::Leaf as u8 => true,
             kind if kind == PageKind::Inner as u8 => false,
@@ -140,7 +181,7 @@ impl<const B: usize> Node<B> {
             return flaw(page_at::LEVEL, Flaw::Level);
         }
         let Header { level, count, table, prefix_bytes, used_bytes, .. } = header;
-        let node = Node { body, table, count, prefix_bytes, used_bytes, level };
+        let node = Node { body: *body, table, count, prefix_bytes, used_bytes, level, touched: Touched::default() };
         node.check().map_err(|(offset, what)| error(offset, what))?;
         Ok(node)
     }
@@ -213,6 +254,18 @@ impl<const B: usize> Node<B> {
         &self.body
     }
 
+    /// Says that it is of use. What many look at is written once.
+    pub(super) fn touch(&self) {
+        if !self.touched.0.load(Ordering::Relaxed) {
+            self.touched.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was of use since the last time.
+    pub(super) fn untouch(&self) -> bool {
+        self.touched.0.swap(false, Ordering::Relaxed)
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn table(&self) -> TableId {
@@ -271,11 +324,17 @@ impl<const B: usize> Node<B> {
 
     /// What stands in a leaf's cell, and whether it is a run.
     pub(super) fn raw_value(&self, index: usize) -> (&[u8], bool) {
+        let (from, bytes, in_run) = self.value_at(index);
+        (&self.body[from..][..bytes], in_run)
+    }
+
+    /// Where in the body it stands, and how many bytes of it.
+    pub(super) fn value_at(&self, index: usize) -> (usize, usize, bool) {
         assert!(self.is_leaf(), "an inner page has no values");
         let at = self.offset(index);
         let value = get_u32(&self.body, at + leaf_cell_at::VALUE);
         let from = at + self.cell_bytes() + usize::from(get_u16(&self.body, at + SUFFIX_BYTES_AT));
-        (&self.body[from..][..(value & !VALUE_IN_RUN) as usize], value & VALUE_IN_RUN != 0)
+        (from, (value & !VALUE_IN_RUN) as usize, value & VALUE_IN_RUN != 0)
     }
 
     /// A page below an inner one.

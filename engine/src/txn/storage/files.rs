@@ -8,15 +8,15 @@ use crate::env::{Dir, File, OpenMode, interruptible, read_at_most, write_all_at}
 /// The name of a file that isn't in its place yet. It means nothing to who finds it.
 pub(crate) const TEMPORARY: &str = "root.tmp";
 
-/// All bytes of a file, or `None` if there is no such.
-pub(crate) async fn read_whole<D: Dir>(dir: &D, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+/// The bytes of a file, `most` of them, or `None` if there is no such.
+pub(crate) async fn read_whole<D: Dir>(dir: &D, name: &str, most: u64) -> Result<Option<Vec<u8>>, StorageError> {
     let file = match interruptible(|| dir.open(name, OpenMode::Read)).await {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StorageError::io("open", name, &error)),
     };
     let length = interruptible(|| file.len()).await.map_err(|error| StorageError::io("read", name, &error))?;
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    let mut bytes = vec![0; usize::try_from(length.min(most)).unwrap_or(usize::MAX)];
     let read = read_at_most(&file, &mut bytes, 0).await.map_err(|error| StorageError::io("read", name, &error))?;
     bytes.truncate(read);
     Ok(Some(bytes))

@@ -116,7 +116,7 @@ pub(in crate::txn) fn files(path: &Path) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         for entry in dir.list().await.expect("the disk works") {
             let name = entry.name.to_string_lossy().into_owned();
-            let bytes = files::read_whole(&dir, &name).await.expect("the disk works");
+            let bytes = files::read_whole(&dir, &name, u64::MAX).await.expect("the disk works");
             found.insert(name, bytes.expect("it is listed"));
         }
         found

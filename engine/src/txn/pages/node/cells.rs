@@ -2,7 +2,7 @@
 
 use super::{
     super::format::{HEAD_BYTES, INDEX_BYTES, OFFSET_BYTES, VALUE_IN_RUN, inner_cell_at, leaf_cell_at, pad, put},
-    Node, cell_bytes, head_of,
+    Node, Touched, cell_bytes, head_of,
 };
 use crate::txn::ids::TableId;
 
@@ -181,6 +181,7 @@ impl<const B: usize> Cells<B> {
             prefix_bytes: self.prefix_bytes as u16,
             used_bytes: used as u16,
             level: self.level,
+            touched: Touched::default(),
         };
         let (heads_at, offsets_at, mut at) = (node.heads_at(), node.offsets_at(), node.cells_at());
         let body = &mut node.body;

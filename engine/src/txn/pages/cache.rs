@@ -1,0 +1,211 @@
+//! Pages in memory, within a bound: a slot for each page of a chunk file, and a clock that empties those that nobody asks for.
+//!
+//! A slot is found by its index alone, and read without writing to anything that others read. What a slot holds is right for every
+//! state that reads it: a page that is named by a living state is not written, and who writes one fills its slot anew.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, PoisonError, Weak},
+};
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use super::{chunk::Chunk, format::ChildRef, node::Node};
+use crate::{
+    env::File,
+    gate::Gate,
+    sync::Mutex,
+    txn::{
+        ids::PageNo,
+        storage::{Memory, StorageError},
+    },
+};
+
+/// Slots that are allocated together.
+const SLOTS: usize = 256;
+
+type Slots<const B: usize> = Box<[ArcSwapOption<Node<B>>]>;
+
+/// A page in memory, as a look at its slot gives it.
+pub(super) type Held<const B: usize> = Guard<Option<Arc<Node<B>>>>;
+
+/// Bytes that a page in memory takes, with the counts of its `Arc`.
+pub(super) const fn frame_bytes<const B: usize>() -> u64 {
+    (size_of::<Node<B>>() + 2 * size_of::<usize>()).next_multiple_of(16) as u64
+}
+
+/// Bytes of slots that are allocated together.
+const SLOT_BYTES: u64 = (SLOTS * size_of::<usize>()) as u64;
+
+/// The slots of one chunk file.
+#[derive(Debug)]
+pub(super) struct Frames<const B: usize> {
+    pieces: Box<[OnceLock<Slots<B>>]>,
+    memory: Arc<Memory>,
+}
+
+impl<const B: usize> Frames<B> {
+    pub(super) fn new(pages: u32, memory: &Arc<Memory>) -> Arc<Frames<B>> {
+        let pieces = (0..(pages as usize).div_ceil(SLOTS)).map(|_| OnceLock::new()).collect();
+        Arc::new(Frames { pieces, memory: Arc::clone(memory) })
+    }
+
+    fn slot(&self, page: u32) -> Option<&ArcSwapOption<Node<B>>> {
+        self.pieces.get(page as usize / SLOTS)?.get()?.get(page as usize % SLOTS)
+    }
+
+    /// What a slot holds.
+    pub(super) fn look(&self, page: u32) -> Option<Held<B>> {
+        let held = self.slot(page)?.load();
+        held.is_some().then_some(held)
+    }
+
+    /// Fills a slot, whatever it held. The bytes are counted.
+    fn fill(&self, page: u32, node: Arc<Node<B>>) {
+        let Some(piece) = self.pieces.get(page as usize / SLOTS) else { return };
+        let slots = piece.get_or_init(|| {
+            self.memory.add(SLOT_BYTES);
+            (0..SLOTS).map(|_| ArcSwapOption::empty()).collect()
+        });
+        if slots[page as usize % SLOTS].swap(Some(node)).is_none() {
+            self.memory.add(frame_bytes::<B>());
+        }
+    }
+
+    /// Empties a slot whose page was not looked at since the last time.
+    fn tick(&self, slot: &ArcSwapOption<Node<B>>) -> bool {
+        let touched = slot.load().as_ref().is_none_or(|node| node.untouch());
+        // (If it is filled again in between, that page goes: it is on the disk.)
+        if touched || slot.swap(None).is_none() {
+            return false;
+        }
+        self.memory.give_back(frame_bytes::<B>());
+        true
+    }
+}
+
+impl<const B: usize> Drop for Frames<B> {
+    fn drop(&mut self) {
+        for slots in self.pieces.iter().filter_map(OnceLock::get) {
+            let filled = slots.iter().filter(|slot| slot.load().is_some()).count() as u64;
+            self.memory.give_back(SLOT_BYTES + filled * frame_bytes::<B>());
+        }
+    }
+}
+
+/// All slots of a storage.
+#[derive(Debug)]
+pub(super) struct Cache<const B: usize> {
+    pub(super) memory: Arc<Memory>,
+    clock: Mutex<Clock<B>>,
+    /// Pages that somebody is reading from the disk.
+    loading: Mutex<BTreeMap<PageNo, Arc<Gate>>>,
+}
+
+/// A hand that goes round all slots.
+#[derive(Debug)]
+struct Clock<const B: usize> {
+    frames: Vec<Weak<Frames<B>>>,
+    /// Which of them, which piece, which slot is next.
+    at: (usize, usize, usize),
+}
+
+impl<const B: usize> Cache<B> {
+    pub(super) fn new(memory: &Arc<Memory>) -> Cache<B> {
+        let clock = Mutex::new(Clock { frames: Vec::new(), at: (0, 0, 0) });
+        Cache { memory: Arc::clone(memory), clock, loading: Mutex::default() }
+    }
+
+    /// From now on the clock goes over these, too.
+    pub(super) fn add(&self, frames: &Arc<Frames<B>>) {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.frames.retain(|frames| frames.strong_count() > 0);
+        clock.frames.push(Arc::downgrade(frames));
+        clock.at = (0, 0, 0);
+    }
+
+    /// Puts a page into its slot, and empties others if it is too many.
+    pub(super) fn put(&self, frames: &Frames<B>, page: u32, node: Arc<Node<B>>) {
+        frames.fill(page, node);
+        if self.memory.is_beyond() {
+            self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(&self.memory);
+        }
+    }
+
+    /// The page that `child` names: from memory, or from the disk. Several who want it at once read it once; whoever is dropped while it
+    /// reads leaves it to the next.
+    pub(super) async fn load<F: File>(
+        &self,
+        chunk: &Chunk<F, B>,
+        child: &ChildRef,
+    ) -> Result<Arc<Node<B>>, StorageError> {
+        loop {
+            if let Some(node) = chunk.frames.look(child.page.index).and_then(Guard::into_inner) {
+                return Ok(node);
+            }
+            let (gate, seen) = match self.enter(child.page) {
+                Ok(_reading) => {
+                    let node = Arc::new(chunk.read_page(child).await?);
+                    self.put(&chunk.frames, child.page.index, Arc::clone(&node));
+                    return Ok(node);
+                }
+                Err(others) => others,
+            };
+            gate.wait(seen).await;
+        }
+    }
+
+    /// The right to read a page, or who else has it.
+    fn enter(&self, page: PageNo) -> Result<Reading<'_, B>, (Arc<Gate>, u64)> {
+        let mut loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        match loading.get(&page) {
+            Some(gate) => Err((Arc::clone(gate), gate.seq())),
+            None => {
+                loading.insert(page, Arc::default());
+                Ok(Reading { cache: self, page })
+            }
+        }
+    }
+}
+
+struct Reading<'a, const B: usize> {
+    cache: &'a Cache<B>,
+    page: PageNo,
+}
+
+impl<const B: usize> Drop for Reading<'_, B> {
+    fn drop(&mut self) {
+        let gate = self.cache.loading.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.page);
+        if let Some(gate) = gate {
+            gate.open();
+        }
+    }
+}
+
+impl<const B: usize> Clock<B> {
+    /// Goes on until memory is within its bound, but not more than twice round.
+    fn turn(&mut self, memory: &Memory) {
+        let mut rounds = 0;
+        while memory.is_beyond() && rounds < 3 {
+            let (chunk, piece, slot) = self.at;
+            let Some(frames) = self.frames.get(chunk) else {
+                self.at = (0, 0, 0);
+                rounds += 1;
+                continue;
+            };
+            let frames = frames.upgrade();
+            let Some(slots) = frames.as_ref().and_then(|frames| frames.pieces.get(piece)) else {
+                self.at = (chunk + 1, 0, 0);
+                continue;
+            };
+            let Some(slots) = slots.get().filter(|slots| slot < slots.len()) else {
+                self.at = (chunk, piece + 1, 0);
+                continue;
+            };
+            self.at.2 += 1;
+            if let Some(frames) = &frames {
+                frames.tick(&slots[slot]);
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! A state as it is read: its trees, the chunk files that they stand in, and the cache above them.
+
+use std::{fmt, ops::Bound, sync::Arc};
+
+use super::{
+    FileOf, Source, Tree, below,
+    cache::{Cache, Held},
+    chunk::{Chunk, corrupt_page, name_of},
+    cursor::Cursor as Walk,
+    format::{ChildRef, Run, page_at},
+    node::{Flaw, Node, PageError, Stored},
+    page_bytes, run_pages,
+    space::Space,
+};
+use crate::{
+    env::{Env, File},
+    txn::{
+        catalog::Catalog,
+        ids::{PageNo, TableId},
+        storage::{Body, Cursor, Direction, KeyRange, Lookup, RootMeta, State, StorageError, Value},
+    },
+};
+
+/// Why a walk stopped.
+pub(super) enum Stop<const B: usize> {
+    /// This page is not in memory.
+    Missing(ChildRef),
+    /// It can't go on.
+    Failed(StorageError),
+}
+
+impl<const B: usize> From<PageError> for Stop<B> {
+    fn from(error: PageError) -> Stop<B> {
+        Stop::Failed(corrupt_page::<B>(error))
+    }
+}
+
+/// Chunk files with the cache above them.
+#[derive(Debug)]
+pub(super) struct Reader<F: File, const B: usize> {
+    pub(super) cache: Arc<Cache<B>>,
+    /// By number, with the pages that may be asked for.
+    chunks: Vec<(u32, u32, Arc<Chunk<F, B>>)>,
+}
+
+impl<F: File, const B: usize> Clone for Reader<F, B> {
+    fn clone(&self) -> Reader<F, B> {
+        Reader { cache: Arc::clone(&self.cache), chunks: self.chunks.clone() }
+    }
+}
+
+impl<F: File, const B: usize> Reader<F, B> {
+    pub(super) fn new(cache: &Arc<Cache<B>>) -> Reader<F, B> {
+        Reader { cache: Arc::clone(cache), chunks: Vec::new() }
+    }
+
+    /// Adds a chunk file, or says how many pages of it may be asked for.
+    pub(super) fn add(&mut self, chunk: &Arc<Chunk<F, B>>, pages: u32) {
+        let at = self.chunks.partition_point(|(number, _, _)| *number < chunk.number);
+        match self.chunks.get_mut(at) {
+            Some((number, limit, _)) if *number == chunk.number => *limit = pages,
+            _ => self.chunks.insert(at, (chunk.number, pages, Arc::clone(chunk))),
+        }
+    }
+
+    pub(super) fn chunk(&self, number: u32) -> Option<&Arc<Chunk<F, B>>> {
+        self.find(number).map(|(_, _, chunk)| chunk)
+    }
+
+    fn find(&self, number: u32) -> Option<&(u32, u32, Arc<Chunk<F, B>>)> {
+        // Mostly their numbers follow each other.
+        let guess = self.chunks.first().map_or(0, |(first, _, _)| number.wrapping_sub(*first) as usize);
+        let guess = self.chunks.get(guess).filter(|found| found.0 == number);
+        guess.or_else(|| {
+            let at = self.chunks.binary_search_by_key(&number, |(number, _, _)| *number).ok()?;
+            self.chunks.get(at)
+        })
+    }
+
+    /// Only those of this space, with its lengths.
+    pub(super) fn limit(&mut self, space: &Space) {
+        self.chunks.retain_mut(|(number, pages, _)| {
+            let found = space.get(number);
+            *pages = found.map_or(0, |chunk| chunk.pages);
+            found.is_some()
+        });
+    }
+
+    /// The file of so many pages, from this one on.
+    fn file_of(&self, page: PageNo, pages: u64) -> Result<&Arc<Chunk<F, B>>, StorageError> {
+        let found = self.find(page.chunk);
+        let found = found.filter(|(_, limit, _)| u64::from(page.index) + pages <= u64::from(*limit));
+        found.map(|(_, _, chunk)| chunk).ok_or_else(|| StorageError::Corrupt {
+            file: name_of(page.chunk),
+            offset: u64::from(page.index) * page_bytes::<B>(),
+            what: "there is no such page, and another one names it".to_owned(),
+        })
+    }
+
+    /// A page in memory.
+    pub(super) fn look(&self, child: &ChildRef) -> Option<Held<B>> {
+        self.find(child.page.chunk)?.2.frames.look(child.page.index)
+    }
+
+    /// A page, in memory or not.
+    pub(super) async fn load(&self, child: &ChildRef) -> Result<Arc<Node<B>>, StorageError> {
+        let chunk = self.file_of(child.page, 1)?;
+        let node = self.cache.load(chunk, child).await?;
+        node.touch();
+        Ok(node)
+    }
+
+    /// A value in pages of its own.
+    pub(super) async fn run(&self, run: &Run) -> Result<Arc<[u8]>, StorageError> {
+        self.file_of(run.page, run_pages::<B>(run.bytes))?.read_run(run).await
+    }
+
+    /// A look-up in memory; `None` if the disk has to be asked.
+    fn get_now(&self, table: TableId, root: &ChildRef, key: &[u8]) -> Option<Lookup> {
+        let mut held = self.look(root)?;
+        loop {
+            let node = held.as_ref()?;
+            node.touch();
+            if node.is_leaf() {
+                let Ok(index) = node.find(key) else { return Some(Lookup::Absent) };
+                let (from, bytes, in_run) = node.value_at(index);
+                if in_run || node.table() != table {
+                    return None;
+                }
+                let page: Arc<dyn Body> = Arc::<Node<B>>::clone(node);
+                return Some(Lookup::Found(Value::of_page(page, from as u32, bytes as u32)));
+            }
+            let child = node.child(node.child_of(key));
+            let next = self.look(&child)?;
+            below(next.as_ref()?, &child, node).ok()?;
+            held = next;
+        }
+    }
+
+    /// A look-up.
+    async fn get(&self, table: TableId, root: &ChildRef, key: &[u8]) -> Result<Option<Value>, StorageError> {
+        let mut node = self.root(table, root).await?;
+        while !node.is_leaf() {
+            let child = node.child(node.child_of(key));
+            let next = self.load(&child).await?;
+            below(&next, &child, &node).map_err(corrupt_page::<B>)?;
+            node = next;
+        }
+        let Ok(index) = node.find(key) else { return Ok(None) };
+        if let Stored::Run(run) = node.value(index) {
+            return Ok(Some(self.run(&run).await?.into()));
+        }
+        let (from, bytes, _) = node.value_at(index);
+        Ok(Some(Value::of_page(node, from as u32, bytes as u32)))
+    }
+
+    /// The root of a table's tree.
+    pub(super) async fn root(&self, table: TableId, root: &ChildRef) -> Result<Arc<Node<B>>, StorageError> {
+        let node = self.load(root).await?;
+        of_table(&node, root, table).map_err(corrupt_page::<B>)?;
+        Ok(node)
+    }
+}
+
+fn of_table<const B: usize>(node: &Node<B>, child: &ChildRef, table: TableId) -> Result<(), PageError> {
+    let error = PageError { page: child.page, offset: page_at::TABLE, what: Flaw::Table };
+    if node.table() == table { Ok(()) } else { Err(error) }
+}
+
+/// Pages of one table that are in memory, and one that is held for whoever asks next.
+pub(super) struct InMemory<'a, F: File, const B: usize> {
+    pub(super) reader: &'a Reader<F, B>,
+    pub(super) table: TableId,
+    pub(super) held: &'a Option<(ChildRef, Arc<Node<B>>)>,
+}
+
+impl<F: File, const B: usize> Source<B> for InMemory<'_, F, B> {
+    type Error = Stop<B>;
+
+    fn page(&self, child: &ChildRef) -> Result<Arc<Node<B>>, Stop<B>> {
+        let held = self.held.as_ref().filter(|(held, _)| held == child).map(|(_, node)| Arc::clone(node));
+        let found = held.or_else(|| self.reader.look(child).and_then(arc_swap::Guard::into_inner));
+        let node = found.ok_or(Stop::Missing(*child))?;
+        of_table(&node, child, self.table)?;
+        node.touch();
+        Ok(node)
+    }
+}
+
+/// A state of [`Pages`](super::Pages).
+pub struct PagesState<E: Env, const B: usize>(pub(super) Arc<RootState<E, B>>);
+
+pub(super) struct RootState<E: Env, const B: usize> {
+    pub(super) meta: RootMeta,
+    pub(super) catalog: Arc<Catalog>,
+    /// The tree of tables.
+    pub(super) catalog_tree: Tree,
+    /// Those of tables that are not empty, by number.
+    pub(super) trees: Vec<(TableId, ChildRef)>,
+    pub(super) reader: Reader<FileOf<E>, B>,
+    pub(super) space: Space,
+    pub(super) directory: Tree,
+    pub(super) directory_pages: Vec<PageNo>,
+}
+
+impl<E: Env, const B: usize> Clone for PagesState<E, B> {
+    fn clone(&self) -> Self {
+        PagesState(Arc::clone(&self.0))
+    }
+}
+
+impl<E: Env, const B: usize> fmt::Debug for PagesState<E, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "root {} at {}", self.0.meta.sequence, self.0.meta.point.csn)
+    }
+}
+
+impl<E: Env, const B: usize> RootState<E, B> {
+    pub(super) fn tree(&self, table: TableId) -> Tree {
+        let at = self.trees.binary_search_by_key(&table, |(table, _)| *table).ok()?;
+        self.trees.get(at).map(|(_, root)| *root)
+    }
+}
+
+impl<E: Env, const B: usize> State for PagesState<E, B> {
+    type Cursor = PagesCursor<E, B>;
+
+    fn meta(&self) -> &RootMeta {
+        &self.0.meta
+    }
+
+    fn catalog(&self) -> &Arc<Catalog> {
+        &self.0.catalog
+    }
+
+    fn get_now(&self, table: TableId, key: &[u8]) -> Lookup {
+        let Some(root) = self.0.tree(table) else { return Lookup::Absent };
+        self.0.reader.get_now(table, &root, key).unwrap_or(Lookup::NotInMemory)
+    }
+
+    async fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Value>, StorageError> {
+        let Some(root) = self.0.tree(table) else { return Ok(None) };
+        self.0.reader.get(table, &root, key).await
+    }
+
+    fn cursor(&self, table: TableId, range: KeyRange<'_>, direction: Direction) -> PagesCursor<E, B> {
+        PagesCursor::new(self.clone(), table, self.0.tree(table), range, direction)
+    }
+}
+
+/// A cursor of a [`PagesState`].
+pub struct PagesCursor<E: Env, const B: usize> {
+    state: PagesState<E, B>,
+    table: TableId,
+    walk: Walk<B>,
+    value: At,
+}
+
+/// Where the value is that the cursor is at.
+enum At {
+    /// It is at none.
+    Nothing,
+    /// In the leaf.
+    Leaf,
+    /// On the disk, still.
+    Run(Run),
+    /// It was read.
+    Read(Arc<[u8]>),
+}
+
+impl<E: Env, const B: usize> PagesCursor<E, B> {
+    pub(super) fn new(
+        state: PagesState<E, B>,
+        table: TableId,
+        tree: Tree,
+        (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+    ) -> PagesCursor<E, B> {
+        PagesCursor { state, table, walk: Walk::new(tree, from, to, direction), value: At::Nothing }
+    }
+
+    /// The next key, with its value in the leaf or on the disk; false at the end.
+    async fn step(&mut self) -> Result<bool, StorageError> {
+        let reader = &self.state.0.reader;
+        let mut held = None;
+        loop {
+            let missing = match self.walk.next(&InMemory { reader, table: self.table, held: &held }) {
+                Ok(Some((_, Stored::Inline(_)))) => {
+                    self.value = At::Leaf;
+                    return Ok(true);
+                }
+                Ok(Some((_, Stored::Run(run)))) => {
+                    self.value = At::Run(run);
+                    return Ok(true);
+                }
+                Ok(None) => return Ok(false),
+                Err(Stop::Missing(child)) => child,
+                Err(Stop::Failed(error)) => return Err(error),
+            };
+            held = Some((missing, reader.load(&missing).await?));
+        }
+    }
+}
+
+impl<E: Env, const B: usize> Cursor for PagesCursor<E, B> {
+    async fn advance(&mut self) -> Result<bool, StorageError> {
+        // A value that could not be read is still the next one.
+        if !matches!(self.value, At::Run(_)) {
+            self.value = At::Nothing;
+            if !self.step().await? {
+                return Ok(false);
+            }
+        }
+        if let At::Run(run) = self.value {
+            self.value = At::Read(self.state.0.reader.run(&run).await?);
+        }
+        Ok(true)
+    }
+
+    fn current(&self) -> Option<(&[u8], &[u8])> {
+        let (key, value) = self.walk.current()?;
+        match (&self.value, value) {
+            (At::Leaf, Stored::Inline(value)) => Some((key, value)),
+            (At::Read(value), Stored::Run(_)) => Some((key, value)),
+            _ => None,
+        }
+    }
+}
