@@ -32,6 +32,9 @@ mod sync;
 #[cfg(all(test, feature = "loom"))]
 mod memory;
 
+#[cfg(test)]
+mod faulty;
+
 pub mod env;
 
 #[cfg(feature = "plants")]

@@ -20,6 +20,7 @@ pub mod blocking;
 mod commit;
 mod decision;
 mod error;
+mod examine;
 mod jobs;
 mod keeper;
 mod log;
@@ -35,6 +36,8 @@ mod salvage;
 mod stats;
 mod survey;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod truncate;
 mod writer;
 
@@ -51,7 +54,7 @@ use crate::{
 use commit::Want;
 use keeper::Keeper;
 use log::{Access, Log};
-use producer::Producer;
+use producer::{Lack, Producer};
 
 pub use decision::RecoveryMode;
 pub use error::{AppendError, Failure, OpenError, ReadError, SyncError, TruncateError};
@@ -126,10 +129,7 @@ impl<E: Env> Wal<E> {
     /// [`OtherLog`](OpenError::OtherLog) and [`Locked`](OpenError::Locked) change no byte of the directory. After
     /// [`Io`](OpenError::Io) nothing is lost, and open may be tried again.
     pub async fn open(env: E, path: &Path, options: Options) -> Result<(Wal<E>, RecoveryReport), OpenError> {
-        let (log, report) = open::open(env, path, options).await?;
-        let log = Arc::new(log);
-        let keeper = Keeper::spawn(&log).map_err(OpenError::io("start", "the log's background task"))?;
-        Ok((Wal { log, keeper: Arc::new(keeper) }, report))
+        examine::open(env, path, options).await
     }
 
     /// What [`Wal::open`] with these options would find: its verdict, its report, and every record that it would deliver.
@@ -143,7 +143,7 @@ impl<E: Env> Wal<E> {
         options: Options,
         mut deliver: impl FnMut(Lsn, Bytes) + Send,
     ) -> Result<RecoveryReport, OpenError> {
-        open::verify(env, path, options, &mut deliver).await
+        examine::verify(env, path, options, &mut deliver).await
     }
 
     /// Appends one record and waits as `durability` says. Returns its LSN.
@@ -334,6 +334,15 @@ impl<E: Env> Wal<E> {
         Some(Lsn(lsn))
     }
 
+    /// Waits until what a [`Writer`] lacked is there, or says why it never will be.
+    ///
+    /// # Errors
+    /// [`AppendError::NoRoom`], [`AppendError::Poisoned`], or what the lack says.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses it is not built yet"))]
+    pub(crate) async fn make_way(&self, lack: Lack) -> Result<(), AppendError> {
+        self.log.make_way(lack).await
+    }
+
     fn check_size(&self, bytes: u64) -> Result<(), AppendError> {
         let limit = self.log.options.record_limit();
         if bytes > limit { Err(AppendError::TooLarge { bytes, limit }) } else { Ok(()) }
@@ -351,7 +360,7 @@ impl<E: Env> Wal<E> {
         let log = &self.log;
         let bytes = frame_bytes(body_bytes);
         let (first, sequence) = loop {
-            let (lack, drained) = {
+            let lack = {
                 let mut guard = log.lock();
                 let state = &mut *guard;
                 if let Some(failure) = &state.failure {
@@ -378,12 +387,12 @@ impl<E: Env> Wal<E> {
                     }
                     (made, _) => {
                         state.stats.waits += 1;
-                        (made.err().flatten(), state.ring.drained())
+                        made.err().flatten()
                     }
                 }
             };
             match lack {
-                Some(lack) => log.make_way(lack, drained).await?,
+                Some(lack) => log.make_way(lack).await?,
                 None => log.wait(Want::Access).await.map_err(AppendError::Poisoned)?,
             }
         };

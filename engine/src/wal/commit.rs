@@ -207,6 +207,7 @@ impl<E: Env> Log<E> {
     fn begin_write(&self, state: &mut State<E>, commit: bool) -> Option<Worker<E>> {
         state.publish_page();
         if state.ring.is_empty() {
+            state.page_wanted |= state.held || state.producer.is_none();
             return None;
         }
         state.rotating = state.ring.waiting().any(|page| page.opening.is_some());

@@ -141,12 +141,12 @@ impl<E: Env> Log<E> {
     /// Accepts a part of a mark, if nothing was accepted behind `after`. Returns its sequence number.
     async fn accept_mark(&self, after: Option<u64>, part: Part) -> Result<Option<u64>, AppendError> {
         loop {
-            let (lack, drained) = {
+            let lack = {
                 let mut state = self.lock();
                 if state.access == Access::Truncating || after.is_some_and(|after| state.accepted().sequence != after) {
                     return Ok(None);
                 }
-                let Some(mut producer) = state.producer.take() else { return Ok(None) };
+                let Some(mut producer) = state.lend() else { return Ok(None) };
                 let bytes = producer.mark_bytes();
                 let made = state.make_room(&mut producer, bytes, 0);
                 if made.is_ok() {
@@ -159,10 +159,10 @@ impl<E: Env> Log<E> {
                 state.producer = Some(producer);
                 match made {
                     Ok(()) => return Ok(Some(sequence)),
-                    Err(lack) => (lack, state.ring.drained()),
+                    Err(lack) => lack,
                 }
             };
-            self.make_way(lack, drained).await?;
+            self.make_way(lack).await?;
         }
     }
 }

@@ -99,6 +99,12 @@ pub(super) enum Access {
 pub(super) struct State<E: Env> {
     /// Here unless a writer holds it.
     pub(super) producer: Option<Producer<E::Dir>>,
+    /// The writer holds room in the producer's page, which is here all the same: nobody else may touch it.
+    pub(super) held: bool,
+    /// Others may wait for what is in the producer's page: it stays here until it was handed over.
+    pub(super) promised: bool,
+    /// Somebody waits for what is in a page that the writer has.
+    pub(super) page_wanted: bool,
     pub(super) access: Access,
     pub(super) ring: Ring<Placement<E::Dir>>,
     /// What the ring has seen: all that is accepted, but for what is in a writer's page.
@@ -174,6 +180,9 @@ impl<E: Env> Log<E> {
             written_segment: tail.segment.clone(),
             tail_length: tail.length,
             producer: Some(Producer::new(tail, durable)),
+            held: false,
+            promised: false,
+            page_wanted: false,
             access: Access::Shared,
             ring: Ring::new(pages, page_bytes),
             published: durable,
@@ -226,11 +235,15 @@ impl<E: Env> Log<E> {
         })
     }
 
-    /// Takes the producer back from a writer.
-    pub(super) fn give(&self, producer: Producer<E::Dir>) {
-        let mut state = self.lock();
-        state.producer = Some(producer);
+    /// Ends a critical section in which a writer left its page here: who waited for that goes on.
+    pub(super) fn left(&self, mut state: MutexGuard<'_, State<E>>) {
+        state.held = false;
+        let wanted = std::mem::take(&mut state.page_wanted);
         self.rouse(state);
+        if wanted {
+            self.gates.leader.open();
+            self.gates.space.open();
+        }
     }
 
     /// Ends a critical section in which something was accepted: the keeper learns of it if it has to.
@@ -243,13 +256,14 @@ impl<E: Env> Log<E> {
     }
 
     /// Waits until what an append lacked is there.
-    pub(super) async fn make_way(&self, lack: Lack, drained: u64) -> Result<(), AppendError> {
+    pub(super) async fn make_way(&self, lack: Lack) -> Result<(), AppendError> {
         match lack {
-            Lack::Pages => self.wait(Want::Drained(drained)).await.map_err(AppendError::Poisoned),
+            Lack::Pages(drained) => self.wait(Want::Drained(drained)).await.map_err(AppendError::Poisoned),
             Lack::Spare(length) => self.wait(Want::Spare(length)).await.map_err(|failure| {
                 let poisoned = self.lock().failure.is_some();
                 if poisoned { AppendError::Poisoned(failure) } else { AppendError::NoRoom(failure) }
             }),
+            Lack::Never(error) => Err(error),
         }
     }
 }
@@ -277,9 +291,17 @@ impl<E: Env> State<E> {
         result
     }
 
+    /// The producer, for whoever may append to the log as it is: `None` while a writer has it, or holds room in it.
+    pub(super) fn lend(&mut self) -> Option<Producer<E::Dir>> {
+        if self.held { None } else { self.producer.take() }
+    }
+
     /// Hands the producer's page to the ring, if there is room, so that the next write takes it too. Without room what the
     /// ring holds is written first.
     pub(super) fn publish_page(&mut self) {
+        if self.held {
+            return;
+        }
         let _ = self.with_producer(|state, producer| state.hand_over(producer).map_err(Some));
     }
 

@@ -55,7 +55,7 @@ fn log(pages: u64) -> Arc<Log<Memory>> {
 async fn append(log: &Log<Memory>, bytes: usize, durability: Durability) {
     let frame = crate::codec::frame_bytes(bytes as u64);
     let sequence = loop {
-        let (lack, drained) = {
+        let lack = {
             let mut state = log.lock();
             assert!(state.access == Access::Shared && state.failure.is_none());
             let made = state.with_producer(|state, producer| {
@@ -66,10 +66,10 @@ async fn append(log: &Log<Memory>, bytes: usize, durability: Durability) {
             });
             match made {
                 Ok(sequence) => break sequence,
-                Err(lack) => (lack.expect("the producer is here"), state.ring.drained()),
+                Err(lack) => lack.expect("the producer is here"),
             }
         };
-        log.make_way(lack, drained).await.expect("the memory has room");
+        log.make_way(lack).await.expect("the memory has room");
     };
     match durability {
         Durability::Buffered => {}

@@ -7,10 +7,9 @@
 //! then a spare gets its identity (which states F to be durable, so that losing F is noticed), then what F replaced is
 //! removed.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
     codec::{
@@ -26,10 +25,10 @@ use super::{
     Lsn,
     error::OpenError,
     jobs::create,
-    log::{Log, Member, Opened, State},
+    log::{Member, Opened, State},
     options::Options,
     producer::{Tail, Watermark},
-    recover::{Examined, INDEX_BYTES, Link, USUAL_FRAMES, examine},
+    recover::{Findings, INDEX_BYTES, Link},
     report::{RecoveryReport, TailKind},
     stats::Stats,
 };
@@ -37,68 +36,13 @@ use super::{
 /// The most room for new records in the segment that open writes.
 const FIRST_BYTES: u64 = 1 << 20;
 
-/// Opens or creates the log in the directory `path`.
-pub(super) async fn open<E: Env>(env: E, path: &Path, options: Options) -> Result<(Log<E>, RecoveryReport), OpenError> {
-    options.validate()?;
-    let what = path.display();
-    let dir =
-        interruptible(|| env.dir(path, options.creates())).await.map_err(OpenError::io("open directory", &what))?;
-    let lock = lock(&dir, path).await?;
-    let examined = examine(&env, &dir, &options, None).await?;
-    if examined.tail == TailKind::New && !options.creates() {
-        return Err(OpenError::Io {
-            operation: "open",
-            what: what.to_string(),
-            source: std::io::ErrorKind::NotFound.into(),
-        });
-    }
-    let (opened, report) = establish(&env, &dir, lock, &options, examined).await?;
-    info!(
-        path = %what,
-        first = report.first.0,
-        next = report.next.0,
-        tail = ?report.tail,
-        unproven_from = report.unproven_from.0,
-        carried = report.carried,
-        generation = report.generation,
-        "opened"
-    );
-    Ok((Log::new(env, dir, options, opened), report))
-}
-
-/// What an open would deliver and report, without writing anything.
-pub(super) async fn verify<E: Env>(
-    env: E,
-    path: &Path,
-    options: Options,
-    deliver: &mut (dyn FnMut(Lsn, Bytes) + Send),
-) -> Result<RecoveryReport, OpenError> {
-    options.validate()?;
-    let dir = interruptible(|| env.dir(path, false)).await.map_err(OpenError::io("open directory", path.display()))?;
-    let _lock = lock(&dir, path).await?;
-    let mut examined = examine(&env, &dir, &options, Some(Vec::with_capacity(USUAL_FRAMES))).await?;
-    let records = std::mem::take(&mut examined.records);
-    let report = report(&examined, examined.max_generation + 1);
-    for (lsn, record) in records.into_iter().filter(|(lsn, _)| (report.first..report.next).contains(lsn)) {
-        deliver(lsn, record);
-    }
-    Ok(report)
-}
-
-pub(super) async fn lock<D: Dir>(dir: &D, path: &Path) -> Result<D::Lock, OpenError> {
-    interruptible(|| dir.lock()).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::WouldBlock => OpenError::Locked { path: path.to_owned() },
-        _ => OpenError::Io { operation: "lock", what: path.display().to_string(), source },
-    })
-}
-
 /// Steps 5 to 8 of the open protocol.
-async fn establish<E: Env>(
+pub(super) async fn establish<E: Env>(
     env: &E,
     dir: &E::Dir,
     lock: <E::Dir as Dir>::Lock,
     options: &Options,
-    mut examined: Examined<E::Dir>,
+    mut examined: Findings<E::Dir>,
 ) -> Result<(Opened<E>, RecoveryReport), OpenError> {
     let uuid = examined.uuid.unwrap_or_else(|| {
         let mut uuid = [0; 16];
@@ -201,7 +145,7 @@ async fn establish<E: Env>(
 
 /// Prepared bytes of the segment that open writes: what it carries, a mark, and a part of what a segment has, so that
 /// open stays quick. Also where its frames end.
-fn first_length<D: Dir>(options: &Options, examined: &Examined<D>) -> (u64, u64) {
+fn first_length<D: Dir>(options: &Options, examined: &Findings<D>) -> (u64, u64) {
     let carried: u64 = examined.carried.iter().map(|carried| frame_bytes(carried.body.len() as u64)).sum();
     let end = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES) + carried;
     let marked = end + 3 * BLOCK_BYTES;
@@ -223,7 +167,7 @@ async fn resume<E: Env>(
     dir: &E::Dir,
     lock: <E::Dir as Dir>::Lock,
     options: &Options,
-    examined: Examined<E::Dir>,
+    examined: Findings<E::Dir>,
     offset: u64,
 ) -> Result<(Opened<E>, RecoveryReport), OpenError> {
     let newest = examined.all_links.last().ok_or(std::io::ErrorKind::NotFound);
@@ -265,7 +209,7 @@ async fn start_early<E: Env>(
     env: &E,
     dir: &E::Dir,
     options: &Options,
-    examined: &Examined<E::Dir>,
+    examined: &Findings<E::Dir>,
     uuid: [u8; 16],
 ) -> Result<(), OpenError> {
     let Some(last) = examined.all_links.last() else { return Ok(()) };
@@ -295,7 +239,7 @@ async fn start_early<E: Env>(
 }
 
 /// The bytes of the new segment up to the last carried frame, and its index.
-fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Examined<E::Dir>) -> (Vec<u8>, Vec<(u64, u64)>) {
+fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Findings<E::Dir>) -> (Vec<u8>, Vec<(u64, u64)>) {
     let seed = segment.seed();
     let first = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES);
     let (mut index, mut crcs) = (Vec::<(u64, u64)>::new(), crc32fast::Hasher::new());
@@ -413,7 +357,7 @@ async fn remove<D: Dir>(dir: &D, names: &[Name]) {
     }
 }
 
-fn report<D: Dir>(examined: &Examined<D>, generation: u64) -> RecoveryReport {
+pub(super) fn report<D: Dir>(examined: &Findings<D>, generation: u64) -> RecoveryReport {
     RecoveryReport {
         first: Lsn(examined.floor_lsn),
         next: Lsn(examined.next_lsn),

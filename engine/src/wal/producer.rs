@@ -15,6 +15,7 @@ use crate::{
 };
 
 use super::{
+    error::AppendError,
     log::{Member, State},
     open::{encode_filler, encode_mark, filler_bytes},
 };
@@ -81,13 +82,15 @@ struct Rest {
     before: Watermark,
 }
 
-/// What keeps a frame from being accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lack {
-    /// All pages are in use.
-    Pages,
+/// What keeps a frame from being accepted. [`Wal::make_way`](super::Wal::make_way) waits until it is there.
+#[derive(Clone, Debug)]
+pub(crate) enum Lack {
+    /// All pages are in use, and so many have come back from the machine.
+    Pages(u64),
     /// A spare with so many prepared bytes.
     Spare(u64),
+    /// No waiting helps.
+    Never(AppendError),
 }
 
 /// Accepts frames, one after the other.
@@ -98,8 +101,8 @@ pub(super) struct Producer<D: Dir> {
     page_bytes: u64,
     /// The page is a buffer of its own for one large frame.
     appendix: bool,
-    /// LSN and offset at which the page begins.
-    page_begins: (u64, u64),
+    /// How far the log reaches without the page.
+    page_begins: Watermark,
     opening: Option<Opening>,
     /// What is left of a large frame that goes into pages.
     rest: Option<Rest>,
@@ -118,7 +121,7 @@ impl<D: Dir> Producer<D> {
             page: Vec::new(),
             page_bytes: 0,
             appendix: false,
-            page_begins: (0, 0),
+            page_begins: durable,
             opening: None,
             rest: None,
             accepted: durable,
@@ -214,6 +217,16 @@ impl<D: Dir> Producer<D> {
         !self.page.is_empty()
     }
 
+    /// Whether anything was accepted that the ring has not seen.
+    pub(super) fn holds_back(&self) -> bool {
+        self.holds_frames() || self.rest.is_some()
+    }
+
+    /// Whether no record stands in the segment yet.
+    pub(super) fn begins_segment(&self) -> bool {
+        self.accepted.lsn == self.tail.base_lsn
+    }
+
     /// Whether the page begins a segment.
     pub(super) fn opens(&self) -> bool {
         self.opening.is_some()
@@ -237,9 +250,9 @@ impl<E: Env> State<E> {
     fn page(&mut self, producer: &mut Producer<E::Dir>, bytes: u64) -> Result<(), Lack> {
         if producer.page.len() as u64 + bytes > producer.page_bytes {
             self.hand_over(producer)?;
-            producer.page = self.ring.empty_page().ok_or(Lack::Pages)?;
+            producer.page = self.ring.empty_page().ok_or_else(|| self.lacks_pages())?;
             producer.page_bytes = self.ring.page_bytes() as u64;
-            producer.page_begins = (producer.accepted.lsn, producer.tail.offset);
+            producer.page_begins = producer.accepted;
         }
         Ok(())
     }
@@ -248,48 +261,47 @@ impl<E: Env> State<E> {
     fn appendix(&mut self, producer: &mut Producer<E::Dir>, bytes: u64) -> Result<(), Lack> {
         self.hand_over(producer)?;
         if !self.ring.has_room_for(bytes) {
-            return Err(Lack::Pages);
+            return Err(self.lacks_pages());
         }
         producer.page = Vec::with_capacity(bytes as usize);
         producer.page_bytes = bytes;
         producer.appendix = true;
-        producer.page_begins = (producer.accepted.lsn, producer.tail.offset);
+        producer.page_begins = producer.accepted;
         Ok(())
     }
 
     /// Puts the producer's page into the ring, if it holds anything, and takes in how far the log reaches with it.
     pub(super) fn hand_over(&mut self, producer: &mut Producer<E::Dir>) -> Result<(), Lack> {
+        let begins = producer.page_begins;
         if producer.appendix && self.split && producer.holds_frames() {
-            let (lsn, offset) = producer.page_begins;
-            if let Some(member) = self.members.last_mut() {
-                member.note(lsn, offset);
-            }
-            let sequence = producer.accepted.sequence - 1;
-            let before = Watermark { lsn, sequence, position: producer.tail.segment.position(offset) };
-            producer.rest = Some(Rest { bytes: std::mem::take(&mut producer.page), done: 0, offset, before });
+            self.note(begins);
+            let offset = begins.position.offset;
+            producer.rest = Some(Rest { bytes: std::mem::take(&mut producer.page), done: 0, offset, before: begins });
             (producer.appendix, producer.page_bytes) = (false, 0);
         }
         self.split(producer)?;
         if producer.holds_frames() {
             if !self.ring.has_room() {
-                return Err(Lack::Pages);
+                return Err(self.lacks_pages());
             }
-            let (lsn, offset) = producer.page_begins;
-            if let Some(member) = self.members.last_mut() {
-                member.note(lsn, offset);
-            }
+            self.note(begins);
             let placement = Placement {
                 segment: producer.tail.segment.clone(),
-                offset,
+                offset: begins.position.offset,
                 upto: producer.accepted,
                 opening: producer.opening.take(),
             };
             self.ring.append(placement, std::mem::take(&mut producer.page), producer.appendix);
-        } else if producer.page.capacity() > 0 && !producer.appendix {
-            self.ring.put_back(std::mem::take(&mut producer.page));
+        } else if producer.page.capacity() > 0 {
+            let page = std::mem::take(&mut producer.page);
+            // (An appendix for which nothing came is not a page.)
+            if !producer.appendix {
+                self.ring.put_back(page);
+            }
         }
         producer.page_bytes = 0;
         producer.appendix = false;
+        self.promised = false;
         let half = self.tail_length / 2;
         self.wake_keeper |= self.published.position.offset <= half && producer.accepted.position.offset > half;
         self.published = producer.accepted;
@@ -298,13 +310,25 @@ impl<E: Env> State<E> {
         Ok(())
     }
 
+    /// Remembers where a page begins.
+    fn note(&mut self, begins: Watermark) {
+        if let Some(member) = self.members.last_mut() {
+            member.note(begins.lsn, begins.position.offset);
+        }
+    }
+
+    /// The caller has just seen that all pages are in use.
+    fn lacks_pages(&self) -> Lack {
+        Lack::Pages(self.ring.drained())
+    }
+
     /// Puts a large frame into pages, as many as there are; each one ends before the frame but the last.
     fn split(&mut self, producer: &mut Producer<E::Dir>) -> Result<(), Lack> {
         while let Some(rest) = &mut producer.rest {
             if !self.ring.has_room() {
-                return Err(Lack::Pages);
+                return Err(self.lacks_pages());
             }
-            let mut page = self.ring.empty_page().ok_or(Lack::Pages)?;
+            let mut page = self.ring.empty_page().ok_or_else(|| self.lacks_pages())?;
             let piece = &rest.bytes[rest.done..rest.bytes.len().min(rest.done + self.ring.page_bytes())];
             page.extend_from_slice(piece);
             let offset = rest.offset + rest.done as u64;
@@ -321,14 +345,14 @@ impl<E: Env> State<E> {
     }
 
     /// Seals the tail's segment and goes on in the next spare. Bytes only: the spare is prepared.
-    fn rotate(&mut self, producer: &mut Producer<E::Dir>, length: u64) -> Result<(), Lack> {
+    pub(super) fn rotate(&mut self, producer: &mut Producer<E::Dir>, length: u64) -> Result<(), Lack> {
         if !self.has_spare(length) {
             return Err(Lack::Spare(length));
         }
         self.page(producer, SEAL_BYTES)?;
         // The sealed page goes into the ring and another one begins the new segment: both or nothing.
         let Some(next) = self.ring.has_room().then(|| self.ring.empty_page()).flatten() else {
-            return Err(Lack::Pages);
+            return Err(self.lacks_pages());
         };
         let Some(spare) = self.spares.pop_front() else { return Err(Lack::Spare(length)) };
         let segment = spare.segment;
@@ -365,13 +389,13 @@ impl<E: Env> State<E> {
         page.resize(START_BYTES as usize, 0);
         producer.page = page;
         producer.page_bytes = self.ring.page_bytes() as u64;
-        producer.page_begins = (start.base_lsn, FIRST_FRAME_OFFSET);
         self.members.push(Member::new(start.base_lsn, segment.clone(), length));
         self.tail_length = length;
         self.stats.rotations += 1;
         self.wake_keeper = true;
         producer.tail = Tail { base_lsn: start.base_lsn, offset: FIRST_FRAME_OFFSET, length, crc: 0, segment };
         producer.accepted.position = producer.tail.segment.position(FIRST_FRAME_OFFSET);
+        producer.page_begins = producer.accepted;
         producer.opening = Some(Opening { start, before });
         producer.advance(0, START_BYTES, 0);
     }

@@ -37,7 +37,7 @@ const SMALL_BYTES: u64 = 1 << 20;
 pub(super) const FIRST_LSN: u64 = 1;
 
 /// What the directory holds, as far as open needs it.
-pub(super) struct Examined<D: Dir> {
+pub(super) struct Findings<D: Dir> {
     /// The log's id, if anything readable states one.
     pub(super) uuid: Option<[u8; 16]>,
     /// The segments that stay, oldest first; in the last one, up to its `end`.
@@ -52,8 +52,6 @@ pub(super) struct Examined<D: Dir> {
     pub(super) all_links: Vec<Link<D>>,
     /// Records below this LSN are released.
     pub(super) floor_lsn: u64,
-    /// What was read, if it was asked for.
-    pub(super) records: Vec<(Lsn, Bytes)>,
     /// Segments that held the log, for the report.
     pub(super) members: u64,
     pub(super) tail: TailKind,
@@ -122,16 +120,21 @@ struct Walk<D: Dir> {
     frames: u32,
 }
 
+/// What is to become of the records that are read on the way.
+pub(super) struct Use<'a> {
+    /// The log is going to be opened: what nothing proves keeps its bytes.
+    pub(super) carry: bool,
+    /// Told of each of them, in order. Those below the floor don't count, and none does if the log is refused.
+    pub(super) deliver: Option<&'a mut (dyn FnMut(Lsn, Bytes) + Send)>,
+}
+
 /// Examines the directory.
-///
-/// With `records` the result holds every record that is read on the way, in order; those below the floor don't count. What is
-/// carried then has no bodies.
 pub(super) async fn examine<E: Env>(
     env: &E,
     dir: &E::Dir,
     options: &Options,
-    records: Option<Vec<(Lsn, Bytes)>>,
-) -> Result<Examined<E::Dir>, OpenError> {
+    records: Use<'_>,
+) -> Result<Findings<E::Dir>, OpenError> {
     let survey = survey(dir, options).await?;
     let evidence = survey.evidence;
     let mut reading = Reading {
@@ -161,7 +164,7 @@ pub(super) async fn examine<E: Env>(
 }
 
 /// A recovery under way: what was learned so far.
-struct Reading<'a, E: Env> {
+struct Reading<'a, 'r, E: Env> {
     env: &'a E,
     dir: &'a E::Dir,
     options: &'a Options,
@@ -169,7 +172,7 @@ struct Reading<'a, E: Env> {
     dropped: Vec<Dropped>,
     /// What was read last.
     window: Window,
-    records: Option<Vec<(Lsn, Bytes)>>,
+    records: Use<'r>,
     /// A floor that only a survivor states; it counts for a planted bug alone.
     stray_floor_lsn: u64,
 }
@@ -181,7 +184,7 @@ struct Started {
     carried_end: u64,
 }
 
-impl<E: Env> Reading<'_, E> {
+impl<E: Env> Reading<'_, '_, E> {
     /// The segment of the highest generation whose start, with all carried frames, is valid. Those above it were prepared
     /// and never started, unless something states that they were.
     async fn newest_start(
@@ -277,7 +280,7 @@ impl<E: Env> Reading<'_, E> {
         mut self,
         survey: Survey<E::Dir>,
         chain: Vec<(Arc<Segment<E::Dir>>, Started)>,
-    ) -> Result<Examined<E::Dir>, OpenError> {
+    ) -> Result<Findings<E::Dir>, OpenError> {
         let base_lsn = chain.first().map_or(FIRST_LSN, |(_, started)| started.start.base_lsn);
         let mut walk = Walk {
             links: Vec::with_capacity(chain.len()),
@@ -397,14 +400,13 @@ impl<E: Env> Reading<'_, E> {
                 FrameKind::Start | FrameKind::Filler => (0, Last::Other),
             };
             let mut body = if count > 0 { scanner.body_shared(&found) } else { Bytes::new() };
-            if let Some(records) = &mut self.records {
-                // Whoever reads the records carries nothing: the body is theirs.
-                let body = std::mem::take(&mut body);
+            if let Some(deliver) = &mut self.records.deliver {
+                let body = if self.records.carry { body.clone() } else { std::mem::take(&mut body) };
                 match found.header.kind {
-                    FrameKind::Record => records.push((Lsn(walk.next_lsn), body)),
+                    FrameKind::Record => deliver(Lsn(walk.next_lsn), body),
                     FrameKind::Batch => {
                         let items = (walk.next_lsn..).zip(Batch::new(&body).flatten());
-                        records.extend(items.map(|(lsn, range)| (Lsn(lsn), body.slice(range))));
+                        items.for_each(|(lsn, range)| deliver(Lsn(lsn), body.slice(range)));
                     }
                     FrameKind::Start | FrameKind::Seal | FrameKind::Mark | FrameKind::Filler => {}
                 }
@@ -447,7 +449,7 @@ impl<E: Env> Reading<'_, E> {
     }
 
     /// Looks behind the end, decides, and chooses the cut.
-    async fn finish(mut self, survey: Survey<E::Dir>, mut walk: Walk<E::Dir>) -> Result<Examined<E::Dir>, OpenError> {
+    async fn finish(mut self, survey: Survey<E::Dir>, mut walk: Walk<E::Dir>) -> Result<Findings<E::Dir>, OpenError> {
         let Some((newest, end)) = walk.links.last().map(|link| (link.segment.clone(), link.end)) else {
             return Ok(survey.into_new(self.dropped));
         };
@@ -509,7 +511,7 @@ impl<E: Env> Reading<'_, E> {
         // What was stated to be durable may have been set aside since; nothing new may seem to be it.
         let stated_generation = self.evidence.map_or(0, |evidence| evidence.generation);
         let forgetful = planted!(self.options.plants, WalGenerationReuse);
-        Ok(Examined {
+        Ok(Findings {
             uuid: survey.uuid,
             cut_lsn: carried.first().map_or(walk.next_lsn, |frame| frame.lsn),
             chain: walk.links,
@@ -518,7 +520,6 @@ impl<E: Env> Reading<'_, E> {
             all_links,
             next_lsn: walk.next_lsn,
             floor_lsn: walk.floor_lsn,
-            records: self.records.unwrap_or_default(),
             members,
             tail,
             unproven_from,

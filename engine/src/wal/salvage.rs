@@ -13,7 +13,7 @@ use crate::{
     segment::{Name, Scanner, Window},
 };
 
-use super::{Lsn, OpenError, Options, Wal, open::lock, recover::FIRST_LSN, survey::survey};
+use super::{Lsn, OpenError, Options, Wal, examine::lock, recover::FIRST_LSN, survey::survey};
 
 /// What a salvage found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::{
 use super::{
     error::OpenError,
     options::Options,
-    recover::{Examined, FIRST_LSN},
+    recover::{FIRST_LSN, Findings},
     report::{Dropped, TailKind},
 };
 
@@ -34,16 +34,7 @@ pub(super) struct Survey<D: Dir> {
 
 /// Lists the directory and reads every identity.
 pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<D>, OpenError> {
-    let mut survey = Survey {
-        segments: BTreeMap::new(),
-        temporaries: Vec::new(),
-        uuid: None,
-        evidence: None,
-        max_generation: 0,
-        max_slot: 0,
-        unreadable: Vec::new(),
-        foreign: 0,
-    };
+    let mut survey = Survey::nothing();
     let mut temporaries = Vec::new();
     let mut head = Head::default();
     let entries = interruptible(|| dir.list()).await.map_err(OpenError::io("list", "the directory"))?;
@@ -136,9 +127,23 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
 }
 
 impl<D: Dir> Survey<D> {
+    /// No file at all.
+    pub(super) fn nothing() -> Survey<D> {
+        Survey {
+            segments: BTreeMap::new(),
+            temporaries: Vec::new(),
+            uuid: None,
+            evidence: None,
+            max_generation: 0,
+            max_slot: 0,
+            unreadable: Vec::new(),
+            foreign: 0,
+        }
+    }
+
     /// No segment was ever started here.
-    pub(super) fn into_new(self, dropped: Vec<Dropped>) -> Examined<D> {
-        Examined {
+    pub(super) fn into_new(self, dropped: Vec<Dropped>) -> Findings<D> {
+        Findings {
             uuid: self.uuid,
             chain: Vec::new(),
             carried: Vec::new(),
@@ -156,7 +161,6 @@ impl<D: Dir> Survey<D> {
             max_generation: self.max_generation,
             max_slot: self.max_slot,
             floor_lsn: FIRST_LSN,
-            records: Vec::new(),
             removable: self.temporaries,
             set_aside: Vec::new(),
             foreign: self.foreign,

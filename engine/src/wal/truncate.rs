@@ -45,11 +45,20 @@ impl<E: Env> Wal<E> {
             log.wait(Want::Durable(sequence)).await.map_err(TruncateError::Poisoned)?;
         }
         let sequence = log.accept_floor(lsn).await?;
+        self.finish_floor(Floor { lsn: lsn.0, sequence }).await.map_err(TruncateError::Indeterminate)
+    }
+
+    /// Waits until a floor mark is durable, and then releases what lies below it. Returns the oldest LSN.
+    ///
+    /// # Errors
+    /// The failure that poisoned the log: whether the floor took effect is unknown until it is reopened.
+    pub(crate) async fn finish_floor(&self, floor: Floor) -> Result<Lsn, Arc<Failure>> {
+        let log = &self.log;
         if !planted!(log.options.plants, WalRecycleBeforeFloor) {
-            log.wait(Want::Durable(sequence)).await.map_err(TruncateError::Indeterminate)?;
+            log.wait(Want::Durable(floor.sequence)).await?;
         }
         let mut state = log.lock();
-        state.floor_lsn = state.floor_lsn.max(lsn.0);
+        state.floor_lsn = state.floor_lsn.max(floor.lsn);
         state.release();
         state.wake_keeper = true;
         let first = state.floor_lsn;
@@ -91,6 +100,14 @@ impl<E: Env> Wal<E> {
     }
 }
 
+/// A floor mark that was accepted. [`Wal::finish_floor`] makes it count.
+#[derive(Debug)]
+#[must_use = "nothing is released before the mark is durable"]
+pub(crate) struct Floor {
+    pub(super) lsn: u64,
+    pub(super) sequence: u64,
+}
+
 /// Nobody appends while a truncation has the log to itself.
 struct Exclusive<'a, E: Env> {
     log: &'a Log<E>,
@@ -128,7 +145,7 @@ impl<E: Env> Log<E> {
     async fn accept_floor(&self, lsn: Lsn) -> Result<u64, TruncateError> {
         let mark = Mark::Floor { lsn: lsn.0 };
         loop {
-            let (lack, drained) = {
+            let lack = {
                 let mut state = self.lock();
                 if let Some(failure) = &state.failure {
                     return Err(TruncateError::Poisoned(failure.clone()));
@@ -139,7 +156,7 @@ impl<E: Env> Log<E> {
                 if state.access == Access::Truncating {
                     return Err(TruncateError::Busy);
                 }
-                let Some(mut producer) = state.producer.take() else { return Err(TruncateError::Busy) };
+                let Some(mut producer) = state.lend() else { return Err(TruncateError::Busy) };
                 let made = state.make_room(&mut producer, frame_bytes(mark.body_bytes()), 0);
                 if made.is_ok() {
                     producer.encode_mark(mark);
@@ -151,10 +168,10 @@ impl<E: Env> Log<E> {
                         self.rouse(state);
                         return Ok(sequence);
                     }
-                    Err(lack) => (lack, state.ring.drained()),
+                    Err(lack) => lack,
                 }
             };
-            self.make_way(lack, drained).await.map_err(|error| match error {
+            self.make_way(lack).await.map_err(|error| match error {
                 AppendError::NoRoom(failure) => TruncateError::NoRoom(failure),
                 AppendError::Poisoned(failure) => TruncateError::Poisoned(failure),
                 _ => TruncateError::Closed,
