@@ -1,30 +1,27 @@
-//! The one order of commits: under one mutex a transaction gets its number, its parts get their places in the logs, its versions
+//! The one order of commits: under one mutex a transaction gets its number, its parts get their places in the logs, and its versions
 //! become the newest. Nothing is waited for under it.
 //!
 //! A commit counts once all its parts are durable, and all parts of all commits before it: whatever a crash leaves is a beginning
-//! of this order. What becomes of one whose future is dropped: before it is accepted nothing happened; afterwards it is committed.
+//! of this order. Before it is accepted nothing has happened, should its future be dropped; afterwards it is committed.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     env::Env,
-    sync::{Mutex, MutexGuard},
-    wal::AppendError,
+    wal::{AppendError, Lsn},
 };
 
 use super::{
-    catalog::{Catalog, TableInfo, TableKind},
-    core::Core,
+    catalog::{Catalog, CatalogError, TableInfo, TableKind},
     error::{CommitError, Conflict, TxError},
     generation::Generation,
     ids::{Csn, TableId, TxnId},
     locks::{Owner, Refusal},
-    logs::{Capture, Writers},
+    logs::{Capture, Lacking, Writers},
     options::Sync,
-    redo::{Op, Shape, Stamp, encode_part},
+    overlay::KeyRange,
+    redo::{MAX_PART_BYTES, Op, Shape, Stamp, encode_part},
+    shared::Shared,
     storage::{State, Storage},
     undo::{After, WriteSet},
     validate::{Changed, ReadSet},
@@ -33,20 +30,24 @@ use super::{
 
 /// What the commit mutex guards.
 pub(super) struct Pipeline<E: Env> {
-    inner: Mutex<Inner<E>>,
-}
-
-pub(super) struct Inner<E: Env> {
     pub(super) writers: Writers<E>,
     /// The newest one.
     pub(super) generation: Arc<Generation>,
     pub(super) catalog: Arc<Catalog>,
     /// The number of the next commit; `None` once all of this epoch are used.
     pub(super) next: Option<Csn>,
+    /// Of each log the epoch record, while no root states a later commit than that does.
+    pub(super) epoch_records: Option<(Csn, Vec<Lsn>)>,
     /// Who keeps its locks until its commit is durable.
     held: VecDeque<(Csn, Arc<Owner>)>,
     /// Room for the live snapshots.
     snapshots: Vec<Csn>,
+}
+
+impl<E: Env> AsMut<Writers<E>> for Pipeline<E> {
+    fn as_mut(&mut self) -> &mut Writers<E> {
+        &mut self.writers
+    }
 }
 
 /// What a transaction has to write.
@@ -58,13 +59,13 @@ pub(super) enum Writes<'a> {
     Drop(TableId),
 }
 
-/// A transaction at its end.
+/// A transaction at its end. Its owner, if it has one, takes no more locks.
 pub(super) struct Candidate<'a, S> {
     pub(super) txn: TxnId,
     pub(super) writes: Writes<'a>,
-    /// Its locks; `None` for a single write, which needs its row to be free.
+    /// Its locks; `None` for a single write, which needs its row to be free, and for a change of the catalog.
     pub(super) owner: Option<&'a Arc<Owner>>,
-    /// What it read that must not have changed since its snapshot.
+    /// What it read, on what view, and since when that must not have changed.
     pub(super) reads: Option<(&'a ReadSet, &'a View<S>, Csn)>,
 }
 
@@ -72,23 +73,31 @@ pub(super) struct Candidate<'a, S> {
 #[derive(Clone, Debug)]
 pub(super) struct Accepted {
     pub(super) csn: Csn,
-    /// What has to be durable for it; `None` if nothing is logged.
+    /// With [`Sync::Instant`]: what has to be durable for it.
     pub(super) capture: Option<Capture>,
 }
 
-/// Why a commit was not accepted yet.
-pub(super) enum NotYet {
-    /// Never: nothing happened.
+/// Why a commit was not accepted. Nothing happened.
+pub(super) enum Rejected {
     Never(CommitError),
-    /// Somebody owns the row of a single write: it is to be waited for.
+    /// Somebody owns the row of a single write.
     RowTaken,
-    /// There is a table of this name, or none of this number.
-    Table,
-    /// A log has no room: way has to be made in it.
-    Lack(usize, crate::wal::Lack),
+    /// The table can't be created or dropped.
+    Catalog(CatalogError),
 }
 
-/// The parts of a transaction, each with the log it goes into; made for one catalog.
+enum Attempt {
+    Rejected(Rejected),
+    Lack(Lacking),
+}
+
+impl From<TxError> for Attempt {
+    fn from(error: TxError) -> Attempt {
+        Attempt::Rejected(Rejected::Never(error.into()))
+    }
+}
+
+/// The parts of a transaction, each with the log that it goes into.
 #[derive(Default)]
 struct Parts(Vec<(u8, Vec<u8>)>);
 
@@ -98,133 +107,113 @@ impl<E: Env> Pipeline<E> {
         generation: Arc<Generation>,
         catalog: Arc<Catalog>,
         next: Option<Csn>,
+        epoch_records: (Csn, Vec<Lsn>),
     ) -> Pipeline<E> {
-        let inner = Inner { writers, generation, catalog, next, held: VecDeque::new(), snapshots: Vec::new() };
-        Pipeline { inner: Mutex::new(inner) }
-    }
-
-    /// The commit mutex. Should a thread have panicked under it, the caller finds the store poisoned: see [`Core::alive`].
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<E>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let (held, snapshots, epoch_records) = (VecDeque::new(), Vec::new(), Some(epoch_records));
+        Pipeline { writers, generation, catalog, next, epoch_records, held, snapshots }
     }
 }
 
-impl<E: Env, S: Storage<E>> Core<E, S> {
-    /// Accepts a transaction: gives it its number, its places, and makes its versions the newest. Waits only for room.
-    pub(super) async fn accept(&self, candidate: &Candidate<'_, S::State>) -> Result<Accepted, NotYet> {
+impl<E: Env, S: Storage<E>> Shared<E, S> {
+    /// Accepts a transaction: it gets its number and its places, and its versions are the newest. Waits only for room.
+    pub(super) async fn accept(&self, candidate: &Candidate<'_, S::State>) -> Result<Accepted, Rejected> {
         loop {
-            self.make_memory().await.map_err(NotYet::Never)?;
+            self.wait_for_memory().await.map_err(Rejected::Never)?;
             match self.try_accept(candidate) {
-                Err(NotYet::Lack(log, lack)) => {
-                    self.logs.make_way(log, lack).await.map_err(|error| NotYet::Never(not_appended(error)))?;
+                Ok(accepted) => return Ok(accepted),
+                Err(Attempt::Rejected(why)) => return Err(why),
+                Err(Attempt::Lack(lacking)) => {
+                    self.logs.make_way(lacking).await.map_err(|error| Rejected::Never(not_appended(error)))?;
                 }
-                other => return other,
             }
         }
     }
 
-    fn try_accept(&self, candidate: &Candidate<'_, S::State>) -> Result<Accepted, NotYet> {
-        let (mut parts, mut encoded_for) = (Parts::default(), None);
+    fn try_accept(&self, candidate: &Candidate<'_, S::State>) -> Result<Accepted, Attempt> {
+        let mut catalog = self.horizon.view().catalog.clone();
         loop {
-            let mut inner = self.pipeline.lock();
-            self.alive().map_err(|error| NotYet::Never(error.into()))?;
-            let catalog = Arc::clone(&inner.catalog);
-            let logged = self.options.sync != Sync::NoSync;
-            // Rows are encoded outside of the mutex; a catalog that changed meanwhile may have lost a table of them.
-            let is_row = matches!(candidate.writes, Writes::Set(_) | Writes::One(..));
-            if is_row && logged && !encoded_for.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &catalog)) {
-                drop(inner);
-                parts = Parts::of_rows(&catalog, candidate.writes).map_err(NotYet::Never)?;
-                encoded_for = Some(catalog);
-                continue;
+            // Outside of the mutex, since rows may be many; a change of the catalog is a few bytes, and needs the number.
+            let parts = self.parts_of_rows(&catalog, candidate.writes)?;
+            let mut pipeline = self.commit();
+            if Arc::ptr_eq(&pipeline.catalog, &catalog) {
+                return self.accept_under(&mut pipeline, candidate, parts);
             }
-            return self.accept_under(&mut inner, candidate, &catalog, &mut parts, logged);
+            // A table may have gone, and the rows of it with it.
+            catalog = Arc::clone(&pipeline.catalog);
         }
     }
 
     fn accept_under(
         &self,
-        inner: &mut Inner<E>,
+        pipeline: &mut Pipeline<E>,
         candidate: &Candidate<'_, S::State>,
-        catalog: &Arc<Catalog>,
-        parts: &mut Parts,
-        logged: bool,
-    ) -> Result<Accepted, NotYet> {
-        let never = |error: TxError| NotYet::Never(error.into());
-        let csn = inner.next.ok_or_else(|| never(TxError::Closed))?;
-        let with_catalog = edit(catalog, candidate.writes, csn, self.logs.count())?;
-        if logged && with_catalog.is_some() {
-            *parts = Parts::of_catalog(with_catalog.as_ref().unwrap_or(catalog), candidate.writes).map_err(NotYet::Never)?;
-        }
-        if let Some(owner) = candidate.owner {
-            match owner.begin_commit() {
-                Ok(()) => {}
-                // It is committing already, and came here for room before.
-                Err(Refusal::Ended) if owner.is_committing() => {}
-                Err(refusal) => return Err(never(refused(refusal, self.options.lock_timeout))),
-            }
+        mut parts: Parts,
+    ) -> Result<Accepted, Attempt> {
+        self.alive()?;
+        let csn = pipeline.next.ok_or(TxError::Closed)?;
+        let edited = edit(&pipeline.catalog, candidate.writes, csn, self.logs.count())
+            .map_err(|error| Attempt::Rejected(Rejected::Catalog(error)))?;
+        if let Some(edited) = &edited
+            && self.is_logged()
+        {
+            parts.add_catalog(edited, candidate.writes)?;
         }
         if let Some((reads, view, since)) = candidate.reads {
-            let changed = Since { view, catalog };
-            reads.validate(since, &changed).map_err(|table| never(Conflict::Read { table: name(view, table) }.into()))?;
+            let changed = Since { view, catalog: &pipeline.catalog };
+            let name = |table| view.catalog.table(table).map_or_else(String::new, |info| info.name.to_string());
+            let validated = reads.validate(since, &changed);
+            validated.map_err(|table| TxError::from(Conflict::Read { table: name(table) }))?;
         }
         for (log, part) in &parts.0 {
-            let log = usize::from(*log);
-            inner.writers.room(log, part.len() as u64).map_err(|lack| NotYet::Lack(log, lack))?;
+            pipeline.writers.room(usize::from(*log), part.len()).map_err(Attempt::Lack)?;
         }
-        if let Writes::One(table, key, after) = candidate.writes {
-            // Nobody takes the row between the look at it and the version: whoever takes it then sees that.
-            let done = self.locks.while_free(table, key, || self.write(inner, candidate, csn, parts, catalog));
-            done.ok_or(NotYet::RowTaken)?;
-            let _ = after;
-        } else {
-            self.write(inner, candidate, csn, parts, catalog);
+        if self.horizon.durable() == self.horizon.committed() {
+            self.passes.nothing_is_pending(self.env.monotonic());
         }
-        if let Some(with) = with_catalog {
-            let with = Arc::new(with);
-            inner.catalog = Arc::clone(&with);
+        match candidate.writes {
+            // Whoever takes the row from here on sees its new version: nobody takes it between the look at it and that.
+            Writes::One(table, key, _) => self
+                .locks
+                .while_free(table, key, || self.write(pipeline, candidate, csn, &mut parts))
+                .ok_or(Attempt::Rejected(Rejected::RowTaken))?,
+            Writes::Set(_) | Writes::Create(..) | Writes::Drop(_) => self.write(pipeline, candidate, csn, &mut parts),
+        }
+        if let Some(edited) = edited {
+            let edited = Arc::new(edited);
+            pipeline.catalog = Arc::clone(&edited);
             self.horizon.swap(|view| View {
-                catalog: with,
+                catalog: edited,
                 generations: view.generations.clone(),
                 state: view.state.clone(),
             });
         }
-        inner.next = csn.next();
+        pipeline.next = csn.next();
         self.horizon.commit(csn);
         if let Some(owner) = candidate.owner {
             match self.horizon.visibility() {
                 Visibility::Committed => self.locks.end(owner),
-                Visibility::Durable => inner.held.push_back((csn, Arc::clone(owner))),
+                // Until others see what it wrote they wait for it, and don't fail.
+                Visibility::Durable => pipeline.held.push_back((csn, Arc::clone(owner))),
             }
         }
-        let capture = (logged && self.options.sync == Sync::Instant).then(|| {
-            inner.writers.share();
-            inner.writers.capture(csn)
-        });
+        let capture = (self.options.sync == Sync::Instant).then(|| pipeline.writers.capture(csn));
         Ok(Accepted { csn, capture })
     }
 
-    /// The parts into the logs, the versions into the newest generation. Nothing here can fail: there is room.
-    fn write(
-        &self,
-        inner: &mut Inner<E>,
-        candidate: &Candidate<'_, S::State>,
-        csn: Csn,
-        parts: &mut Parts,
-        catalog: &Catalog,
-    ) {
+    /// The parts into the logs, the versions into the newest generation. There is room, so nothing here can fail.
+    fn write(&self, pipeline: &mut Pipeline<E>, candidate: &Candidate<'_, S::State>, csn: Csn, parts: &mut Parts) {
         let participants = parts.0.iter().fold(0, |bits, (log, _)| bits | 1_u16 << log);
         let stamp = Stamp { participants, csn, txn: candidate.txn, durable: self.horizon.durable() };
         for (log, part) in &mut parts.0 {
-            stamp.put(part).expect("a part was encoded");
-            inner.writers.append(usize::from(*log), part);
+            stamp.put(part).expect("a part was encoded, and a commit's number is above the last one that is durable");
+            pipeline.writers.append(usize::from(*log), part);
         }
-        let Inner { generation, snapshots, .. } = inner;
+        let Pipeline { generation, snapshots, catalog, .. } = pipeline;
         let live = self.horizon.live(snapshots);
-        let mut install = |table: TableId, key: &[u8], after: &After| {
+        let install = |table: TableId, key: &[u8], after: &After| {
             if catalog.table(table).is_some() {
                 let installed = generation.install(table, key, after.clone(), csn, &live);
-                debug_assert_eq!(installed, Ok(()), "commits come in order, and the newest generation is not frozen");
+                installed.expect("commits come in order, and the newest generation is not frozen");
             }
         };
         match candidate.writes {
@@ -238,58 +227,72 @@ impl<E: Env, S: Storage<E>> Core<E, S> {
         }
     }
 
-    /// Everything up to `csn` survives a power cut now: what waited for that is told.
+    /// Everything up to `csn` survives a power cut now: what waited for that goes on.
     pub(super) fn became_durable(&self, csn: Csn) {
         self.horizon.make_durable(csn);
-        let mut inner = self.pipeline.lock();
         let durable = self.horizon.durable();
-        let ended = inner.held.iter().take_while(|(csn, _)| *csn <= durable).count();
-        let owners: Vec<Arc<Owner>> = inner.held.drain(..ended).map(|(_, owner)| owner).collect();
-        drop(inner);
-        owners.iter().for_each(|owner| self.locks.end(owner));
+        let owners: Vec<_> = {
+            let mut pipeline = self.commit();
+            let ended = pipeline.held.iter().take_while(|(csn, _)| *csn <= durable).count();
+            pipeline.held.drain(..ended).collect()
+        };
+        owners.iter().for_each(|(_, owner)| self.locks.end(owner));
+        self.gates.durable.open();
     }
-}
 
-impl Parts {
-    /// One part per log, with the rows of all its tables; those of tables that are gone, or are not logged, are left out.
-    fn of_rows(catalog: &Catalog, writes: Writes<'_>) -> Result<Parts, CommitError> {
+    /// Whether commits go into logs.
+    pub(super) fn is_logged(&self) -> bool {
+        self.options.sync != Sync::NoSync
+    }
+
+    /// One part per log, with the rows of all its tables; those of tables that are gone, or are not logged, are left out. If there
+    /// are none, a void one, so that there is no gap in the numbers.
+    fn parts_of_rows(&self, catalog: &Catalog, writes: Writes<'_>) -> Result<Parts, TxError> {
         let mut parts = Parts::default();
+        if !self.is_logged() {
+            return Ok(parts);
+        }
         match writes {
             Writes::One(table, key, after) => {
                 if let Some(info) = logged(catalog, table) {
-                    parts.add(info.log, head(info).into_iter().chain([row(key, after)]))?;
+                    parts.add(info.log, [head(info), row(key, after)])?;
                 }
             }
             Writes::Set(set) => {
-                let mut logs: Vec<u8> =
-                    set.tables().filter_map(|(table, _)| Some(logged(catalog, table)?.log)).collect();
-                logs.sort_unstable();
-                logs.dedup();
-                for log in logs {
+                for log in 0..self.logs.count() as u8 {
                     let tables = set.tables().filter_map(|(table, writes)| Some((logged(catalog, table)?, writes)));
-                    let of_log = tables.filter(|(info, _)| info.log == log);
-                    parts.add(
-                        log,
-                        of_log.flat_map(|(info, writes)| {
-                            head(info).into_iter().chain(writes.map(|(key, after)| row(key, after)))
-                        }),
-                    )?;
+                    let mut of_log = tables.filter(|(info, _)| info.log == log).peekable();
+                    if of_log.peek().is_some() {
+                        let ops = of_log.flat_map(|(info, writes)| {
+                            std::iter::once(head(info)).chain(writes.map(|(key, after)| row(key, after)))
+                        });
+                        parts.add(log, ops)?;
+                    }
                 }
             }
-            Writes::Create(..) | Writes::Drop(_) => {}
+            Writes::Create(..) | Writes::Drop(_) => return Ok(parts),
         }
         if parts.0.is_empty() {
-            // So that there is no gap in the numbers.
             parts.add(0, [])?;
         }
         Ok(parts)
     }
+}
 
-    fn of_catalog(catalog: &Catalog, writes: Writes<'_>) -> Result<Parts, CommitError> {
-        let mut parts = Parts::default();
+impl Parts {
+    fn add<'a>(&mut self, log: u8, ops: impl IntoIterator<Item = Op<'a>>) -> Result<(), TxError> {
+        let mut part = Vec::new();
+        // Keys and values were checked when they came in, so it is all of them together.
+        encode_part(&mut part, ops)
+            .map_err(|_| TxError::TooLarge { bytes: MAX_PART_BYTES + 1, limit: MAX_PART_BYTES })?;
+        self.0.push((log, part));
+        Ok(())
+    }
+
+    fn add_catalog(&mut self, edited: &Catalog, writes: Writes<'_>) -> Result<(), TxError> {
         match writes {
             Writes::Create(name, _) => {
-                let created = catalog.named(name).map(|info| {
+                let created = edited.named(name).map(|info| {
                     let shape = match &info.kind {
                         TableKind::Rows => Shape::Rows,
                         TableKind::Memory => Shape::Memory,
@@ -297,34 +300,80 @@ impl Parts {
                     };
                     Op::Create { id: info.id, log: info.log, name: &info.name, shape }
                 });
-                parts.add(0, created)?;
+                self.add(0, created)
             }
-            Writes::Drop(id) => parts.add(0, [Op::Drop { id }])?,
-            Writes::Set(_) | Writes::One(..) => {}
+            Writes::Drop(id) => self.add(0, [Op::Drop { id }]),
+            Writes::Set(_) | Writes::One(..) => Ok(()),
         }
-        Ok(parts)
-    }
-
-    fn add<'a>(&mut self, log: u8, ops: impl IntoIterator<Item = Op<'a>>) -> Result<(), CommitError> {
-        let mut part = Vec::new();
-        // Keys, values and their sum were checked as they came in.
-        encode_part(&mut part, ops).map_err(|error| CommitError::Stalled(error.to_string()))?;
-        self.0.push((log, part));
-        Ok(())
     }
 }
 
-fn logged(catalog: &Catalog, table: TableId) -> Option<&Arc<TableInfo>> {
-    catalog.table(table).filter(|info| info.kind == TableKind::Rows)
+fn logged(catalog: &Catalog, table: TableId) -> Option<&TableInfo> {
+    catalog.table(table).map(|info| &**info).filter(|info| info.kind == TableKind::Rows)
 }
 
-fn head(info: &TableInfo) -> [Op<'static>; 1] {
-    [Op::Table { id: info.id, meta: info.meta }]
+fn head(info: &TableInfo) -> Op<'static> {
+    Op::Table { id: info.id, meta: info.meta }
 }
 
 fn row<'a>(key: &'a [u8], after: &'a After) -> Op<'a> {
     match after {
         Some(value) => Op::Put { key, value },
         None => Op::Delete { key },
+    }
+}
+
+/// The catalog behind a commit that changes it.
+fn edit(catalog: &Catalog, writes: Writes<'_>, csn: Csn, logs: usize) -> Result<Option<Catalog>, CatalogError> {
+    let mut edited = match writes {
+        Writes::Create(..) | Writes::Drop(_) => catalog.clone(),
+        Writes::Set(_) | Writes::One(..) => return Ok(None),
+    };
+    match writes {
+        Writes::Create(name, kind) => {
+            let id = edited.next();
+            let log = (id.0 as usize % logs) as u8;
+            edited.create(TableInfo { id, name: name.into(), kind: kind.clone(), log, meta: 0, created: csn })?;
+        }
+        Writes::Drop(id) => drop(edited.remove(id).ok_or(CatalogError::Range("table"))?),
+        Writes::Set(_) | Writes::One(..) => {}
+    }
+    Ok(Some(edited))
+}
+
+/// What changed since a snapshot, for a validation.
+struct Since<'a, S> {
+    view: &'a View<S>,
+    catalog: &'a Catalog,
+}
+
+impl<S: State> Changed for Since<'_, S> {
+    fn key(&self, table: TableId, key: &[u8], after: Csn) -> bool {
+        self.catalog.table(table).is_none() || self.view.newest(table, key).is_some_and(|newest| newest > after)
+    }
+
+    fn range(&self, table: TableId, range: KeyRange<'_>, after: Csn) -> bool {
+        self.catalog.table(table).is_none() || self.view.changed_since(table, range, after)
+    }
+}
+
+/// Why a log took nothing.
+pub(super) fn not_appended(error: AppendError) -> CommitError {
+    match error {
+        AppendError::TooLarge { bytes, limit } => CommitError::Not(TxError::TooLarge { bytes, limit }),
+        AppendError::NoRoom(failure) => CommitError::NoRoom(failure),
+        AppendError::Poisoned(failure) | AppendError::Indeterminate { failure, .. } => {
+            CommitError::Not(TxError::Poisoned(failure))
+        }
+        AppendError::Closed | AppendError::EmptyBatch | AppendError::WriterExists => CommitError::Not(TxError::Closed),
+    }
+}
+
+/// Why a lock was not given, or a commit not begun.
+pub(super) fn refused(refusal: Refusal, timeout: std::time::Duration) -> TxError {
+    match refusal {
+        Refusal::Wounded { by } => TxError::Conflict(Conflict::Wounded { by }),
+        Refusal::Timeout => TxError::Timeout(timeout),
+        Refusal::Ended => TxError::Ended,
     }
 }

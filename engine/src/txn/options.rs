@@ -36,6 +36,10 @@ pub struct Options {
     /// So many bytes of versions make a checkpoint due, and at twice as many commits wait for it: 16 KiB to a quarter of
     /// `cache_bytes`. Default 32 MiB.
     pub dirty_bytes: u64,
+    /// A checkpoint is due so long after the last: 1 s to 30 days, looked at every 3 s. Default 1 h.
+    pub checkpoint_period: Duration,
+    /// Whether a close makes a checkpoint, so that the next open has nothing to replay. Default true.
+    pub checkpoint_at_close: bool,
     /// Length of a chunk file, in bytes; see [`StorageOptions`](super::storage::StorageOptions). Default 256 MiB.
     pub chunk_bytes: u64,
     /// How much a checkpoint writes between two syncs of a chunk: 4 KiB to 64 MiB, default 512 KiB.
@@ -69,6 +73,8 @@ impl Default for Options {
             visibility: None,
             cache_bytes: 256 << 20,
             dirty_bytes: 32 << 20,
+            checkpoint_period: Duration::from_secs(3600),
+            checkpoint_at_close: true,
             chunk_bytes: 256 << 20,
             checkpoint_piece_bytes: 512 << 10,
             log_segment_bytes: 64 << 20,
@@ -98,6 +104,7 @@ impl Options {
             ("sync_threshold", self.sync_threshold, 1, 1_000_000_000, "1 to 1000000000 commits"),
             ("cache_bytes", self.cache_bytes, 256 << 10, 1 << 40, "262144 bytes to 1 TiB"),
             ("dirty_bytes", self.dirty_bytes, 16 << 10, quarter, "16384 bytes to a quarter of cache_bytes"),
+            ("checkpoint_period", ms(self.checkpoint_period), 1000, 30 * 24 * hour, "1 s to 30 days"),
             ("checkpoint_piece_bytes", self.checkpoint_piece_bytes, 4 << 10, 64 << 20, "4096 to 67108864 bytes"),
             (
                 "max_value_bytes",
@@ -186,7 +193,7 @@ pub struct TxOptions {
     /// It writes nothing; a write fails with [`TxError::ReadOnly`](super::error::TxError::ReadOnly).
     pub read_only: bool,
     /// The transaction that this one does over, after a conflict: so it gets older, and in the end nobody is before it.
-    pub retry_of: Option<super::locks::Age>,
+    pub retry_of: Option<super::transaction::Retry>,
 }
 
 /// What a transaction sees of others.

@@ -92,6 +92,13 @@ impl Batch {
         })
     }
 
+    /// One of them by its number.
+    pub(crate) fn nth(&self, nth: usize) -> Option<(&[u8], Option<&Value>)> {
+        let (end, value) = self.entries.get(nth)?;
+        let begin = nth.checked_sub(1).map_or(0, |before| self.entries[before].0);
+        Some((self.keys.get(begin..*end)?, value.as_ref()))
+    }
+
     /// What is left of the range behind this batch, even if the batch is empty; none at the end.
     pub(crate) fn rest<'a>(&'a self, range: KeyRange<'a>, direction: Direction) -> Option<KeyRange<'a>> {
         let last = Bound::Excluded(self.last.as_deref()?);

@@ -208,6 +208,11 @@ impl<S> Horizon<S> {
         }
     }
 
+    /// From when on others see a commit.
+    pub(super) fn visibility(&self) -> Visibility {
+        self.visibility
+    }
+
     /// A commit was installed, the next one in order.
     pub(super) fn commit(&self, csn: Csn) {
         self.committed.store(csn.to_bits(), Ordering::Release);

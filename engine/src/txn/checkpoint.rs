@@ -1,0 +1,304 @@
+//! The log shrinks because the tables catch up: freeze, wait until that is durable, merge, publish, release.
+//!
+//! Writers meet nothing of it but the swap to a new generation. Until its root is published nothing of a checkpoint can be found
+//! after a crash, and the logs still have everything; from then on they may let go, which is gone on with wherever it was
+//! interrupted. A checkpoint that fails leaves its frozen generation to the next one.
+//!
+//! One task makes all checkpoints; who wants one asks it.
+
+use std::{sync::Arc, time::Duration};
+
+use tracing::{debug, warn};
+
+use crate::{
+    env::Env,
+    sync::Mutex,
+    wal::Lsn,
+};
+
+use super::{
+    error::{CheckpointError, CommitError, TxError},
+    generation::Generation,
+    ids::Csn,
+    logs::LogsError,
+    redo::Checkpoint,
+    shared::{Shared, lock},
+    storage::{Changes, Point, PublishError, State, Storage},
+    view::View,
+};
+
+/// How far checkpoints have come.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// How many were asked for, and how many of these there were.
+    asked: u64,
+    done: u64,
+    /// How the last one ended.
+    last: Result<CheckpointReport, CheckpointError>,
+    /// When it did.
+    at: Duration,
+    /// What no log needs to hold any more, since a root is published that has it.
+    release: Option<Release>,
+}
+
+/// Where logs may begin.
+#[derive(Clone, Debug)]
+pub(super) struct Release {
+    /// The root that has all before.
+    pub(super) sequence: u64,
+    pub(super) csn: Csn,
+    /// The first record of each log that is still needed.
+    pub(super) below: Vec<Lsn>,
+}
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointReport {
+    /// The last commit that the root has.
+    pub csn: Csn,
+    /// The root's number.
+    pub sequence: u64,
+    /// Keys that were written or removed.
+    pub changes: u64,
+}
+
+impl Checkpoints {
+    /// Of a store whose newest root is this; `release` is what the last life didn't come to.
+    pub(super) fn new(now: Duration, csn: Csn, sequence: u64, release: Option<Release>) -> Checkpoints {
+        let last = Ok(CheckpointReport { csn, sequence, changes: 0 });
+        Checkpoints { inner: Mutex::new(Inner { asked: 0, done: 0, last, at: now, release }) }
+    }
+}
+
+impl<E: Env, S: Storage<E>> Shared<E, S> {
+    /// Has a checkpoint made of all that is committed now.
+    pub(super) async fn checkpoint(&self) -> Result<CheckpointReport, CheckpointError> {
+        let mine = {
+            let mut inner = lock(&self.checkpoints.inner);
+            inner.asked += 1;
+            inner.asked
+        };
+        self.gates.checkpointer.open();
+        loop {
+            let seen = self.gates.checkpointed.seq();
+            {
+                let inner = lock(&self.checkpoints.inner);
+                if inner.done >= mine {
+                    return inner.last.clone();
+                }
+            }
+            if self.stops() {
+                return Err(CheckpointError::Closed);
+            }
+            self.gates.checkpointed.wait(seen).await;
+        }
+    }
+
+    /// The task's part: makes one if it is due or was asked for.
+    pub(super) async fn make_due_checkpoint(&self) {
+        let asked = lock(&self.checkpoints.inner).asked;
+        if !self.checkpoint_is_due(asked) {
+            return;
+        }
+        let result = self.make_checkpoint().await;
+        if let Err(error) = &result {
+            warn!(%error, "no checkpoint");
+        }
+        {
+            let mut inner = lock(&self.checkpoints.inner);
+            (inner.done, inner.at) = (asked, self.env.monotonic());
+            inner.last = result;
+        }
+        self.gates.checkpointed.open();
+    }
+
+    fn checkpoint_is_due(&self, asked: u64) -> bool {
+        let inner = lock(&self.checkpoints.inner);
+        let late = self.env.monotonic().saturating_sub(inner.at) >= self.options.checkpoint_period;
+        // After one that failed the next is due by time, or when somebody asks.
+        let many = inner.last.is_ok() && self.version_bytes() >= self.options.dirty_bytes;
+        asked > inner.done || many || late
+    }
+
+    /// Bytes of versions that a checkpoint would give back.
+    fn version_bytes(&self) -> u64 {
+        self.horizon.view().generations.iter().map(|generation| generation.bytes()).sum()
+    }
+
+    /// Before a commit: waits while memory is full of versions.
+    pub(super) async fn wait_for_memory(&self) -> Result<(), CommitError> {
+        loop {
+            let seen = self.gates.checkpointed.seq();
+            let bytes = self.version_bytes();
+            if bytes >= self.options.dirty_bytes {
+                self.gates.checkpointer.open();
+            }
+            if bytes < 2 * self.options.dirty_bytes {
+                return Ok(());
+            }
+            self.alive().map_err(|error: TxError| error)?;
+            if let Err(error) = &lock(&self.checkpoints.inner).last {
+                return Err(CommitError::Stalled(error.to_string()));
+            }
+            self.gates.checkpointed.wait(seen).await;
+        }
+    }
+
+    async fn make_checkpoint(&self) -> Result<CheckpointReport, CheckpointError> {
+        self.release().await?;
+        let Some(frozen) = self.freeze().await? else {
+            let meta = *self.storage.newest().meta();
+            return Ok(CheckpointReport { csn: meta.point.csn, sequence: meta.sequence, changes: 0 });
+        };
+        let Frozen { to, view, capture, below } = frozen;
+        if self.is_logged() {
+            // Before the first page is written: what is in pages survives.
+            self.logs.wait(&capture).await.map_err(|failure| CheckpointError::Log(failure.to_string()))?;
+            self.became_durable(to.csn);
+        }
+        let mut draft = self.storage.draft(to)?;
+        let mut changes = 0;
+        // The oldest first; there are several where a checkpoint failed.
+        for generation in view.generations.iter().skip(1).rev() {
+            for (table, overlay) in generation.tables().iter() {
+                if let (Some(tree), true) = (overlay.frozen(), view.catalog.table(*table).is_some()) {
+                    let mut listed = Listed::new(tree.entries(to.csn));
+                    self.storage.merge(&mut draft, *table, &mut listed).await?;
+                    changes += listed.taken;
+                }
+            }
+        }
+        let published = self.storage.publish(draft, Arc::clone(&view.catalog)).await;
+        let state = published.map_err(|error| match error {
+            PublishError::Not(error) => CheckpointError::Storage(error),
+            PublishError::Unknown(error) => CheckpointError::Unknown(error),
+        })?;
+        let sequence = state.meta().sequence;
+        lock(&self.checkpoints.inner).release = Some(Release { sequence, csn: to.csn, below });
+        if !self.is_logged() {
+            self.became_durable(to.csn);
+        }
+        self.horizon.swap(|view| View {
+            catalog: Arc::clone(&view.catalog),
+            generations: view.generations.iter().take(1).cloned().collect(),
+            state,
+        });
+        self.gates.checkpointed.open();
+        debug!(csn = %to.csn, sequence, changes, "checkpoint");
+        self.release().await?;
+        Ok(CheckpointReport { csn: to.csn, sequence, changes })
+    }
+
+    /// Begins a new generation: what is below it is what this checkpoint is of. `None` if the newest root has it all.
+    async fn freeze(&self) -> Result<Option<Frozen<S::State>>, CheckpointError> {
+        loop {
+            let lacking = {
+                let mut pipeline = self.commit();
+                self.usable()?;
+                let csn = self.horizon.committed();
+                if csn <= self.storage.newest().meta().point.csn {
+                    return Ok(None);
+                }
+                match pipeline.writers.rotate() {
+                    Err(lacking) => lacking,
+                    Ok(()) => {
+                        let capture = pipeline.writers.capture(csn);
+                        let mut below = capture.next.to_vec();
+                        if let Some((prev_end, records)) = &pipeline.epoch_records {
+                            // Until a root states a later commit, the epoch is known from its record alone.
+                            if *prev_end >= csn {
+                                below.iter_mut().zip(records).for_each(|(below, record)| *below = (*below).min(*record));
+                            } else {
+                                pipeline.epoch_records = None;
+                            }
+                        }
+                        let next_csn = pipeline.next.ok_or(CheckpointError::Closed)?;
+                        let generation: Arc<Generation> = pipeline.generation.freeze();
+                        pipeline.generation = Arc::clone(&generation);
+                        self.horizon.swap(|view| View {
+                            catalog: Arc::clone(&view.catalog),
+                            generations: std::iter::once(generation).chain(view.generations.iter().cloned()).collect(),
+                            state: view.state.clone(),
+                        });
+                        // (The view cannot change before the commit mutex is free: the catalog is that of `csn`.)
+                        let view = self.horizon.view();
+                        let to = Point { csn, next_csn, epoch: self.epoch };
+                        return Ok(Some(Frozen { to, view, capture, below }));
+                    }
+                }
+            };
+            self.logs.make_way(lacking).await.map_err(|error| CheckpointError::Log(error.to_string()))?;
+        }
+    }
+
+    /// Lets the logs go of what the newest root has.
+    async fn release(&self) -> Result<(), CheckpointError> {
+        let Some(release) = lock(&self.checkpoints.inner).release.clone() else { return Ok(()) };
+        let logs = release.below.len() as u8;
+        for (log, below) in (0..).zip(&release.below) {
+            let record = Checkpoint {
+                log,
+                logs,
+                epoch: self.epoch,
+                sequence: release.sequence,
+                csn: release.csn,
+                release: *below,
+                uuid: self.uuid,
+            };
+            self.logs.release(&self.commit, &record).await.map_err(failed)?;
+        }
+        lock(&self.checkpoints.inner).release = None;
+        self.storage.released(&self.storage.newest()).await;
+        Ok(())
+    }
+
+    fn usable(&self) -> Result<(), CheckpointError> {
+        match self.logs.failure() {
+            Some(failure) => Err(CheckpointError::Log(failure.to_string())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn failed(error: LogsError) -> CheckpointError {
+    CheckpointError::Log(error.to_string())
+}
+
+/// What a checkpoint is of.
+struct Frozen<S> {
+    to: Point,
+    view: Arc<View<S>>,
+    capture: super::logs::Capture,
+    below: Vec<Lsn>,
+}
+
+/// Changes one after the other.
+struct Listed<'a, I> {
+    rest: I,
+    current: Option<(&'a [u8], Option<&'a [u8]>)>,
+    taken: u64,
+}
+
+impl<'a, I: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>> Listed<'a, I> {
+    fn new(mut rest: I) -> Listed<'a, I> {
+        let current = rest.next();
+        Listed { rest, current, taken: 0 }
+    }
+}
+
+impl<'a, I: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>> Changes for Listed<'a, I> {
+    fn current(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        self.current
+    }
+
+    fn advance(&mut self) {
+        self.taken += u64::from(self.current.is_some());
+        self.current = self.rest.next();
+    }
+}

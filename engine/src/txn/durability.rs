@@ -1,0 +1,149 @@
+//! When a commit counts as done, and what a power cut may take: the sync types.
+//!
+//! A *pass* syncs all logs for all commits so far. Under [`Sync::Instant`] each commit waits for what it wrote itself, and the logs'
+//! group commit makes one pass of many. Under [`Sync::Periodic`] the keeper makes one per period, and sooner when many commits wait;
+//! a commit whose pass is overdue makes it itself. So what a power cut takes was committed within one and a half periods, and within
+//! the time that a pass took.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{env::Env, failure::Failure};
+
+use super::{
+    commit::Accepted,
+    error::{CommitError, SyncError},
+    ids::Csn,
+    options::Sync,
+    shared::Shared,
+    storage::Storage,
+};
+
+/// How far passes have come.
+#[derive(Debug)]
+pub(super) struct Passes {
+    /// All commits that were accepted before this moment are durable: microseconds of the environment's clock.
+    fresh_from: AtomicU64,
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Passes {
+    /// At a moment when nothing is pending.
+    pub(super) fn new(now: Duration) -> Passes {
+        Passes { fresh_from: AtomicU64::new(micros(now)) }
+    }
+
+    /// Under the commit mutex, before a commit is accepted.
+    pub(super) fn nothing_is_pending(&self, now: Duration) {
+        self.ended(now);
+    }
+
+    /// A pass ended that began at `began`.
+    fn ended(&self, began: Duration) {
+        self.fresh_from.fetch_max(micros(began), Ordering::AcqRel);
+    }
+
+    /// Since when it is possible that something is not durable.
+    pub(super) fn fresh_from(&self) -> Duration {
+        Duration::from_micros(self.fresh_from.load(Ordering::Acquire))
+    }
+}
+
+impl<E: Env, S: Storage<E>> Shared<E, S> {
+    /// Waits until an accepted commit is as safe as the sync type says. Whether it is durable then.
+    pub(super) async fn settle(&self, accepted: &Accepted) -> Result<bool, CommitError> {
+        let csn = accepted.csn;
+        match self.options.sync {
+            Sync::NoSync => Ok(false),
+            Sync::Instant => self.wait_until_durable(accepted).await.map(|()| true),
+            Sync::Periodic => {
+                self.rouse_keeper();
+                let most = self.options.sync_period + self.options.sync_period / 2;
+                if self.horizon.durable() < csn && self.env.monotonic() > self.passes.fresh_from() + most {
+                    self.wait_until_durable(accepted).await?;
+                }
+                Ok(self.horizon.durable() >= csn)
+            }
+        }
+    }
+
+    /// Waits until an accepted commit is durable, under any sync type that logs.
+    pub(super) async fn wait_until_durable(&self, accepted: &Accepted) -> Result<(), CommitError> {
+        let csn = accepted.csn;
+        let waited = match &accepted.capture {
+            _ if self.horizon.durable() >= csn => Ok(()),
+            Some(capture) => self.logs.wait(capture).await.map(|()| self.became_durable(capture.csn)),
+            None => self.pass().await,
+        };
+        waited.map_err(|failure| CommitError::Indeterminate { csn, failure })
+    }
+
+    /// Makes all commits so far durable.
+    pub(super) async fn pass(&self) -> Result<(), Arc<Failure>> {
+        let began = self.env.monotonic();
+        let capture = {
+            let mut pipeline = self.commit();
+            let last = self.horizon.committed();
+            pipeline.writers.capture(last)
+        };
+        self.logs.wait(&capture).await?;
+        self.passes.ended(began);
+        self.became_durable(capture.csn);
+        Ok(())
+    }
+
+    /// Makes all commits so far durable; the last of them.
+    pub(super) async fn sync(&self) -> Result<Csn, SyncError> {
+        self.may_wait()?;
+        let last = self.horizon.committed();
+        if self.horizon.durable() < last {
+            self.pass().await.map_err(SyncError::Poisoned)?;
+        }
+        Ok(last)
+    }
+
+    /// Waits until a commit is durable.
+    pub(super) async fn wait_durable(&self, csn: Csn) -> Result<(), SyncError> {
+        let committed = self.horizon.committed();
+        if csn > committed {
+            return Err(SyncError::NotCommitted { csn, committed });
+        }
+        if self.horizon.durable() >= csn {
+            return Ok(());
+        }
+        self.may_wait()?;
+        self.pass().await.map_err(SyncError::Poisoned)
+    }
+
+    fn may_wait(&self) -> Result<(), SyncError> {
+        if !self.is_logged() {
+            return Err(SyncError::NotLogged);
+        }
+        match self.logs.failure() {
+            Some(failure) => Err(SyncError::Poisoned(failure)),
+            None => Ok(()),
+        }
+    }
+
+    /// Commits that are not durable. (They are of this epoch: what recovery found is durable.)
+    pub(super) fn pending(&self) -> u64 {
+        let before = Csn::first(self.epoch).to_bits() - 1;
+        self.horizon.committed().to_bits().saturating_sub(self.horizon.durable().to_bits().max(before))
+    }
+
+    /// The keeper sleeps while nothing is pending, and until the next pass while little is.
+    fn rouse_keeper(&self) {
+        let pending = self.pending();
+        if pending == 1 || pending > self.options.sync_threshold {
+            self.gates.keeper.open();
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! A table as its users hold it, and what may be done to it: checks that every statement makes.
+
+use std::sync::Arc;
+
+use crate::env::Env;
+
+use super::{
+    catalog::{TableInfo, TableKind},
+    error::TxError,
+    ids::TableId,
+    shared::Shared,
+    storage::{Lookup, Storage},
+    view::View,
+};
+
+/// A table. It stays the same one whatever happens to its name; once it was dropped, statements on it fail with
+/// [`TxError::UnknownTable`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table(pub(super) Arc<TableInfo>);
+
+impl Table {
+    /// Its number. Never given to another.
+    #[must_use]
+    pub fn id(&self) -> TableId {
+        self.0.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+}
+
+impl<E: Env, S: Storage<E>> Shared<E, S> {
+    /// The table is there, and is not an index.
+    pub(super) fn check_table(&self, table: &Table) -> Result<(), TxError> {
+        if let TableKind::Index { .. } = table.0.kind {
+            return Err(TxError::IndexIsDerived(table.name().to_owned()));
+        }
+        match self.horizon.view().catalog.table(table.id()) {
+            Some(_) => Ok(()),
+            None => Err(TxError::UnknownTable(table.name().to_owned())),
+        }
+    }
+
+    pub(super) fn check_key(&self, key: &[u8]) -> Result<(), TxError> {
+        let (bytes, limit) = (key.len() as u64, S::KEY_LIMIT_BYTES as u64);
+        if bytes > limit { Err(TxError::KeyTooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
+    pub(super) fn check_value(&self, value: &[u8]) -> Result<(), TxError> {
+        let (bytes, limit) = (value.len() as u64, self.options.max_value_bytes);
+        if bytes > limit { Err(TxError::ValueTooLarge { bytes, limit }) } else { Ok(()) }
+    }
+
+    /// The newest visible value of a key, unless the disk has to be asked: then through the view.
+    pub(super) fn get_visible(&self, table: TableId, key: &[u8]) -> (Lookup, Arc<View<S::State>>) {
+        let view = self.horizon.view();
+        (view.get_now(table, key, || self.horizon.visible()), view)
+    }
+}
