@@ -1,7 +1,18 @@
 //! The storage of pages: the suite, and what only it promises.
 
+use std::{collections::BTreeSet, ops::Bound, path::Path};
+
 use super::*;
-use crate::{env::OsEnv, txn::storage::suite};
+use crate::{
+    env::{OsEnv, block_on},
+    txn::{
+        pages::{chunk::name_of, node::Stored},
+        storage::{
+            Cursor, Direction, Lookup, Memory, State,
+            suite::{self, BIRTH, Batch, Sorted, point, table},
+        },
+    },
+};
 
 #[test]
 fn small_pages_keep_what_a_storage_promises() {
@@ -11,4 +22,266 @@ fn small_pages_keep_what_a_storage_promises() {
 #[test]
 fn large_pages_keep_what_a_storage_promises() {
     suite::run::<Pages<OsEnv>>();
+}
+
+type Small = Pages<OsEnv, 480>;
+
+/// Rows `from..to`, each with a value of so many bytes, or removed.
+fn rows(range: std::ops::Range<u32>, bytes: Option<usize>) -> Batch {
+    range.map(|key| (format!("key {key:06}").into_bytes(), bytes.map(|bytes| vec![key as u8; bytes]))).collect()
+}
+
+fn catalog(tables: u32) -> Catalog {
+    let mut catalog = Catalog::new();
+    (1..=tables).for_each(|id| drop(catalog.create(table(id)).expect("a new name")));
+    catalog
+}
+
+async fn publish(storage: &Small, number: u64, changes: &[(u32, Batch)], catalog: Catalog) -> PagesState<OsEnv, 480> {
+    let changes = changes.iter().map(|(table, batch)| (TableId(*table), batch.clone())).collect();
+    suite::publish(storage, number, &changes, &catalog).await
+}
+
+async fn count(state: &PagesState<OsEnv, 480>) -> usize {
+    let mut cursor = state.cursor(TableId(1), (Bound::Unbounded, Bound::Unbounded), Direction::Forward);
+    let mut count = 0;
+    while cursor.advance().await.expect("nothing is damaged") {
+        count += 1;
+    }
+    count
+}
+
+/// Every page that a state needs.
+async fn needed(state: &PagesState<OsEnv, 480>) -> BTreeSet<PageNo> {
+    let RootState { trees, catalog_tree, space, directory_pages, reader, .. } = &*state.0;
+    let mut found: BTreeSet<PageNo> = directory_pages.iter().copied().collect();
+    for (number, chunk) in space {
+        found.insert(PageNo { chunk: *number, index: 0 });
+        assert!(found.insert(chunk.bitmap.page), "two bitmaps at one place");
+    }
+    let mut rest: Vec<ChildRef> = trees.iter().map(|(_, root)| *root).chain(*catalog_tree).collect();
+    while let Some(child) = rest.pop() {
+        assert!(found.insert(child.page), "{child:?} is needed twice");
+        let node = reader.load(&child).await.expect("nothing is damaged");
+        for index in 0..node.len() {
+            if !node.is_leaf() {
+                rest.push(node.child(index));
+            } else if let Stored::Run(run) = node.value(index) {
+                for next in 0..run_pages::<480>(run.bytes) as u32 {
+                    assert!(found.insert(PageNo { index: run.page.index + next, ..run.page }));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn in_use(state: &PagesState<OsEnv, 480>) -> BTreeSet<PageNo> {
+    let pages = |(number, chunk): (&u32, &space::ChunkSpace)| {
+        let (number, live) = (*number, Arc::clone(&chunk.live));
+        (0..chunk.pages).filter(move |index| live.has(*index)).map(move |index| PageNo { chunk: number, index })
+    };
+    state.0.space.iter().flat_map(pages).collect()
+}
+
+#[test]
+fn what_is_in_use_is_what_is_needed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let steps = [
+            (vec![(1, rows(0..400, Some(30))), (2, rows(0..50, Some(700)))], catalog(2)),
+            (vec![(1, rows(100..140, None)), (2, rows(10..20, Some(5)))], catalog(2)),
+            (vec![(1, rows(0..400, None))], catalog(2)),
+            // A table whose rows come and that isn't in the catalog: nothing of it stays.
+            (vec![(1, rows(0..300, Some(40))), (3, rows(0..300, Some(900)))], catalog(2)),
+            (vec![], catalog(1)),
+            (vec![], catalog(1)),
+            (vec![(1, rows(0..300, None))], Catalog::new()),
+        ];
+        for ((changes, catalog), number) in steps.into_iter().zip(1..) {
+            let state = publish(&storage, number, &changes, catalog).await;
+            assert_eq!(in_use(&state), needed(&state).await, "at {number}");
+            storage.released(&state).await;
+        }
+        // Merged twice in one draft: what the first one wrote and the second one replaced is free.
+        let mut draft = storage.draft(point(9)).expect("there is no other");
+        for batch in [rows(0..300, Some(40)), rows(200..500, Some(300)), rows(0..100, None)] {
+            storage.merge(&mut draft, TableId(1), &mut Sorted::new(&batch)).await.expect("the disk works");
+        }
+        let state = storage.publish(draft, Arc::new(catalog(1))).await.expect("the disk works");
+        assert_eq!((in_use(&state), count(&state).await), (needed(&state).await, 400));
+    });
+}
+
+fn bytes_of(path: &Path) -> u64 {
+    suite::files(path).values().map(|bytes| bytes.len() as u64).sum()
+}
+
+#[test]
+fn space_is_written_again_once_it_is_released_and_nobody_reads_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let mut number = 0;
+        let mut again = async |release: bool| {
+            for _ in 0..8 {
+                number += 1;
+                let changes = [(1, rows(0..300, Some(20 + number as usize)))];
+                let state = publish(&storage, number, &changes, catalog(1)).await;
+                if release {
+                    storage.released(&state).await;
+                }
+            }
+            bytes_of(folder.path())
+        };
+        let first = again(true).await;
+        assert_eq!(again(true).await, first, "it doesn't grow");
+        let unreleased = again(false).await;
+        assert!(unreleased > 3 * first, "{first}, then {unreleased}");
+        let held = storage.newest();
+        let rows = count(&held).await;
+        again(true).await;
+        assert_eq!(count(&held).await, rows, "it reads what it did");
+        drop(held);
+        let after = again(true).await;
+        assert_eq!(again(true).await, after, "nor now");
+    });
+}
+
+#[test]
+fn chunk_files_without_pages_go_once_that_is_released() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let full = publish(&storage, 1, &[(1, rows(0..4000, Some(80)))], catalog(1)).await;
+        assert!(full.0.space.len() > 4, "{} chunks", full.0.space.len());
+        storage.released(&full).await;
+        let empty = publish(&storage, 2, &[], Catalog::new()).await;
+        assert!(empty.0.space.len() <= 1, "{:?}", empty.0.space.keys());
+        assert!(bytes_of(folder.path()) > 300_000, "they are there still");
+        assert_eq!(count(&full).await, 4000, "and are read");
+        storage.released(&empty).await;
+        assert_eq!(count(&full).await, 4000, "still");
+        assert!(bytes_of(folder.path()) < 100_000, "{:?}", suite::files(folder.path()).keys());
+        // What an abandoned draft has made goes, too.
+        let mut draft = storage.draft(point(3)).expect("there is no other");
+        let batch = rows(0..4000, Some(80));
+        storage.merge(&mut draft, TableId(1), &mut Sorted::new(&batch)).await.expect("the disk works");
+        drop(draft);
+        storage.released(&storage.newest()).await;
+        assert!(bytes_of(folder.path()) < 200_000);
+    });
+}
+
+#[test]
+fn memory_stays_within_its_bound() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        publish(&storage, 1, &[(1, rows(0..5000, Some(60)))], catalog(1)).await;
+        drop(storage);
+        let memory = Memory::new(40 << 10);
+        let options = StorageOptions { memory: Arc::clone(&memory), ..suite::options() };
+        let dir = OsEnv.dir(folder.path(), false).await.expect("it is there");
+        let storage = Small::load(Small::examine(&OsEnv, &dir, &options).await.expect("the disk works")).await;
+        let storage = storage.expect("nothing is damaged");
+        let state = storage.newest();
+        let mut missed = 0;
+        for key in (0..5000).step_by(3) {
+            let key = format!("key {:06}", key * 7 % 5000);
+            missed += u32::from(matches!(state.get_now(TableId(1), key.as_bytes()), Lookup::NotInMemory));
+            assert!(state.get(TableId(1), key.as_bytes()).await.expect("nothing is damaged").is_some());
+            assert!(matches!(state.get_now(TableId(1), key.as_bytes()), Lookup::Found(_)), "what was just read is there");
+            assert!(memory.used() <= 40 << 10, "{} bytes", memory.used());
+        }
+        assert!(missed > 500, "{missed} had to be read");
+        drop((state, storage));
+        assert_eq!(memory.used(), 0, "all is given back");
+    });
+}
+
+#[test]
+fn readers_that_miss_the_same_page_read_it_once_and_survive_each_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        publish(&suite::create::<Small>(folder.path()).await, 1, &[(1, rows(0..9, Some(9)))], catalog(1)).await;
+        let storage = suite::open::<Small>(folder.path()).await;
+        let state = storage.newest();
+        let get = || Box::pin(state.get(TableId(1), b"key 000003"));
+        let values = futures_of(vec![get(), get(), get()]).await;
+        assert!(values.iter().all(|value| value.as_ref().is_ok_and(Option::is_some)));
+    });
+}
+
+/// All of them, polled in turn.
+async fn futures_of<F: Future + Unpin>(mut futures: Vec<F>) -> Vec<F::Output> {
+    let mut done = Vec::new();
+    std::future::poll_fn(|context| {
+        futures.retain_mut(|future| match std::pin::Pin::new(future).poll(context) {
+            std::task::Poll::Ready(output) => {
+                done.push(output);
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if futures.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    done
+}
+
+/// Opens and reads everything; the first error.
+async fn read_all(path: &Path) -> Result<usize, StorageError> {
+    let dir = OsEnv.dir(path, false).await.expect("it is there");
+    let storage = Small::load(Small::examine(&OsEnv, &dir, &suite::options()).await?).await?;
+    let state = storage.newest();
+    let mut cursor = state.cursor(TableId(1), (Bound::Unbounded, Bound::Unbounded), Direction::Forward);
+    let mut count = 0;
+    while cursor.advance().await? {
+        count += 1;
+    }
+    Ok(count)
+}
+
+#[test]
+fn damage_of_any_page_is_found_and_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let state = publish(&storage, 1, &[(1, rows(0..60, Some(200)))], catalog(1)).await;
+        let (used, copy) = (in_use(&state), folder.path().join(name_of(1)));
+        drop((state, storage));
+        let good = suite::files(folder.path());
+        let (name, bytes) = good.iter().find(|(name, _)| name.starts_with("chunk")).expect("there is one");
+        let write = |bytes: &[u8]| {
+            let options = std::process::Command::new("true");
+            drop(options);
+            tempfile::NamedTempFile::new_in(folder.path()).and_then(|mut file| {
+                std::io::Write::write_all(&mut file, bytes)?;
+                file.persist(&copy).map_err(|error| error.error).map(drop)
+            })
+        };
+        for PageNo { index, .. } in used {
+            let at = index as usize * 512 + 20;
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            write(&damaged).expect("the disk works");
+            match read_all(folder.path()).await {
+                Err(StorageError::Corrupt { file, offset, .. }) => {
+                    assert_eq!(&file, name);
+                    assert!(offset / 512 <= u64::from(index) + 3, "{offset} for page {index}");
+                }
+                Err(StorageError::OtherStore { .. }) => assert_eq!(index, 0),
+                other => panic!("page {index}: {other:?}"),
+            }
+        }
+        write(&bytes[..bytes.len() - 1]).expect("the disk works");
+        assert!(matches!(read_all(folder.path()).await, Err(StorageError::Corrupt { .. })), "a file that is too short");
+        write(bytes).expect("the disk works");
+        assert_eq!(read_all(folder.path()).await.expect("it is as it was"), 60);
+        let other: Result<Pages<OsEnv>, _> = Pages::load(suite::examine::<Pages<OsEnv>>(folder.path()).await).await;
+        assert!(matches!(other, Err(StorageError::PageBytes { store: 512, ours: 8192 })));
+        let _ = BIRTH;
+    });
 }
