@@ -4,6 +4,9 @@
 //! what is built of it.
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
+mod logs;
+
+#[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod validate;
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]

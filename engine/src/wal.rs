@@ -54,7 +54,7 @@ use crate::{
 use commit::Want;
 use keeper::Keeper;
 use log::{Access, Log};
-use producer::{Lack, Producer};
+use producer::Producer;
 
 pub use decision::RecoveryMode;
 pub use error::{AppendError, Failure, OpenError, ReadError, SyncError, TruncateError};
@@ -65,6 +65,10 @@ pub use salvage::SalvageReport;
 pub use stats::Stats;
 pub use tail::Tail;
 pub use writer::Writer;
+
+pub(crate) use examine::Examined;
+pub(crate) use producer::Lack;
+pub(crate) use truncate::Floor;
 
 /// Position of a record in the log; counted from 1, without gaps, and never reused for another record that was
 /// acknowledged as durable or delivered by recovery.
@@ -338,7 +342,6 @@ impl<E: Env> Wal<E> {
     ///
     /// # Errors
     /// [`AppendError::NoRoom`], [`AppendError::Poisoned`], or what the lack says.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses it is not built yet"))]
     pub(crate) async fn make_way(&self, lack: Lack) -> Result<(), AppendError> {
         self.log.make_way(lack).await
     }

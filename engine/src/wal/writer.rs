@@ -115,7 +115,6 @@ impl<E: Env> Writer<E> {
     ///
     /// # Errors
     /// As [`Writer::room`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses it is not built yet"))]
     pub(crate) fn floor(&mut self, lsn: Lsn) -> Result<Floor, Lack> {
         let floor = self.with_log(|state, producer| {
             // What is kept must be there after a crash: a floor above the end would look like a lost beginning.
@@ -133,7 +132,6 @@ impl<E: Env> Writer<E> {
     ///
     /// # Errors
     /// As [`Writer::room`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses it is not built yet"))]
     pub(crate) fn rotate(&mut self) -> Result<(), Lack> {
         let length = self.wal.log.options.segment_length();
         self.with_log(|state, producer| if producer.begins_segment() { Ok(()) } else { state.rotate(producer, length) })
