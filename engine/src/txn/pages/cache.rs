@@ -146,6 +146,8 @@ impl<const B: usize> Cache<B> {
             let (gate, seen) = match self.enter(child.page) {
                 Ok(_reading) => {
                     let node = Arc::new(chunk.read_page(child).await?);
+                    // So that it isn't what makes room for itself.
+                    node.touch();
                     self.put(&chunk.frames, child.page.index, Arc::clone(&node));
                     return Ok(node);
                 }
