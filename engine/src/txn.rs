@@ -1,22 +1,51 @@
 //! Transactions over the log: named ordered tables, versions in memory above immutable pages, redo in one or several logs.
 //!
-//! Not a store yet. What stands here are its parts that need no machine, from the top down; `docs/transactions.md` has the design and
-//! what is built of it.
+//! [`Store`] is what a user opens. What a commit promises is the sync type ([`options::Sync`]):
+//!
+//! | sync | a commit returns | a process kill loses | a power cut loses |
+//! |---|---|---|---|
+//! | `instant` | when it is durable | nothing | nothing |
+//! | `periodic` | at once, or when the next sync is overdue | what was not handed to the system yet | what was committed within one and a half periods, and the time of a sync, at most |
+//! | `no_sync` | at once | what was committed since the last checkpoint | the same |
+//!
+//! Whatever is lost is an end of the order of commits: each commit is there as a whole or not at all, and none without those before it.
+//! What others read before it is durable (see [`Visibility`]) a power cut may take back, together with all that was made of it.
+//!
+//! `docs/transactions.md` has the design, and what of it is built.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
+use std::{path::Path, sync::Arc};
+
+use crate::env::{Dir, Env};
+
+mod keeper;
+mod open;
+
+mod scan;
+mod table;
+mod transaction;
+
+mod checkpoint;
+
+mod commit;
+mod durability;
+mod shared;
+
+pub mod error;
+pub mod options;
+
+mod recover;
+
 mod logs;
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod validate;
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod locks;
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod undo;
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the store that reads and writes them is not built yet"))]
+mod generation;
 mod overlay;
+mod view;
 
 pub mod storage;
 
@@ -29,3 +58,257 @@ pub mod catalog;
 pub mod redo;
 
 pub mod ids;
+
+pub use checkpoint::CheckpointReport;
+pub use open::RecoveryReport;
+pub use scan::Scan;
+pub use table::Table;
+pub use transaction::{Commit, Retry, Ticket, Tx};
+pub use view::Visibility;
+
+use catalog::{CatalogError, TableInfo, TableKind};
+use commit::{Candidate, Rejected, Writes};
+use error::{CheckpointError, CommitError, OpenError, SyncError, TableError, TxError};
+use ids::Csn;
+use keeper::Keeper;
+use logs::LogsError;
+use options::{Isolation, Options, TxOptions};
+use pages::Pages;
+use shared::{Shared, lock};
+use storage::{Lookup, Storage, Value};
+
+/// A handle of an open store. Clones are the same store.
+///
+/// ```
+/// use engine::{env::{OsEnv, block_on}, txn::{Store, options::{Options, Sync, TxOptions}}};
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("store");
+/// let options = Options { sync: Sync::Instant, ..Options::default() };
+/// block_on(async {
+///     let (store, _) = <Store<OsEnv>>::open(OsEnv, &path, options.clone()).await?;
+///     let accounts = store.create_table("accounts").await?;
+///     let mut tx = store.begin(TxOptions::default())?;
+///     tx.put(&accounts, b"alice", b"70").await?;
+///     tx.put(&accounts, b"bob", b"30").await?;
+///     assert!(tx.commit().await?.durable);
+///     store.close().await?;
+///
+///     let (store, report) = <Store<OsEnv>>::open(OsEnv, &path, options).await?;
+///     assert!(!report.created);
+///     let accounts = store.table("accounts")?;
+///     assert_eq!(store.get(&accounts, b"bob").await?.as_deref(), Some(&b"30"[..]));
+///     store.close().await?;
+///     Ok::<(), Box<dyn std::error::Error>>(())
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Store<E: Env, S: Storage<E> = Pages<E>> {
+    shared: Arc<Shared<E, S>>,
+    keeper: Arc<Keeper<E, S>>,
+    lock: Arc<crate::sync::Mutex<Option<<E::Dir as Dir>::Lock>>>,
+}
+
+impl<E: Env, S: Storage<E>> Clone for Store<E, S> {
+    fn clone(&self) -> Self {
+        Store { shared: Arc::clone(&self.shared), keeper: Arc::clone(&self.keeper), lock: Arc::clone(&self.lock) }
+    }
+}
+
+impl<E: Env, S: Storage<E>> Store<E, S> {
+    /// Opens the store in a directory, or creates it. What is there then is durable.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(env: E, path: &Path, options: Options) -> Result<(Store<E, S>, RecoveryReport), OpenError> {
+        let (shared, lock, report) = open::open(env, path, options).await?;
+        let shared = Arc::new(shared);
+        let keeper = Keeper::spawn(&shared);
+        let keeper = keeper
+            .map_err(|error| OpenError::Io(crate::failure::Failure::new("start", "the store's background", &error)))?;
+        let lock = Arc::new(crate::sync::Mutex::new(Some(lock)));
+        Ok((Store { shared, keeper: Arc::new(keeper), lock }, report))
+    }
+
+    /// Creates a table.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub async fn create_table(&self, name: &str) -> Result<Table, TableError> {
+        if !(1..=redo::MAX_NAME_BYTES).contains(&(name.len() as u64)) {
+            return Err(TableError::Name(name.len()));
+        }
+        self.change_catalog(Writes::Create(name, &TableKind::Rows), name).await?;
+        self.table(name).map_err(|error| TableError::Commit(error.into()))
+    }
+
+    /// Drops a table with all its rows. Transactions that have begun read it on; what they write to it is left out.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub async fn drop_table(&self, name: &str) -> Result<(), TableError> {
+        let table = self.table(name).map_err(|_| TableError::Unknown(name.to_owned()))?;
+        self.change_catalog(Writes::Drop(table.id()), name).await
+    }
+
+    async fn change_catalog(&self, writes: Writes<'_>, name: &str) -> Result<(), TableError> {
+        let txn = self.shared.next_txn().map_err(CommitError::Not)?;
+        let candidate = Candidate { txn, writes, owner: None, reads: None };
+        let accepted = self.shared.accept(&candidate).await.map_err(|rejected| match rejected {
+            Rejected::Never(error) => TableError::Commit(error),
+            Rejected::Catalog(CatalogError::NameTaken) => TableError::Exists(name.to_owned()),
+            Rejected::Catalog(CatalogError::Range("id")) => TableError::TooMany,
+            Rejected::Catalog(_) | Rejected::RowTaken => TableError::Unknown(name.to_owned()),
+        })?;
+        self.shared.settle(&accepted).await?;
+        Ok(())
+    }
+
+    /// A table by its name.
+    ///
+    /// # Errors
+    /// [`TxError::UnknownTable`].
+    pub fn table(&self, name: &str) -> Result<Table, TxError> {
+        let view = self.shared.horizon.view();
+        let table = view.catalog.named(name).cloned().map(Table);
+        table.ok_or_else(|| TxError::UnknownTable(name.to_owned()))
+    }
+
+    /// All tables, by number.
+    #[must_use]
+    pub fn tables(&self) -> Vec<Arc<TableInfo>> {
+        self.shared.horizon.view().catalog.tables().cloned().collect()
+    }
+
+    /// Begins a transaction. Never waits.
+    ///
+    /// # Errors
+    /// [`TxError::Closed`], [`TxError::Poisoned`].
+    pub fn begin(&self, options: TxOptions) -> Result<Tx<E, S>, TxError> {
+        Tx::begin(Arc::clone(&self.shared), options)
+    }
+
+    /// Sets a key, as a transaction of its own.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub async fn put(&self, table: &Table, key: &[u8], value: &[u8]) -> Result<Commit, CommitError> {
+        self.shared.check_value(value)?;
+        self.write(table, key, Some(value.into())).await
+    }
+
+    /// Removes a key, as a transaction of its own; nothing happens if there is none.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub async fn delete(&self, table: &Table, key: &[u8]) -> Result<Commit, CommitError> {
+        self.write(table, key, None).await
+    }
+
+    async fn write(&self, table: &Table, key: &[u8], after: undo::After) -> Result<Commit, CommitError> {
+        let shared = &self.shared;
+        shared.check_table(table)?;
+        shared.check_key(key)?;
+        let txn = shared.next_txn()?;
+        let writes = Writes::One(table.id(), key, &after);
+        match shared.accept(&Candidate { txn, writes, owner: None, reads: None }).await {
+            Ok(accepted) => Ok(Commit { csn: accepted.csn, durable: shared.settle(&accepted).await? }),
+            Err(Rejected::Never(error)) => Err(error),
+            // Somebody has the row: now it takes a lock to wait for.
+            Err(Rejected::RowTaken | Rejected::Catalog(_)) => {
+                let mut tx = self.begin(TxOptions { isolation: Isolation::ReadCommitted, ..TxOptions::default() })?;
+                match &after {
+                    Some(value) => tx.put(table, key, value).await?,
+                    None => tx.delete(table, key).await?,
+                }
+                tx.commit().await
+            }
+        }
+    }
+
+    /// The newest visible value of a key.
+    ///
+    /// # Errors
+    /// [`TxError`].
+    pub async fn get(&self, table: &Table, key: &[u8]) -> Result<Option<Value>, TxError> {
+        self.shared.alive()?;
+        self.shared.check_table(table)?;
+        let (lookup, view) = self.shared.get_visible(table.id(), key);
+        match lookup {
+            Lookup::Found(value) => Ok(Some(value)),
+            Lookup::Absent => Ok(None),
+            Lookup::NotInMemory => Ok(view.read(table.id(), key).await?),
+        }
+    }
+
+    /// Makes everything committed so far durable; the last commit of it.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub async fn sync(&self) -> Result<Csn, SyncError> {
+        self.shared.sync().await
+    }
+
+    /// Waits until a commit is durable.
+    ///
+    /// # Errors
+    /// [`SyncError`].
+    pub async fn wait_durable(&self, csn: Csn) -> Result<(), SyncError> {
+        self.shared.wait_durable(csn).await
+    }
+
+    /// The last commit.
+    #[must_use]
+    pub fn committed(&self) -> Csn {
+        self.shared.horizon.committed()
+    }
+
+    /// The last commit that survives a power cut, and all before it do.
+    #[must_use]
+    pub fn durable(&self) -> Csn {
+        self.shared.horizon.durable()
+    }
+
+    /// The last commit that is seen by what begins now.
+    #[must_use]
+    pub fn visible(&self) -> Csn {
+        self.shared.horizon.visible()
+    }
+
+    /// Puts everything committed so far into tables on the disk, and lets the logs go of it. Others go on meanwhile.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; the logs hold everything all the same.
+    pub async fn checkpoint(&self) -> Result<CheckpointReport, CheckpointError> {
+        self.shared.checkpoint().await
+    }
+
+    /// Closes the store: makes everything durable, with a checkpoint if [`Options::checkpoint_at_close`] says so, and releases the
+    /// directory, whatever fails. Other handles refuse work from now on, and transactions that are open can't commit.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: what was not durable before may be lost by a power cut.
+    pub async fn close(self) -> Result<(), CheckpointError> {
+        let shared = &self.shared;
+        if shared.is_closed() {
+            return Err(CheckpointError::Closed);
+        }
+        let mut result = Ok(());
+        if shared.options.checkpoint_at_close {
+            result = shared.checkpoint().await.map(drop);
+        }
+        if !shared.close() {
+            return Err(CheckpointError::Closed);
+        }
+        self.keeper.stop().await;
+        let (epoch, last) = (shared.epoch, shared.horizon.committed());
+        let writers = shared.commit().take_writers();
+        if let Some(writers) = writers {
+            let closed = shared.logs.close(writers, epoch, last).await;
+            let failed = |error: LogsError| CheckpointError::Log(error.to_string());
+            result = result.and(closed.map_err(failed));
+        }
+        drop(lock(&self.lock).take());
+        result
+    }
+}

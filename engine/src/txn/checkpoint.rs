@@ -10,11 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{debug, warn};
 
-use crate::{
-    env::Env,
-    sync::Mutex,
-    wal::Lsn,
-};
+use crate::{env::Env, sync::Mutex, wal::Lsn};
 
 use super::{
     error::{CheckpointError, CommitError, TxError},
@@ -189,6 +185,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             generations: view.generations.iter().take(1).cloned().collect(),
             state,
         });
+        drop(view);
+        self.bound_pinned();
         self.gates.checkpointed.open();
         debug!(csn = %to.csn, sequence, changes, "checkpoint");
         self.release().await?;
@@ -205,15 +203,18 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 if csn <= self.storage.newest().meta().point.csn {
                     return Ok(None);
                 }
-                match pipeline.writers.rotate() {
+                match pipeline.as_mut().rotate() {
                     Err(lacking) => lacking,
                     Ok(()) => {
-                        let capture = pipeline.writers.capture(csn);
+                        let capture = pipeline.as_mut().capture(csn);
                         let mut below = capture.next.to_vec();
                         if let Some((prev_end, records)) = &pipeline.epoch_records {
                             // Until a root states a later commit, the epoch is known from its record alone.
                             if *prev_end >= csn {
-                                below.iter_mut().zip(records).for_each(|(below, record)| *below = (*below).min(*record));
+                                below
+                                    .iter_mut()
+                                    .zip(records)
+                                    .for_each(|(below, record)| *below = (*below).min(*record));
                             } else {
                                 pipeline.epoch_records = None;
                             }
@@ -256,6 +257,15 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         lock(&self.checkpoints.inner).release = None;
         self.storage.released(&self.storage.newest()).await;
         Ok(())
+    }
+
+    /// What only snapshots hold is bounded: the oldest of them go.
+    fn bound_pinned(&self) {
+        while self.versions.bytes().saturating_sub(self.version_bytes()) > self.options.pinned_bytes {
+            if !self.horizon.forget_oldest() {
+                return;
+            }
+        }
     }
 
     fn usable(&self) -> Result<(), CheckpointError> {

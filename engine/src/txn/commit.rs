@@ -30,7 +30,8 @@ use super::{
 
 /// What the commit mutex guards.
 pub(super) struct Pipeline<E: Env> {
-    pub(super) writers: Writers<E>,
+    /// `None` once it is closed.
+    writers: Option<Writers<E>>,
     /// The newest one.
     pub(super) generation: Arc<Generation>,
     pub(super) catalog: Arc<Catalog>,
@@ -46,7 +47,7 @@ pub(super) struct Pipeline<E: Env> {
 
 impl<E: Env> AsMut<Writers<E>> for Pipeline<E> {
     fn as_mut(&mut self) -> &mut Writers<E> {
-        &mut self.writers
+        self.writers.as_mut().expect("what uses the logs has ended, or sees that the store is closed")
     }
 }
 
@@ -110,7 +111,20 @@ impl<E: Env> Pipeline<E> {
         epoch_records: (Csn, Vec<Lsn>),
     ) -> Pipeline<E> {
         let (held, snapshots, epoch_records) = (VecDeque::new(), Vec::new(), Some(epoch_records));
+        let writers = Some(writers);
         Pipeline { writers, generation, catalog, next, epoch_records, held, snapshots }
+    }
+}
+
+impl<E: Env> Pipeline<E> {
+    /// What the logs have up to the last commit; `None` once the store is closed.
+    pub(super) fn capture(&mut self, last: Csn) -> Option<Capture> {
+        self.writers.as_mut().map(|writers| writers.capture(last))
+    }
+
+    /// For a close.
+    pub(super) fn take_writers(&mut self) -> Option<Writers<E>> {
+        self.writers.take()
     }
 }
 
@@ -165,7 +179,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             validated.map_err(|table| TxError::from(Conflict::Read { table: name(table) }))?;
         }
         for (log, part) in &parts.0 {
-            pipeline.writers.room(usize::from(*log), part.len()).map_err(Attempt::Lack)?;
+            pipeline.as_mut().room(usize::from(*log), part.len()).map_err(Attempt::Lack)?;
         }
         if self.horizon.durable() == self.horizon.committed() {
             self.passes.nothing_is_pending(self.env.monotonic());
@@ -196,7 +210,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 Visibility::Durable => pipeline.held.push_back((csn, Arc::clone(owner))),
             }
         }
-        let capture = (self.options.sync == Sync::Instant).then(|| pipeline.writers.capture(csn));
+        let capture = if self.options.sync == Sync::Instant { pipeline.capture(csn) } else { None };
         Ok(Accepted { csn, capture })
     }
 
@@ -206,7 +220,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         let stamp = Stamp { participants, csn, txn: candidate.txn, durable: self.horizon.durable() };
         for (log, part) in &mut parts.0 {
             stamp.put(part).expect("a part was encoded, and a commit's number is above the last one that is durable");
-            pipeline.writers.append(usize::from(*log), part);
+            pipeline.as_mut().append(usize::from(*log), part);
         }
         let Pipeline { generation, snapshots, catalog, .. } = pipeline;
         let live = self.horizon.live(snapshots);

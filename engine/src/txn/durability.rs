@@ -92,7 +92,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         let capture = {
             let mut pipeline = self.commit();
             let last = self.horizon.committed();
-            pipeline.writers.capture(last)
+            pipeline.capture(last)
+        };
+        let Some(capture) = capture else {
+            // It was closed, and so all of it is durable, or the close has failed.
+            return self.logs.failure().map_or(Ok(()), Err);
         };
         self.logs.wait(&capture).await?;
         self.passes.ended(began);

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Another transaction was there first. Remedy: begin again, with [`retry_of`](super::options::TxOptions::retry_of) this one.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Conflict {
     /// A row that this transaction would write was written since its snapshot.
     #[error("commit {newer} wrote the row since")]
@@ -222,6 +222,9 @@ pub enum OpenError {
     /// Another handle or process has the store open. Remedy: close it there.
     #[error("the store is locked by another handle or process; close it there")]
     Locked,
+    /// A newer version wrote it. Remedy: open it with that one.
+    #[error("a newer version wrote it: {0}")]
+    NewerVersion(String),
     /// There is no store, and `create` is false.
     #[error("there is no store")]
     NotFound,

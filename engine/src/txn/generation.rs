@@ -16,6 +16,34 @@ use super::{
     storage::Memory,
 };
 
+/// Bytes of all generations of a store that anybody holds.
+#[derive(Debug)]
+pub(super) struct Versions {
+    bytes: AtomicU64,
+    /// Counts them beside what else is in memory.
+    memory: Arc<Memory>,
+}
+
+impl Versions {
+    pub(super) fn new(memory: Arc<Memory>) -> Arc<Versions> {
+        Arc::new(Versions { bytes: AtomicU64::new(0), memory })
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.memory.add(bytes);
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.memory.give_back(bytes);
+    }
+}
+
 /// Tables that have versions, by number.
 type Tables = Vec<(TableId, Arc<Overlay>)>;
 
@@ -25,16 +53,15 @@ pub(super) struct Generation {
     /// Replaced as a whole when a table gets its first version.
     tables: ArcSwap<Tables>,
     bytes: AtomicU64,
-    /// Counts the bytes, too.
-    memory: Arc<Memory>,
+    all: Arc<Versions>,
     next: OnceLock<Arc<Generation>>,
 }
 
 impl Generation {
     /// An empty one.
-    pub(super) fn new(memory: Arc<Memory>) -> Arc<Generation> {
+    pub(super) fn new(all: Arc<Versions>) -> Arc<Generation> {
         let tables = ArcSwap::default();
-        Arc::new(Generation { tables, bytes: AtomicU64::new(0), memory, next: OnceLock::new() })
+        Arc::new(Generation { tables, bytes: AtomicU64::new(0), all, next: OnceLock::new() })
     }
 
     /// The versions of a table; `None` if there are none.
@@ -69,10 +96,10 @@ impl Generation {
         // (A version that nobody needs may go for a smaller one.)
         if after >= before {
             self.bytes.fetch_add(after - before, Ordering::Relaxed);
-            self.memory.add(after - before);
+            self.all.add(after - before);
         } else {
             self.bytes.fetch_sub(before - after, Ordering::Relaxed);
-            self.memory.give_back(before - after);
+            self.all.give_back(before - after);
         }
         Ok(())
     }
@@ -102,7 +129,7 @@ impl Generation {
 
     /// From now on nothing is installed here, but in the generation that is returned. It takes no longer for a large one.
     pub(super) fn freeze(&self) -> Arc<Generation> {
-        let next = Arc::clone(self.next.get_or_init(|| Generation::new(Arc::clone(&self.memory))));
+        let next = Arc::clone(self.next.get_or_init(|| Generation::new(Arc::clone(&self.all))));
         self.tables.load().iter().for_each(|(_, overlay)| overlay.freeze());
         next
     }
@@ -125,7 +152,7 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.memory.give_back(self.bytes());
+        self.all.give_back(self.bytes());
         // A long chain of generations that somebody held is let go one after the other, not one within the other.
         let mut next = self.next.take();
         while let Some(generation) = next {
@@ -158,7 +185,7 @@ mod tests {
     #[test]
     fn a_frozen_one_takes_nothing_and_its_successor_goes_on() {
         let memory = Memory::new(u64::MAX);
-        let first = Generation::new(Arc::clone(&memory));
+        let first = Generation::new(Versions::new(Arc::clone(&memory)));
         put(&first, 3, b"k", 1).expect("it is new");
         put(&first, 1, b"k", 2).expect("it is new");
         let second = first.freeze();
@@ -177,7 +204,7 @@ mod tests {
     #[test]
     fn bytes_are_counted_and_given_back() {
         let memory = Memory::new(u64::MAX);
-        let first = Generation::new(Arc::clone(&memory));
+        let first = Generation::new(Versions::new(Arc::clone(&memory)));
         for at in 1..100 {
             put(&first, 1, &at.to_be_bytes(), at).expect("it is new");
         }
@@ -193,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_long_chain_is_dropped_without_deep_calls() {
-        let first = Generation::new(Memory::new(u64::MAX));
+        let first = Generation::new(Versions::new(Memory::new(u64::MAX)));
         let mut last = Arc::clone(&first);
         for _ in 0..200_000 {
             last = last.freeze();

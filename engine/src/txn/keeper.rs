@@ -26,8 +26,7 @@ impl<E: Env, S: Storage<E>> Keeper<E, S> {
     pub(super) fn spawn(shared: &Arc<Shared<E, S>>) -> io::Result<Keeper<E, S>> {
         let keeper = shared.env.spawn("seawall txn keeper", keep(Arc::clone(shared)))?;
         let checkpointer = shared.env.spawn("seawall txn checkpointer", checkpoint(Arc::clone(shared)));
-        let keeper =
-            Keeper { shared: Arc::clone(shared), tasks: crate::sync::Mutex::new(vec![keeper]) };
+        let keeper = Keeper { shared: Arc::clone(shared), tasks: crate::sync::Mutex::new(vec![keeper]) };
         lock(&keeper.tasks).push(checkpointer?);
         Ok(keeper)
     }

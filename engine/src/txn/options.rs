@@ -2,12 +2,9 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::wal::{self, OptionsError, RecoveryMode};
+use crate::wal::{OptionsError, RecoveryMode};
 
-use super::{redo::MAX_LOGS, view::Visibility};
-
-/// What a part may take besides its keys and values, in a record of its log.
-const RECORD_ROOM_BYTES: u64 = 1 << 20;
+use super::{logs::LogOptions, redo::MAX_LOGS, view::Visibility};
 
 /// Options of a store. Each names its unit and range; a value out of range is an [`OptionsError`] at open.
 ///
@@ -36,6 +33,9 @@ pub struct Options {
     /// So many bytes of versions make a checkpoint due, and at twice as many commits wait for it: 16 KiB to a quarter of
     /// `cache_bytes`. Default 32 MiB.
     pub dirty_bytes: u64,
+    /// Versions that are kept only because somebody's snapshot needs them may take so many bytes; beyond that the oldest snapshot gets
+    /// [`TxError::SnapshotTooOld`](super::error::TxError::SnapshotTooOld). 0 to 1 TiB, default 64 MiB.
+    pub pinned_bytes: u64,
     /// A checkpoint is due so long after the last: 1 s to 30 days, looked at every 3 s. Default 1 h.
     pub checkpoint_period: Duration,
     /// Whether a close makes a checkpoint, so that the next open has nothing to replay. Default true.
@@ -44,11 +44,11 @@ pub struct Options {
     pub chunk_bytes: u64,
     /// How much a checkpoint writes between two syncs of a chunk: 4 KiB to 64 MiB, default 512 KiB.
     pub checkpoint_piece_bytes: u64,
-    /// Length of a log's segment; see [`wal::Options::segment_bytes`]. Default 64 MiB.
+    /// Length of a log's segment; see [`segment_bytes`](crate::wal::Options::segment_bytes). Default 64 MiB.
     pub log_segment_bytes: u64,
-    /// How many bytes wait in memory for a log; see [`wal::Options::buffer_bytes`]. Default 1 MiB.
+    /// How many bytes wait in memory for a log; see [`buffer_bytes`](crate::wal::Options::buffer_bytes). Default 1 MiB.
     pub log_buffer_bytes: u64,
-    /// How long a log must be quiet before it proves its end; see [`wal::Options::idle`]. Default 1 s.
+    /// How long a log must be quiet before it proves its end; see [`idle`](crate::wal::Options::idle). Default 1 s.
     pub log_idle: Duration,
     /// The largest value, in bytes: 1 KiB to 128 MiB, at most a quarter of `cache_bytes`. Default 16 MiB.
     pub max_value_bytes: u64,
@@ -73,6 +73,7 @@ impl Default for Options {
             visibility: None,
             cache_bytes: 256 << 20,
             dirty_bytes: 32 << 20,
+            pinned_bytes: 64 << 20,
             checkpoint_period: Duration::from_secs(3600),
             checkpoint_at_close: true,
             chunk_bytes: 256 << 20,
@@ -104,6 +105,7 @@ impl Options {
             ("sync_threshold", self.sync_threshold, 1, 1_000_000_000, "1 to 1000000000 commits"),
             ("cache_bytes", self.cache_bytes, 256 << 10, 1 << 40, "262144 bytes to 1 TiB"),
             ("dirty_bytes", self.dirty_bytes, 16 << 10, quarter, "16384 bytes to a quarter of cache_bytes"),
+            ("pinned_bytes", self.pinned_bytes, 0, 1 << 40, "at most 1 TiB"),
             ("checkpoint_period", ms(self.checkpoint_period), 1000, 30 * 24 * hour, "1 s to 30 days"),
             ("checkpoint_piece_bytes", self.checkpoint_piece_bytes, 4 << 10, 64 << 20, "4096 to 67108864 bytes"),
             (
@@ -122,18 +124,19 @@ impl Options {
                 return Err(OptionsError { option, value, expected });
             }
         }
-        self.log().validate()
+        self.log().to_wal().validate()
     }
 
     /// Those of each log.
-    pub(super) fn log(&self) -> wal::Options {
-        wal::Options::new()
-            .segment_bytes(self.log_segment_bytes)
-            .buffer_bytes(self.log_buffer_bytes)
-            .idle(self.log_idle)
-            .max_record_bytes(self.max_txn_bytes + RECORD_ROOM_BYTES)
-            .recovery(self.recovery)
-            .create(self.create)
+    pub(super) fn log(&self) -> LogOptions {
+        LogOptions {
+            segment_bytes: self.log_segment_bytes,
+            buffer_bytes: self.log_buffer_bytes,
+            idle: self.log_idle,
+            max_txn_bytes: self.max_txn_bytes,
+            recovery: self.recovery,
+            create: self.create,
+        }
     }
 
     /// From when on others see a commit.

@@ -83,6 +83,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// What it has, in order.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&Value>)> {
         let mut begin = 0;
         self.entries.iter().map(move |(end, value)| {

@@ -91,7 +91,8 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
             Direction::Backward => Box::new(own.rev()),
         };
         let own = Own { current: rest.next(), rest };
-        let layer = |overlay| Layer { overlay, batch: Batch::default(), next: 0, size: FIRST_BATCH, begun: false, more: true };
+        let layer =
+            |overlay| Layer { overlay, batch: Batch::default(), next: 0, size: FIRST_BATCH, begun: false, more: true };
         let layers = view.generations.iter().filter_map(|generation| generation.table(table)).map(layer).collect();
         let below = Below { cursor: view.state.cursor(table, range, direction), begun: false };
         let range = (range.0.map(<[u8]>::to_vec), range.1.map(<[u8]>::to_vec));

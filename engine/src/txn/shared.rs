@@ -17,11 +17,12 @@ use super::{
     commit::Pipeline,
     durability::Passes,
     error::TxError,
+    generation::Versions,
     ids::{Epoch, TxnId},
     locks::Locks,
     logs::Logs,
     options::Options,
-    storage::{Memory, Storage},
+    storage::Storage,
     view::Horizon,
 };
 
@@ -31,7 +32,7 @@ pub(super) struct Shared<E: Env, S: Storage<E>> {
     pub(super) env: E,
     pub(super) options: Options,
     pub(super) storage: S,
-    pub(super) memory: Arc<Memory>,
+    pub(super) versions: Arc<Versions>,
     pub(super) uuid: [u8; 16],
     pub(super) epoch: Epoch,
     pub(super) horizon: Horizon<S::State>,
@@ -67,7 +68,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         env: E,
         options: Options,
         storage: S,
-        memory: Arc<Memory>,
+        versions: Arc<Versions>,
         (uuid, epoch): ([u8; 16], Epoch),
         horizon: Horizon<S::State>,
         logs: Logs<E>,
@@ -79,7 +80,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             env,
             options,
             storage,
-            memory,
+            versions,
             uuid,
             epoch,
             horizon,
@@ -116,7 +117,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if let Some(failure) = self.logs.failure() {
             return Err(TxError::Poisoned(failure));
         }
-        if self.closed.load(Ordering::Acquire) { Err(TxError::Closed) } else { Ok(()) }
+        if self.is_closed() { Err(TxError::Closed) } else { Ok(()) }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Refuses work from now on; false if it did so already.

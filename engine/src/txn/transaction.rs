@@ -1,6 +1,6 @@
 //! One transaction: what it sees, its statements, its savepoints, its end.
 
-use std::{future::Future, ops::RangeBounds, pin::pin, sync::Arc, task::Poll};
+use std::{future::Future, ops::RangeBounds, pin::pin, sync::Arc};
 
 use crate::env::Env;
 
@@ -115,9 +115,8 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         if let Some(reads) = &mut self.reads {
             reads.key(table.id(), key);
         }
-        let (lookup, view) = match &self.snapshot {
-            Some(snapshot) => {
-                let csn = snapshot.csn;
+        let (lookup, view) = match self.snapshot() {
+            Some(csn) => {
                 let view = self.view()?;
                 (view.get(table.id(), key, csn), view)
             }
@@ -156,9 +155,9 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             return Err(TxError::TooLarge { bytes, limit });
         }
         self.lock_row(table.id(), key).await?;
-        if let Some(snapshot) = &self.snapshot {
+        if let Some(csn) = self.snapshot() {
             let newest = self.view()?.newest(table.id(), key);
-            if let Some(newer) = newest.filter(|newest| *newest > snapshot.csn) {
+            if let Some(newer) = newest.filter(|newest| *newest > csn) {
                 return Err(self.conflict(Conflict::WriteWrite { newer }));
             }
         }
@@ -294,8 +293,7 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             }
             (None, _) => None,
         };
-        let candidate =
-            Candidate { txn: self.id, writes: Writes::Set(&self.writes), owner: Some(&self.owner), reads };
+        let candidate = Candidate { txn: self.id, writes: Writes::Set(&self.writes), owner: Some(&self.owner), reads };
         let accepted = self.shared.accept(&candidate).await;
         match accepted {
             Ok(accepted) => {

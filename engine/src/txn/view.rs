@@ -185,11 +185,6 @@ impl<S> Horizon<S> {
         Live { snapshots, visible }
     }
 
-    /// How many snapshots are live.
-    pub(super) fn snapshots(&self) -> usize {
-        self.lock().snapshots.len()
-    }
-
     /// Everything up to here is committed.
     pub(super) fn committed(&self) -> Csn {
         load(&self.committed)

@@ -70,7 +70,6 @@ impl<E: Env> Wal<E> {
 
 impl<E: Env> Examined<E> {
     /// What was found. The records from `first` on are those that [`Examined::open`] makes durable.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store's recovery, which is not built yet, looks at it"))]
     pub(crate) fn report(&self) -> &RecoveryReport {
         &self.report
     }

@@ -146,6 +146,7 @@ impl Default for Chains {
 }
 
 impl Chains {
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

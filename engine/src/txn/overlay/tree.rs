@@ -69,6 +69,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// Keys that it has versions of.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.chains.len()
     }

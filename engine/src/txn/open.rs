@@ -1,0 +1,282 @@
+//! Opening a store: what its files say, then what is made of it.
+//!
+//! The reading half ends with everything in memory that the store will show, and has changed no byte: whatever speaks against the
+//! store is found there. The writing half makes durable what was found, then states in every log that a new epoch begins behind it.
+//! A crash in between decides nothing: the next open finds the same.
+
+use std::{io, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use tracing::info;
+
+use crate::{
+    env::{Dir, Env, interruptible},
+    failure::Failure,
+    sync::Mutex,
+    wal::{self, Examined, Lsn},
+};
+
+use super::{
+    checkpoint::{Checkpoints, Release},
+    commit::Pipeline,
+    error::OpenError,
+    generation::{Generation, Versions},
+    ids::{Csn, Epoch},
+    logs::{self, Logs, LogsError, Writers},
+    options::Options,
+    recover::{
+        chain::Chain,
+        decision::{self, Files, Ids, LogSeen, Reported, Row, Verdict, decide},
+        replay::{Replayed, replay},
+        summary::Collector,
+    },
+    redo::{EpochRecord, Record},
+    shared::Shared,
+    storage::{Birth, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions},
+    view::{Horizon, View},
+};
+
+/// What an open found, and what it made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// Whether there was no store.
+    pub created: bool,
+    /// The life that begins.
+    pub epoch: Epoch,
+    /// The last commit that the tables on the disk had.
+    pub root: Csn,
+    /// The last commit that there is: those behind the root came from the logs.
+    pub end: Csn,
+    /// Commits that were replayed.
+    pub replayed: u64,
+    /// Parts of commits that don't count: other parts of them, or of commits before them, are missing; or an earlier open has found so.
+    pub dropped_parts: u64,
+    /// In point-in-time mode: the last commit that was stated to be durable, if it is beyond the end.
+    pub missing: Option<Csn>,
+    /// By log, what its own open found.
+    pub logs: Vec<wal::RecoveryReport>,
+}
+
+/// A store as it was found.
+struct Found<E: Env, S: Storage<E>> {
+    env: E,
+    options: Options,
+    versions: Arc<Versions>,
+    logs: Vec<Examined<E>>,
+    ids: Ids,
+    tables: Tables<E, S>,
+}
+
+/// What was found of the tables.
+enum Tables<E: Env, S: Storage<E>> {
+    /// There are none yet.
+    New(S::Examined),
+    Found {
+        storage: S,
+        chain: Chain,
+        report: Reported,
+        replayed: Replayed,
+    },
+}
+
+/// The parts of one log, as they were delivered.
+pub(super) type Parts = Vec<(Lsn, Bytes)>;
+
+/// Opens a store, or creates it. The lock is held as long as what is returned.
+pub(super) async fn open<E: Env, S: Storage<E>>(
+    env: E,
+    path: &Path,
+    options: Options,
+) -> Result<(Shared<E, S>, <E::Dir as Dir>::Lock, RecoveryReport), OpenError> {
+    options.validate()?;
+    let opened = interruptible(|| env.dir(path, options.create)).await;
+    let dir = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if !options.create => OpenError::NotFound,
+        _ => OpenError::Io(Failure::new("open", path.display(), &error)),
+    })?;
+    let lock = interruptible(|| dir.lock()).await.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked,
+        _ => OpenError::Io(Failure::new("lock", path.display(), &error)),
+    })?;
+    let (shared, report) = look::<E, S>(env, &dir, path, options).await?.establish().await?;
+    info!(path = %path.display(), epoch = report.epoch.get(), root = %report.root, end = %report.end, "opened");
+    Ok((shared, lock, report))
+}
+
+/// The reading half.
+async fn look<E: Env, S: Storage<E>>(
+    env: E,
+    dir: &E::Dir,
+    path: &Path,
+    options: Options,
+) -> Result<Found<E, S>, OpenError> {
+    let memory = Memory::new(options.cache_bytes);
+    let versions = Versions::new(Arc::clone(&memory));
+    let storage_options =
+        StorageOptions { memory, chunk_bytes: options.chunk_bytes, piece_bytes: options.checkpoint_piece_bytes };
+    let examined = S::examine(&env, dir, &storage_options).await?;
+    let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
+
+    let mut parts: Vec<Parts> = vec![Parts::new(); usize::from(count)];
+    let mut collectors: Vec<Collector> = (0..count).map(Collector::new).collect();
+    let mut deliver = |log: u8, lsn: Lsn, record: Bytes| {
+        collectors[usize::from(log)].take(lsn, &record);
+        parts[usize::from(log)].push((lsn, record));
+    };
+    let read = logs::examine(&env, path, count, &options.log(), &mut deliver).await;
+    let (mut logs, mut seen, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for ((log, read), collector) in (0..).zip(read).zip(collectors) {
+        match read {
+            Ok(examined) => {
+                seen.push(LogSeen::Read(collector.finish(examined.report())));
+                logs.push(examined);
+            }
+            Err(wal::OpenError::Locked { .. }) => return Err(OpenError::Locked),
+            Err(source) => {
+                // (What says nothing about the log was checked before.)
+                seen.push(LogSeen::of_error(&source).unwrap_or(LogSeen::Failed));
+                errors.push(OpenError::Log { log, source });
+            }
+        }
+    }
+    match decide(&files(S::roots(&examined)), &seen, options.recovery) {
+        Verdict::Refuse { row, log, csn, what } => Err(refusal(row, log, csn, what, errors)),
+        Verdict::Create(_) if !options.create => Err(OpenError::NotFound),
+        Verdict::Create(ids) => Ok(Found { env, options, versions, logs, ids, tables: Tables::New(examined) }),
+        Verdict::Open { chain, ids, report, .. } => {
+            let storage = S::load(examined).await?;
+            let generation = Generation::new(Arc::clone(&versions));
+            let replayed = replay(&storage.newest(), &chain, parts, generation).map_err(OpenError::Corrupt)?;
+            let tables = Tables::Found { storage, chain, report, replayed };
+            Ok(Found { env, options, versions, logs, ids, tables })
+        }
+    }
+}
+
+impl<E: Env, S: Storage<E>> Found<E, S> {
+    /// The writing half.
+    async fn establish(self) -> Result<(Shared<E, S>, RecoveryReport), OpenError> {
+        let Found { env, options, versions, logs, ids, tables } = self;
+        let epoch = ids.epoch.ok_or(OpenError::EpochsExhausted)?;
+        let uuid = ids.uuid.unwrap_or_else(|| {
+            let mut uuid = [0; 16];
+            env.fill_random(&mut uuid);
+            uuid
+        });
+        let seen: Vec<(Lsn, Lsn)> = logs.iter().map(|log| (log.report().first, log.report().next)).collect();
+        let (logs, writers, reports) = Logs::open(logs).await.map_err(|source| OpenError::Log { log: 0, source })?;
+        if reports.iter().map(|report| (report.first, report.next)).ne(seen) {
+            let changed = io::Error::other("a log delivers something else than a moment ago");
+            return Err(OpenError::Io(Failure::new("read", "the logs", &changed)));
+        }
+        let writers = Mutex::new(writers);
+        let mut report = RecoveryReport {
+            created: false,
+            epoch,
+            root: Csn::default(),
+            end: Csn::default(),
+            replayed: 0,
+            dropped_parts: 0,
+            missing: None,
+            logs: reports,
+        };
+        let (storage, replayed, release) = match tables {
+            Tables::New(examined) => {
+                // The logs first: without a root nothing was ever acknowledged.
+                begin_epoch(&env, &logs, &writers, (uuid, epoch), Csn::default()).await?;
+                let birth = Birth { uuid, logs: logs.count() as u16 };
+                let storage = S::create(examined, birth).await?;
+                report.created = true;
+                let catalog = Arc::clone(storage.newest().catalog());
+                let generation = Generation::new(Arc::clone(&versions));
+                (storage, Replayed { catalog, generation, commits: 0 }, None)
+            }
+            Tables::Found { storage, chain, report: reported, replayed } => {
+                storage.establish(ids.sequence.saturating_sub(1)).await?;
+                begin_epoch(&env, &logs, &writers, (uuid, epoch), chain.end).await?;
+                let RootMeta { sequence, point: Point { csn, .. }, .. } = *storage.newest().meta();
+                let below: Vec<Lsn> = chain.logs.iter().map(|portion| portion.keep).collect();
+                report.root = csn;
+                report.end = chain.end;
+                report.replayed = replayed.commits;
+                report.dropped_parts = chain.dropped.iter().map(|dropped| dropped.parts).sum();
+                report.missing = reported.missing;
+                // What the last life's checkpoint didn't come to.
+                let unfinished = below.iter().zip(&report.logs).any(|(below, log)| *below > log.first);
+                (storage, replayed, unfinished.then_some(Release { sequence, csn, below }))
+            }
+        };
+        let end = report.end;
+        let writers = writers.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let records = (0..logs.count()).map(|log| Lsn(writers.next(log).0 - 1)).collect();
+        let Replayed { catalog, generation, .. } = replayed;
+        let view = View {
+            catalog: Arc::clone(&catalog),
+            generations: [Arc::clone(&generation)].into_iter().collect(),
+            state: storage.newest(),
+        };
+        logs.found_durable(end);
+        let horizon = Horizon::new(view, end, options.visibility());
+        let meta = *storage.newest().meta();
+        let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release);
+        let pipeline = Pipeline::new(writers, generation, catalog, Some(Csn::first(epoch)), (end, records));
+        let shared = Shared::new(env, options, storage, versions, (uuid, epoch), horizon, logs, pipeline, checkpoints);
+        Ok((shared, report))
+    }
+}
+
+/// States in every log, durably, that this epoch begins behind `prev_end`: from here on that is the end of what there was.
+async fn begin_epoch<E: Env>(
+    env: &E,
+    logs: &Logs<E>,
+    writers: &Mutex<Writers<E>>,
+    (uuid, epoch): ([u8; 16], Epoch),
+    prev_end: Csn,
+) -> Result<(), OpenError> {
+    let (count, wall_ns) = (logs.count() as u8, env.wall_ns());
+    let record = |log| Record::Epoch(EpochRecord { log, logs: count, epoch, prev_end, uuid, wall_ns });
+    logs.tell_all(writers, record).await.map_err(|error| {
+        let failure = match error {
+            LogsError::Failed(failure) => (*failure).clone(),
+            other => Failure::new("write", "a log", &io::Error::other(other.to_string())),
+        };
+        OpenError::Io(failure)
+    })
+}
+
+/// What the tables' storage found, as the table of an open takes it.
+fn files(roots: &Roots) -> Files {
+    let mut files = Files { chunks: roots.has_chunks, ..Files::default() };
+    for (_, copy) in &roots.copies {
+        files.copies |= *copy != RootCopy::Absent;
+        files.newer |= *copy == RootCopy::Newer;
+        if let RootCopy::Root(meta) = copy {
+            let RootMeta { uuid, sequence, point: Point { csn, next_csn, epoch }, logs, .. } = *meta;
+            files.roots.push(decision::RootMeta { sequence, epoch, csn, next_csn, logs: logs as u8, uuid });
+        }
+    }
+    files
+}
+
+/// The row in words; where a log refused by itself, its own.
+fn refusal(row: Row, log: Option<u8>, csn: Option<Csn>, what: &str, errors: Vec<OpenError>) -> OpenError {
+    let of_log =
+        |error: &OpenError| matches!(error, OpenError::Log { log: at, .. } if Some(*at) == log.map(usize::from));
+    if let Some(error) = errors.into_iter().find(of_log) {
+        return error;
+    }
+    let mut text = String::new();
+    if let Some(log) = log {
+        text.push_str(&format!("log {log}: "));
+    }
+    if let Some(csn) = csn {
+        text.push_str(&format!("commit {csn}: "));
+    }
+    text.push_str(what);
+    match row {
+        Row::Unclean => OpenError::Unclean(text),
+        Row::Newer => OpenError::NewerVersion(text),
+        _ => OpenError::Corrupt(text),
+    }
+}

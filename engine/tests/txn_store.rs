@@ -1,0 +1,257 @@
+//! The store against ordered maps, through its public interface, on the real file system.
+
+use std::{collections::BTreeMap, ops::Bound, path::Path};
+
+use engine::{
+    env::{OsEnv, block_on},
+    txn::{
+        Store, Table, Tx,
+        error::{CommitError, Conflict, TableError, TxError},
+        options::{Isolation, Options, Sync, TxOptions},
+        storage::Direction,
+    },
+};
+
+type Db = Store<OsEnv>;
+
+async fn open(path: &Path, options: &Options) -> Db {
+    <Store<OsEnv>>::open(OsEnv, path, options.clone()).await.expect("it opens").0
+}
+
+fn instant() -> Options {
+    Options { sync: Sync::Instant, ..Options::default() }
+}
+
+async fn all(tx: &mut Tx<OsEnv>, table: &Table, direction: Direction) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut scan = tx.scan(table, (Bound::Unbounded, Bound::Unbounded), direction).expect("it begins");
+    let mut found = Vec::new();
+    while let Some((key, value)) = scan.next().await.expect("it goes on") {
+        found.push((key.to_vec(), value.to_vec()));
+    }
+    found
+}
+
+#[test]
+fn what_is_committed_is_there_after_a_close_and_after_a_drop() {
+    for (logs, close, checkpoint_at_close) in [(1, true, true), (3, true, false), (2, false, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { logs, checkpoint_at_close, ..instant() };
+        block_on(async {
+            let store = open(folder.path(), &options).await;
+            let mut expected = BTreeMap::new();
+            for name in ["a", "b", "c"] {
+                let table = store.create_table(name).await.unwrap();
+                for number in 0..50_u32 {
+                    let mut tx = store.begin(TxOptions::default()).unwrap();
+                    tx.put(&table, &number.to_be_bytes(), name.as_bytes()).await.unwrap();
+                    tx.put(&table, b"last", &number.to_be_bytes()).await.unwrap();
+                    assert!(tx.commit().await.unwrap().durable);
+                    expected.insert((name, number.to_be_bytes().to_vec()), name.as_bytes().to_vec());
+                }
+                expected.insert((name, b"last".to_vec()), 49_u32.to_be_bytes().to_vec());
+            }
+            if close {
+                store.close().await.unwrap();
+            } else {
+                drop(store);
+            }
+            for again in 0..3 {
+                let (store, report) = <Store<OsEnv>>::open(OsEnv, folder.path(), options.clone()).await.unwrap();
+                assert_eq!(report.epoch.get(), again + 2);
+                assert_eq!(
+                    report.replayed > 0,
+                    again == 0 && !checkpoint_at_close || !checkpoint_at_close,
+                    "{report:?}"
+                );
+                for name in ["a", "b", "c"] {
+                    let table = store.table(name).unwrap();
+                    let mut tx = store.begin(TxOptions::default()).unwrap();
+                    let model: Vec<_> = expected
+                        .iter()
+                        .filter(|((of, _), _)| *of == name)
+                        .map(|((_, key), value)| (key.clone(), value.clone()))
+                        .collect();
+                    assert_eq!(all(&mut tx, &table, Direction::Forward).await, model);
+                    let backward: Vec<_> = model.into_iter().rev().collect();
+                    assert_eq!(all(&mut tx, &table, Direction::Backward).await, backward);
+                }
+                store.close().await.unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn snapshots_see_one_moment_and_the_later_writer_of_a_row_begins_again() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = open(folder.path(), &Options::default()).await;
+        let table = store.create_table("t").await.unwrap();
+        store.put(&table, b"k", b"1").await.unwrap();
+        let mut old = store.begin(TxOptions::default()).unwrap();
+        let mut committed =
+            store.begin(TxOptions { isolation: Isolation::ReadCommitted, ..TxOptions::default() }).unwrap();
+        assert_eq!(old.get(&table, b"k").await.unwrap().as_deref(), Some(&b"1"[..]));
+        let newer = store.put(&table, b"k", b"2").await.unwrap().csn;
+        assert_eq!(old.get(&table, b"k").await.unwrap().as_deref(), Some(&b"1"[..]));
+        assert_eq!(committed.get(&table, b"k").await.unwrap().as_deref(), Some(&b"2"[..]));
+        let refused = old.put(&table, b"k", b"3").await;
+        assert!(
+            matches!(&refused, Err(error @ TxError::Conflict(Conflict::WriteWrite { newer: found })) if *found == newer && error.is_retryable()),
+            "{refused:?}"
+        );
+        // It has ended, and reads go on.
+        assert!(matches!(old.put(&table, b"x", b"").await, Err(TxError::Ended)));
+        assert!(matches!(old.commit().await, Err(CommitError::Not(TxError::Ended))));
+        assert_eq!(old.get(&table, b"k").await.unwrap().as_deref(), Some(&b"2"[..]));
+        committed.put(&table, b"k", b"4").await.unwrap();
+        committed.commit().await.unwrap();
+        assert_eq!(store.get(&table, b"k").await.unwrap().as_deref(), Some(&b"4"[..]));
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn of_two_that_skew_a_write_one_begins_again_if_they_are_serializable() {
+    for (isolation, both) in [(Isolation::Snapshot, true), (Isolation::Serializable, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        block_on(async {
+            let store = open(folder.path(), &Options::default()).await;
+            let table = store.create_table("doctors").await.unwrap();
+            let options = TxOptions { isolation, ..TxOptions::default() };
+            let (mut one, mut two) = (store.begin(options).unwrap(), store.begin(options).unwrap());
+            assert!(one.get(&table, b"two").await.unwrap().is_none());
+            assert_eq!(all(&mut two, &table, Direction::Forward).await, []);
+            one.put(&table, b"one", b"off").await.unwrap();
+            two.put(&table, b"two", b"off").await.unwrap();
+            one.commit().await.unwrap();
+            let second = two.commit().await;
+            assert_eq!(second.is_ok(), both, "{second:?}");
+            assert!(both || second.is_err_and(|error| error.is_retryable()));
+            store.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn savepoints_go_back_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = open(folder.path(), &Options::default()).await;
+        let table = store.create_table("t").await.unwrap();
+        store.put(&table, b"a", b"old").await.unwrap();
+        let mut tx = store.begin(TxOptions::default()).unwrap();
+        tx.put(&table, b"a", b"1").await.unwrap();
+        tx.savepoint("one").unwrap();
+        tx.put(&table, b"a", b"2").await.unwrap();
+        tx.delete(&table, b"b").await.unwrap();
+        tx.savepoint("two").unwrap();
+        tx.put(&table, b"c", b"3").await.unwrap();
+        tx.rollback_to("one").unwrap();
+        assert!(matches!(tx.rollback_to("two"), Err(TxError::UnknownSavepoint(_))));
+        assert_eq!(all(&mut tx, &table, Direction::Forward).await, [(b"a".to_vec(), b"1".to_vec())]);
+        tx.abort();
+        assert_eq!(store.get(&table, b"a").await.unwrap().as_deref(), Some(&b"old"[..]));
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn wrong_use_is_a_typed_error_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let options = Options { max_value_bytes: 1024, max_txn_bytes: 4096, ..Options::default() };
+        let store = open(folder.path(), &options).await;
+        let table = store.create_table("t").await.unwrap();
+        assert!(matches!(store.create_table("t").await, Err(TableError::Exists(_))));
+        assert!(matches!(store.create_table("").await, Err(TableError::Name(0))));
+        assert!(matches!(store.drop_table("u").await, Err(TableError::Unknown(_))));
+        assert!(matches!(store.table("u"), Err(TxError::UnknownTable(_))));
+        let long = vec![0; 1001];
+        let mut tx = store.begin(TxOptions::default()).unwrap();
+        assert!(matches!(tx.put(&table, &long, b"").await, Err(TxError::KeyTooLarge { bytes: 1001, limit: 1000 })));
+        assert!(matches!(
+            tx.put(&table, b"k", &[0; 1025]).await,
+            Err(TxError::ValueTooLarge { bytes: 1025, limit: 1024 })
+        ));
+        for number in 0..3_u8 {
+            tx.put(&table, &[number], &[0; 1024]).await.unwrap();
+        }
+        assert!(matches!(tx.put(&table, b"k", &[0; 1024]).await, Err(TxError::TooLarge { .. })));
+        let mut reader = store.begin(TxOptions { read_only: true, ..TxOptions::default() }).unwrap();
+        assert!(matches!(reader.put(&table, b"k", b"").await, Err(TxError::ReadOnly)));
+        store.drop_table("t").await.unwrap();
+        assert!(matches!(tx.put(&table, b"k", b"").await, Err(TxError::UnknownTable(_))));
+        // What it wrote to a table that is gone is left out.
+        let commit = tx.commit().await.unwrap();
+        assert_eq!(commit.csn, store.committed());
+        let again = store.create_table("t").await.unwrap();
+        assert!(again.id() > table.id());
+        assert!(store.get(&again, &[0]).await.unwrap().is_none());
+        assert!(matches!(
+            <Store<OsEnv>>::open(OsEnv, folder.path(), options.clone()).await,
+            Err(engine::txn::error::OpenError::Locked)
+        ));
+        let other = store.clone();
+        store.close().await.unwrap();
+        assert!(matches!(other.put(&again, b"k", b"").await, Err(CommitError::Not(TxError::Closed))));
+        assert!(matches!(other.begin(TxOptions::default()), Err(TxError::Closed)));
+    });
+}
+
+#[test]
+fn a_checkpoint_goes_beside_readers_and_writers_and_the_log_shrinks() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options {
+        sync: Sync::Periodic,
+        dirty_bytes: 64 << 10,
+        log_segment_bytes: 64 << 10,
+        cache_bytes: 1 << 20,
+        chunk_bytes: 1 << 20,
+        max_value_bytes: 64 << 10,
+        ..Options::default()
+    };
+    block_on(async {
+        let store = open(folder.path(), &options).await;
+        let table = store.create_table("t").await.unwrap();
+        for number in 0..2000_u32 {
+            store.put(&table, &number.to_be_bytes(), &[number as u8; 100]).await.unwrap();
+        }
+        let mut old = store.begin(TxOptions::default()).unwrap();
+        for number in (0..2000_u32).filter(|number| number % 3 > 0) {
+            if number % 3 == 1 {
+                store.put(&table, &number.to_be_bytes(), b"new").await.unwrap();
+            } else {
+                store.delete(&table, &number.to_be_bytes()).await.unwrap();
+            }
+        }
+        let report = store.checkpoint().await.unwrap();
+        assert_eq!(report.csn, store.committed());
+        let before: Vec<_> =
+            (0..2000_u32).map(|number| (number.to_be_bytes().to_vec(), vec![number as u8; 100])).collect();
+        assert_eq!(all(&mut old, &table, Direction::Forward).await, before);
+        let after: Vec<_> = before
+            .iter()
+            .enumerate()
+            .filter(|(number, _)| number % 3 != 2)
+            .map(|(number, (key, value))| (key.clone(), if number % 3 == 1 { b"new".to_vec() } else { value.clone() }))
+            .collect();
+        let mut new = store.begin(TxOptions::default()).unwrap();
+        assert_eq!(all(&mut new, &table, Direction::Forward).await, after);
+        store.put(&table, b"behind", b"it").await.unwrap();
+        drop((old, new));
+        let logs: u64 = std::fs::read_dir(folder.path().join("log-0"))
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(logs < 5 * (64 << 10), "{logs} bytes are left of 500,000");
+        drop(store);
+        let (store, report) = <Store<OsEnv>>::open(OsEnv, folder.path(), options.clone()).await.unwrap();
+        assert!(report.replayed < 100, "{report:?}");
+        let table = store.table("t").unwrap();
+        let mut tx = store.begin(TxOptions::default()).unwrap();
+        let found = all(&mut tx, &table, Direction::Forward).await;
+        assert_eq!(found[..after.len()], after);
+        store.close().await.unwrap();
+    });
+}
