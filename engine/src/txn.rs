@@ -3,6 +3,9 @@
 //! Not a store yet. What stands here are its parts that need no machine, from the top down; `docs/transactions.md` has the design and
 //! what is built of it.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "the store that uses it is not built yet"))]
+mod recover;
+
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses them is not built yet"))]
 mod logs;
 
