@@ -1,5 +1,7 @@
 //! The store against ordered maps, through its public interface, on the real file system.
 
+#![expect(clippy::disallowed_methods, reason = "looks at the files from outside")]
+
 use std::{collections::BTreeMap, ops::Bound, path::Path};
 
 use engine::{
@@ -58,11 +60,7 @@ fn what_is_committed_is_there_after_a_close_and_after_a_drop() {
             for again in 0..3 {
                 let (store, report) = <Store<OsEnv>>::open(OsEnv, folder.path(), options.clone()).await.unwrap();
                 assert_eq!(report.epoch.get(), again + 2);
-                assert_eq!(
-                    report.replayed > 0,
-                    again == 0 && !checkpoint_at_close || !checkpoint_at_close,
-                    "{report:?}"
-                );
+                assert_eq!(report.replayed > 0, !checkpoint_at_close, "{report:?}");
                 for name in ["a", "b", "c"] {
                     let table = store.table(name).unwrap();
                     let mut tx = store.begin(TxOptions::default()).unwrap();

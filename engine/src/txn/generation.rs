@@ -205,7 +205,7 @@ mod tests {
     fn bytes_are_counted_and_given_back() {
         let memory = Memory::new(u64::MAX);
         let first = Generation::new(Versions::new(Arc::clone(&memory)));
-        for at in 1..100 {
+        for at in 1..100_u64 {
             put(&first, 1, &at.to_be_bytes(), at).expect("it is new");
         }
         let second = first.freeze();

@@ -158,7 +158,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
     /// The writing half.
     async fn establish(self) -> Result<(Shared<E, S>, RecoveryReport), OpenError> {
         let Found { env, options, versions, logs, ids, tables } = self;
-        let epoch = ids.epoch.ok_or(OpenError::EpochsExhausted)?;
+        let (epoch, next) = ids.epoch.zip(ids.sequence).ok_or(OpenError::EpochsExhausted)?;
         let uuid = ids.uuid.unwrap_or_else(|| {
             let mut uuid = [0; 16];
             env.fill_random(&mut uuid);
@@ -193,7 +193,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
                 (storage, Replayed { catalog, generation, commits: 0 }, None)
             }
             Tables::Found { storage, chain, report: reported, replayed } => {
-                storage.establish(ids.sequence.saturating_sub(1)).await?;
+                storage.establish(next.saturating_sub(1)).await?;
                 begin_epoch(&env, &logs, &writers, (uuid, epoch), chain.end).await?;
                 let RootMeta { sequence, point: Point { csn, .. }, .. } = *storage.newest().meta();
                 let below: Vec<Lsn> = chain.logs.iter().map(|portion| portion.keep).collect();

@@ -32,13 +32,19 @@ pub struct Scan<'a, E: Env, S: Storage<E>> {
     below: Below<<S::State as State>::Cursor>,
     reads: Option<&'a mut ReadSet>,
     /// The moment, if it is this statement's alone.
-    statement: Option<(Arc<Shared<E, S>>, Snapshot<S::State>)>,
+    _statement: Option<Statement<E, S>>,
     /// The last key that was taken. What stands at it in each source is passed when the next one is asked for, so that nothing is
     /// lost should that fail, or be dropped.
     key: Option<Vec<u8>>,
     /// Its value, if it is not of the storage.
     value: Version,
     ended: bool,
+}
+
+/// A moment that one statement sees.
+pub(super) struct Statement<E: Env, S: Storage<E>> {
+    pub(super) shared: Arc<Shared<E, S>>,
+    pub(super) snapshot: Snapshot<S::State>,
 }
 
 /// What the transaction itself has written, in the scan's direction.
@@ -80,7 +86,7 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
         at: Csn,
         writes: &'a WriteSet,
         reads: Option<&'a mut ReadSet>,
-        statement: Option<(Arc<Shared<E, S>>, Snapshot<S::State>)>,
+        statement: Option<Statement<E, S>>,
         table: TableId,
         range: KeyRange<'_>,
         direction: Direction,
@@ -97,7 +103,8 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
         let below = Below { cursor: view.state.cursor(table, range, direction), begun: false };
         let range = (range.0.map(<[u8]>::to_vec), range.1.map(<[u8]>::to_vec));
         let value = Version::default();
-        Scan { at, direction, table, range, own, layers, below, reads, statement, key: None, value, ended: false }
+        let _statement = statement;
+        Scan { at, direction, table, range, own, layers, below, reads, _statement, key: None, value, ended: false }
     }
 
     /// The next key with its value; `None` at the end, and from then on.
@@ -197,11 +204,9 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
     }
 }
 
-impl<E: Env, S: Storage<E>> Drop for Scan<'_, E, S> {
+impl<E: Env, S: Storage<E>> Drop for Statement<E, S> {
     fn drop(&mut self) {
-        if let Some((shared, snapshot)) = self.statement.take() {
-            shared.horizon.end(&snapshot);
-        }
+        self.shared.horizon.end(&self.snapshot);
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     locks::Owner,
     options::{Isolation, TxOptions},
     pages::Pages,
-    scan::Scan,
+    scan::{Scan, Statement},
     shared::Shared,
     storage::{Direction, Lookup, Storage, Value},
     table::Table,
@@ -199,11 +199,15 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         self.check_read(table)?;
         let range = (range.start_bound(), range.end_bound());
         // A scan is one statement: it sees one moment.
-        let own = if self.snapshot.is_none() { Some(self.shared.horizon.begin()) } else { None };
-        let snapshot = own.as_ref().or(self.snapshot.as_ref()).ok_or(TxError::Ended)?;
-        let (csn, view) = (snapshot.csn, snapshot.view());
-        let Some(view) = view else { return Err(self.refused(TxError::SnapshotTooOld)) };
-        let statement = own.map(|snapshot| (Arc::clone(&self.shared), snapshot));
+        let (snapshot, statement) = match &self.snapshot {
+            Some(snapshot) => (snapshot.clone(), None),
+            None => {
+                let snapshot = self.shared.horizon.begin();
+                (snapshot.clone(), Some(Statement { shared: Arc::clone(&self.shared), snapshot }))
+            }
+        };
+        let csn = snapshot.csn;
+        let Some(view) = snapshot.view() else { return Err(self.refused(TxError::SnapshotTooOld)) };
         let reads = self.reads.as_mut();
         Ok(Scan::new(view, csn, &self.writes, reads, statement, table.id(), range, direction))
     }

@@ -105,12 +105,18 @@ struct Inner<S> {
 }
 
 /// A moment that somebody reads at. To be given back with [`Horizon::end`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Snapshot<S> {
     number: u64,
     /// The last commit that it sees.
     pub(super) csn: Csn,
     view: Weak<View<S>>,
+}
+
+impl<S> Clone for Snapshot<S> {
+    fn clone(&self) -> Self {
+        Snapshot { number: self.number, csn: self.csn, view: self.view.clone() }
+    }
 }
 
 impl<S> Snapshot<S> {

@@ -88,7 +88,7 @@ pub enum RootFlaw {
 /// The file that a root's copy stands in.
 #[must_use]
 pub fn file_of(sequence: u64) -> &'static str {
-    ROOT_FILES[usize::from(sequence % 2 != 0)]
+    ROOT_FILES[usize::from(!sequence.is_multiple_of(2))]
 }
 
 impl Root {

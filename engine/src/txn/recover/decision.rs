@@ -154,8 +154,8 @@ pub(in crate::txn) struct Ids {
     pub(in crate::txn) uuid: Option<[u8; 16]>,
     /// The epoch that begins; none if all are used.
     pub(in crate::txn) epoch: Option<Epoch>,
-    /// The lowest sequence for the next root.
-    pub(in crate::txn) sequence: u64,
+    /// The lowest sequence for the next root; none if all are used.
+    pub(in crate::txn) sequence: Option<u64>,
 }
 
 /// What an open says beside the chain.
@@ -369,15 +369,14 @@ fn found(what: &'static str) -> Option<Found> {
 /// What comes after everything that was ever stated.
 fn ids(root: Option<RootMeta>, roots: &[RootMeta], logs: &[&Summary]) -> Ids {
     let stated = logs.iter().flat_map(|log| &log.checkpoints).map(|(_, checkpoint)| checkpoint.sequence);
-    let sequence = stated.chain(roots.iter().map(|root| root.sequence)).max();
-    let mut next = sequence.map_or(0, |sequence| sequence.saturating_add(1));
+    let highest = stated.chain(roots.iter().map(|root| root.sequence)).max();
+    let next = highest.map_or(Some(0), |sequence| sequence.checked_add(1));
     // The copy of the root in use is never the one that is written.
-    if root.is_some_and(|root| root.sequence % 2 == next % 2) {
-        next = next.saturating_add(1);
-    }
+    let in_use = root.is_some_and(|root| next.is_some_and(|next| root.sequence % 2 == next % 2));
+    let sequence = if in_use { next.and_then(|next| next.checked_add(1)) } else { next };
     let epoch = logs.iter().filter_map(|log| log.epoch).chain(roots.iter().map(|root| root.epoch)).max();
     let newest = logs.first().and_then(|log| log.epochs.last()).map(|(_, record)| record.uuid);
-    Ids { uuid: root.map(|root| root.uuid).or(newest), epoch: epoch.map_or(Epoch::new(1), Epoch::next), sequence: next }
+    Ids { uuid: root.map(|root| root.uuid).or(newest), epoch: epoch.map_or(Epoch::new(1), Epoch::next), sequence }
 }
 
 #[cfg(test)]
