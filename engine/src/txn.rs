@@ -130,6 +130,19 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         Ok((Store { shared, keeper: Arc::new(keeper), lock }, report))
     }
 
+    /// What [`Store::open`] with these options would show: delivers each row of each table, by table and key. Changes no byte.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; [`OpenError::NotFound`] where there is no store, whatever `create` says.
+    pub async fn verify(
+        env: E,
+        path: &Path,
+        options: Options,
+        mut deliver: impl FnMut(&TableInfo, &[u8], &[u8]) + Send,
+    ) -> Result<RecoveryReport, OpenError> {
+        open::verify::<E, S>(env, path, options, &mut deliver).await
+    }
+
     /// Creates a table.
     ///
     /// # Errors

@@ -57,6 +57,17 @@ fn what_is_committed_is_there_after_a_close_and_after_a_drop() {
             } else {
                 drop(store);
             }
+            let mut verified = BTreeMap::new();
+            let report = <Store<OsEnv>>::verify(OsEnv, folder.path(), options.clone(), |table, key, value| {
+                verified.insert((table.name.to_string(), key.to_vec()), value.to_vec());
+            });
+            assert_eq!(report.await.unwrap().epoch.get(), 2);
+            assert!(
+                verified
+                    .iter()
+                    .map(|((name, key), value)| ((name.as_str(), key), value))
+                    .eq(expected.iter().map(|((name, key), value)| ((*name, key), value)))
+            );
             for again in 0..3 {
                 let (store, report) = <Store<OsEnv>>::open(OsEnv, folder.path(), options.clone()).await.unwrap();
                 assert_eq!(report.epoch.get(), again + 2);

@@ -4,7 +4,7 @@
 //! store is found there. The writing half makes durable what was found, then states in every log that a new epoch begins behind it.
 //! A crash in between decides nothing: the next open finds the same.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, ops::Bound, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use tracing::info;
@@ -17,9 +17,10 @@ use crate::{
 };
 
 use super::{
+    catalog::TableInfo,
     checkpoint::{Checkpoints, Release},
     commit::Pipeline,
-    error::OpenError,
+    error::{OpenError, TxError},
     generation::{Generation, Versions},
     ids::{Csn, Epoch},
     logs::{self, Logs, LogsError, Writers},
@@ -31,8 +32,10 @@ use super::{
         summary::Collector,
     },
     redo::{EpochRecord, Record},
+    scan::Scan,
     shared::Shared,
-    storage::{Birth, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions},
+    storage::{Birth, Direction, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions},
+    undo::WriteSet,
     view::{Horizon, View},
 };
 
@@ -90,18 +93,64 @@ pub(super) async fn open<E: Env, S: Storage<E>>(
     options: Options,
 ) -> Result<(Shared<E, S>, <E::Dir as Dir>::Lock, RecoveryReport), OpenError> {
     options.validate()?;
-    let opened = interruptible(|| env.dir(path, options.create)).await;
+    let (dir, lock) = locked(&env, path, options.create).await?;
+    let (shared, report) = look::<E, S>(env, &dir, path, options).await?.establish().await?;
+    info!(path = %path.display(), epoch = report.epoch.get(), root = %report.root, end = %report.end, "opened");
+    Ok((shared, lock, report))
+}
+
+/// Told of each row: its table, its key, its value.
+pub(super) type Deliver<'a> = dyn FnMut(&TableInfo, &[u8], &[u8]) + Send + 'a;
+
+/// What an open would show, row by row, without changing anything.
+pub(super) async fn verify<E: Env, S: Storage<E>>(
+    env: E,
+    path: &Path,
+    options: Options,
+    deliver: &mut Deliver<'_>,
+) -> Result<RecoveryReport, OpenError> {
+    let options = Options { create: false, ..options };
+    options.validate()?;
+    let (dir, _lock) = locked(&env, path, false).await?;
+    let found = look::<E, S>(env, &dir, path, options).await?;
+    let report = found.report(found.logs.iter().map(|log| log.report().clone()).collect())?;
+    let Tables::Found { storage, replayed, .. } = found.tables else { return Err(OpenError::NotFound) };
+    let view = Arc::new(View {
+        catalog: Arc::clone(&replayed.catalog),
+        generations: [replayed.generation].into_iter().collect(),
+        state: storage.newest(),
+    });
+    let nothing = WriteSet::default();
+    for table in replayed.catalog.tables() {
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let view = Arc::clone(&view);
+        let mut scan = Scan::<E, S>::new(view, report.end, &nothing, None, None, table.id, all, Direction::Forward);
+        while let Some((key, value)) = scan.next().await.map_err(unread)? {
+            deliver(table, key, value);
+        }
+    }
+    Ok(report)
+}
+
+fn unread(error: TxError) -> OpenError {
+    match error {
+        TxError::Storage(error) => OpenError::Storage(error),
+        other => OpenError::Corrupt(other.to_string()),
+    }
+}
+
+/// The directory of a store, and its lock.
+async fn locked<E: Env>(env: &E, path: &Path, create: bool) -> Result<(E::Dir, <E::Dir as Dir>::Lock), OpenError> {
+    let opened = interruptible(|| env.dir(path, create)).await;
     let dir = opened.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound if !options.create => OpenError::NotFound,
+        io::ErrorKind::NotFound if !create => OpenError::NotFound,
         _ => OpenError::Io(Failure::new("open", path.display(), &error)),
     })?;
     let lock = interruptible(|| dir.lock()).await.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked,
         _ => OpenError::Io(Failure::new("lock", path.display(), &error)),
     })?;
-    let (shared, report) = look::<E, S>(env, &dir, path, options).await?.establish().await?;
-    info!(path = %path.display(), epoch = report.epoch.get(), root = %report.root, end = %report.end, "opened");
-    Ok((shared, lock, report))
+    Ok((dir, lock))
 }
 
 /// The reading half.
@@ -155,8 +204,37 @@ async fn look<E: Env, S: Storage<E>>(
 }
 
 impl<E: Env, S: Storage<E>> Found<E, S> {
+    /// What is to be said of it.
+    fn report(&self, logs: Vec<wal::RecoveryReport>) -> Result<RecoveryReport, OpenError> {
+        let epoch = self.ids.epoch.ok_or(OpenError::EpochsExhausted)?;
+        let none = Csn::default();
+        Ok(match &self.tables {
+            Tables::New(_) => RecoveryReport {
+                created: true,
+                epoch,
+                root: none,
+                end: none,
+                replayed: 0,
+                dropped_parts: 0,
+                missing: None,
+                logs,
+            },
+            Tables::Found { storage, chain, report, replayed } => RecoveryReport {
+                created: false,
+                epoch,
+                root: storage.newest().meta().point.csn,
+                end: chain.end,
+                replayed: replayed.commits,
+                dropped_parts: chain.dropped.iter().map(|dropped| dropped.parts).sum(),
+                missing: report.missing,
+                logs,
+            },
+        })
+    }
+
     /// The writing half.
     async fn establish(self) -> Result<(Shared<E, S>, RecoveryReport), OpenError> {
+        let mut report = self.report(Vec::new())?;
         let Found { env, options, versions, logs, ids, tables } = self;
         let (epoch, next) = ids.epoch.zip(ids.sequence).ok_or(OpenError::EpochsExhausted)?;
         let uuid = ids.uuid.unwrap_or_else(|| {
@@ -170,38 +248,23 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
             let changed = io::Error::other("a log delivers something else than a moment ago");
             return Err(OpenError::Io(Failure::new("read", "the logs", &changed)));
         }
+        report.logs = reports;
         let writers = Mutex::new(writers);
-        let mut report = RecoveryReport {
-            created: false,
-            epoch,
-            root: Csn::default(),
-            end: Csn::default(),
-            replayed: 0,
-            dropped_parts: 0,
-            missing: None,
-            logs: reports,
-        };
         let (storage, replayed, release) = match tables {
             Tables::New(examined) => {
                 // The logs first: without a root nothing was ever acknowledged.
                 begin_epoch(&env, &logs, &writers, (uuid, epoch), Csn::default()).await?;
                 let birth = Birth { uuid, logs: logs.count() as u16 };
                 let storage = S::create(examined, birth).await?;
-                report.created = true;
                 let catalog = Arc::clone(storage.newest().catalog());
                 let generation = Generation::new(Arc::clone(&versions));
                 (storage, Replayed { catalog, generation, commits: 0 }, None)
             }
-            Tables::Found { storage, chain, report: reported, replayed } => {
+            Tables::Found { storage, chain, replayed, .. } => {
                 storage.establish(next.saturating_sub(1)).await?;
                 begin_epoch(&env, &logs, &writers, (uuid, epoch), chain.end).await?;
                 let RootMeta { sequence, point: Point { csn, .. }, .. } = *storage.newest().meta();
                 let below: Vec<Lsn> = chain.logs.iter().map(|portion| portion.keep).collect();
-                report.root = csn;
-                report.end = chain.end;
-                report.replayed = replayed.commits;
-                report.dropped_parts = chain.dropped.iter().map(|dropped| dropped.parts).sum();
-                report.missing = reported.missing;
                 // What the last life's checkpoint didn't come to.
                 let unfinished = below.iter().zip(&report.logs).any(|(below, log)| *below > log.first);
                 (storage, replayed, unfinished.then_some(Release { sequence, csn, below }))
