@@ -219,6 +219,34 @@ fn a_power_cut_at_any_call_of_a_publish_leaves_the_one_state_or_the_other() {
 }
 
 #[test]
+fn what_an_open_found_after_a_kill_outlives_a_power_cut() {
+    let mut disk = done(&disk(), async |env| drop(create(&env).await.expect("the disk works")));
+    let mut newer = 0;
+    for state in 1..=STATES {
+        let act = async |env: SimEnv| {
+            let storage = open(&env, 0).await.expect("it opens");
+            storage.released(&storage.newest()).await;
+            publish(&storage, state).await.expect("the disk works");
+        };
+        for nth in 1.. {
+            let machine = Machine::still(disk.fork());
+            machine.arm_crash(nth);
+            if run_still(act(machine.env())).is_some() {
+                break;
+            }
+            machine.kill(&mut Prng::new(nth));
+            // Everything that was written is still to be seen, durable or not.
+            let opened = done(&machine.fork(), async |env| drop(open(&env, 0).await.expect("it opens")));
+            let found = whole(&opened);
+            newer += u64::from(found == state);
+            assert_eq!(whole(&opened.pessimal()), found, "killed at call {nth}");
+        }
+        disk = done(&disk, act).pessimal();
+    }
+    assert!(newer > 3, "{newer} with the newer state");
+}
+
+#[test]
 fn a_power_cut_within_an_open_leaves_the_same_state() {
     let mut disk = done(&disk(), async |env| drop(create(&env).await.expect("the disk works")));
     for state in 1..=STATES {
