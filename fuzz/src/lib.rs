@@ -5,7 +5,7 @@
 
 mod pages;
 
-pub use pages::{merge, page};
+pub use pages::{chunk, merge, page, root};
 
 use std::{path::Path, sync::OnceLock};
 
@@ -40,7 +40,7 @@ use sim::{
 pub type Body = fn(&[u8]);
 
 /// All targets by name. Each has a line in `fuzz_targets/` and a corpus of the same name.
-pub const TARGETS: [(&str, Body); 12] = [
+pub const TARGETS: [(&str, Body); 14] = [
     ("frame", frame),
     ("segment", segment),
     ("recovery", recovery),
@@ -53,6 +53,8 @@ pub const TARGETS: [(&str, Body); 12] = [
     ("redo", redo),
     ("page", page),
     ("merge", merge),
+    ("root", root),
+    ("chunk", chunk),
 ];
 
 /// A command log: hostile bytes, read strictly and leniently.

@@ -8,14 +8,18 @@ use std::{
 
 use arbitrary::{Arbitrary, Unstructured};
 use engine::txn::{
+    catalog,
     ids::{Csn, Epoch, PageNo, TableId},
     pages::{
         Changes, Draft, Source,
+        chunk::{CHUNK_HEADER_BYTES, ChunkHeader},
         cursor::{Cursor, Direction, get},
-        format::{ChildRef, PAGE_HEADER_BYTES, Run, checksum},
+        directory::{ChunkEntry, bitmap_pages, decode_bitmap, decode_directory, encode_bitmap, encode_directory},
+        format::{ChildRef, Header, PAGE_HEADER_BYTES, Run, checksum},
         key_limit,
         merge::merge as merged,
         node::{Node, PageError, Stored},
+        root::{ROOT_BYTES, Root},
     },
 };
 
@@ -23,9 +27,63 @@ use engine::txn::{
 const B: usize = 480;
 const PAGE: PageNo = PageNo { chunk: 1, index: 1 };
 
-/// A page of hostile bytes whose checksum and number are right: it decodes to something that can be searched and iterated, or is
-/// refused. What is accepted, sealed again, is the same page up to its commit number.
-pub fn page(data: &[u8]) {
+/// A root copy of hostile bytes, as they are and with a right checksum; and the same bytes as a table's entry, whose first byte says how
+/// long its key is. Each decodes or is refused, and has one form.
+pub fn root(data: &[u8]) {
+    let mut bytes = [0; ROOT_BYTES];
+    let length = data.len().min(ROOT_BYTES);
+    bytes[..length].copy_from_slice(&data[..length]);
+    assert!(Root::decode(data).is_err() || data.len() >= ROOT_BYTES);
+    for sealed in [false, true] {
+        if sealed {
+            let crc = crc32fast::hash(&bytes[..120]);
+            bytes[120..124].copy_from_slice(&crc.to_le_bytes());
+        }
+        if let Ok(root) = Root::decode(&bytes) {
+            assert_eq!(root.encode(), bytes);
+        }
+    }
+    let Some((first, rest)) = data.split_first() else { return };
+    let (key, value) = rest.split_at(rest.len().min(usize::from(*first % 8)));
+    if let Ok((table, tree)) = catalog::decode(key, value) {
+        let (again, entry) = catalog::encode(&table, tree);
+        assert_eq!((&again[..], &entry[..]), (key, value));
+    }
+}
+
+/// What stands in a chunk file besides trees: its header, directory pages and bitmaps, of hostile bytes with right checksums. Each decodes
+/// or is refused, and has one form.
+pub fn chunk(data: &[u8]) {
+    let mut header = [0; CHUNK_HEADER_BYTES];
+    let length = data.len().min(header.len());
+    header[..length].copy_from_slice(&data[..length]);
+    for sealed in [false, true] {
+        if sealed {
+            let crc = crc32fast::hash(&header[..36]);
+            header[36..].copy_from_slice(&crc.to_le_bytes());
+        }
+        if let Ok(read) = ChunkHeader::decode(&header) {
+            assert_eq!(read.encode(), header);
+        }
+    }
+    let (bytes, child) = sealed_page(data);
+    let csn = Header::peek(&bytes).map(|header| header.csn).unwrap_or_default();
+    if let Ok((next, entries)) = decode_directory::<B>(&bytes, &child) {
+        let (header, body, again) = encode_directory::<B>(PAGE, csn, next, &entries);
+        assert_eq!(([&header[..], &body].concat(), again), (bytes.to_vec(), child));
+    }
+    let chunk = u32::from_le_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]);
+    let live = bytes[PAGE_HEADER_BYTES..].iter().map(|byte| byte.count_ones()).sum();
+    let entry = ChunkEntry { chunk, pages: bitmap_pages::<B>(), live, bitmap: child };
+    if let Ok(bits) = decode_bitmap::<B>(&bytes, &entry) {
+        assert_eq!(bits.count(), live);
+        let (header, body, again) = encode_bitmap::<B>(PAGE, csn, chunk, &bits);
+        assert_eq!(([&header[..], &body].concat(), again), (bytes.to_vec(), child));
+    }
+}
+
+/// A page of these bytes at its place, with a right checksum, and who names it.
+fn sealed_page(data: &[u8]) -> ([u8; PAGE_HEADER_BYTES + B], ChildRef) {
     let mut bytes = [0; PAGE_HEADER_BYTES + B];
     let length = data.len().min(bytes.len());
     bytes[..length].copy_from_slice(&data[..length]);
@@ -33,7 +91,13 @@ pub fn page(data: &[u8]) {
     let (header, body) = bytes.split_first_chunk::<PAGE_HEADER_BYTES>().expect("it is longer");
     let crc = checksum(PAGE.to_bits(), header, body);
     bytes[..4].copy_from_slice(&crc.to_le_bytes());
-    let child = ChildRef { page: PAGE, crc, runs_below: false };
+    (bytes, ChildRef { page: PAGE, crc, runs_below: false })
+}
+
+/// A page of hostile bytes whose checksum and number are right: it decodes to something that can be searched and iterated, or is
+/// refused. What is accepted, sealed again, is the same page up to its commit number.
+pub fn page(data: &[u8]) {
+    let (bytes, child) = sealed_page(data);
     let Ok(node) = Node::<B>::decode(&bytes, &child) else { return };
     for index in 0..node.len() {
         let key = [node.prefix(), node.suffix(index)].concat();

@@ -141,6 +141,7 @@ impl PageNo {
     }
 
     /// From the disk; `None` where no page can be.
+    #[inline]
     #[must_use]
     pub const fn from_bits(bits: u64) -> Option<PageNo> {
         let page = PageNo { chunk: (bits >> 32) as u32, index: bits as u32 };

@@ -121,6 +121,7 @@ impl ChildRef {
     }
 
     /// Reads one, or `None` if no page can stand there or a flag is unknown. The zeros of an empty tree are no child ref.
+    #[inline]
     #[must_use]
     pub fn decode(bytes: &[u8; CHILD_REF_BYTES]) -> Option<ChildRef> {
         let flags = get_u32(bytes, child_at::FLAGS);
@@ -229,29 +230,35 @@ pub fn checksum(page: u64, header: &[u8; PAGE_HEADER_BYTES], body: &[u8]) -> u32
 }
 
 /// The next multiple of 4.
+#[inline]
 pub(super) const fn pad(bytes: usize) -> usize {
     bytes.next_multiple_of(4)
 }
 
+#[inline]
 pub(in crate::txn) fn put<const N: usize>(bytes: &mut [u8], at: usize, field: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&field);
 }
 
-/// Little-endian fields at fixed offsets. Every caller has checked the length of `bytes` before.
+/// Little-endian fields at fixed offsets; inlined into the searches, also in other crates. Every caller has checked the length of `bytes` before.
+#[inline]
 pub(in crate::txn) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out
 }
 
+#[inline]
 pub(in crate::txn) fn get_u16(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(array(bytes, at))
 }
 
+#[inline]
 pub(in crate::txn) fn get_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array(bytes, at))
 }
 
+#[inline]
 pub(in crate::txn) fn get_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array(bytes, at))
 }

@@ -146,15 +146,17 @@ pub enum Stored<'a> {
 }
 
 /// A checked page in memory: its body and what the header says of it. With the counts of an `Arc` it fills 8 KiB.
+/// The numbers stand in front, beside the counts: who searches a page needs one cache line for both.
 #[derive(Clone, PartialEq, Eq)]
+#[repr(C)]
 pub struct Node<const B: usize> {
-    body: [u8; B],
     table: TableId,
     count: u16,
     prefix_bytes: u16,
     used_bytes: u16,
     level: u8,
     touched: Touched,
+    body: [u8; B],
 }
 
 /// A page of 8 KiB takes a whole size class with the counts of its `Arc`, and not a byte more.
@@ -448,6 +450,7 @@ impl<const B: usize> fmt::Debug for Node<B> {
 }
 
 /// The first bytes of a suffix as a number that is ordered as they are.
+#[inline]
 fn head_of(suffix: &[u8]) -> u32 {
     if let Some(head) = suffix.first_chunk::<HEAD_BYTES>() {
         return u32::from_be_bytes(*head);
@@ -457,15 +460,18 @@ fn head_of(suffix: &[u8]) -> u32 {
     u32::from_be_bytes(head)
 }
 
+#[inline]
 fn head_in(heads: &[u8], index: usize) -> u32 {
     get_u32(heads, index * HEAD_BYTES)
 }
 
+#[inline]
 fn count_below(heads: &[u8], probe: u32) -> usize {
     let (heads, _) = heads.as_chunks::<HEAD_BYTES>();
     heads.iter().map(|head| u32::from(u32::from_le_bytes(*head) < probe)).sum::<u32>() as usize
 }
 
+#[inline]
 const fn cell_bytes(level: u8) -> usize {
     if level == 0 { leaf_cell_at::SUFFIX } else { inner_cell_at::SUFFIX }
 }

@@ -150,6 +150,28 @@ fn space_is_written_again_once_it_is_released_and_nobody_reads_it() {
 }
 
 #[test]
+fn nothing_that_the_root_in_use_needs_is_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        for number in 1..12 {
+            let (before, base) = (suite::files(folder.path()), storage.newest());
+            let batch = rows(number * 20..number * 20 + 60, Some(30 * number as usize));
+            let state = publish(&storage, number.into(), &[(1, batch)], catalog(1)).await;
+            let after = suite::files(folder.path());
+            let copy = file_of(base.0.meta.sequence);
+            assert_eq!(before.get(copy), after.get(copy), "the copy in use");
+            for PageNo { chunk, index } in in_use(&base) {
+                let (name, at) = (chunk::name_of(chunk), index as usize * 512);
+                assert_eq!(before[&name][at..at + 512], after[&name][at..at + 512], "page {index}");
+            }
+            drop(base);
+            storage.released(&state).await;
+        }
+    });
+}
+
+#[test]
 fn chunk_files_without_pages_go_once_that_is_released() {
     let folder = tempfile::tempdir().expect("a folder");
     block_on(async {
