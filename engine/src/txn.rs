@@ -1,7 +1,6 @@
 //! Transactions over the log: named ordered tables, versions in memory above immutable pages, redo in one or several logs.
 //!
-//! Not a store yet. What stands here are its parts that need no machine, from the top down; `docs/transactions.md` has the design and
-//! what is built of it.
+//! Not a store yet. What stands here are its parts, from the top down; `docs/transactions.md` has the design and what is built of it.
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the store that uses it is not built yet"))]
 mod recover;
