@@ -270,6 +270,12 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         self.shared.wait_durable(csn).await
     }
 
+    /// The life of the store that this is.
+    #[must_use]
+    pub fn epoch(&self) -> ids::Epoch {
+        self.shared.epoch
+    }
+
     /// The last commit.
     #[must_use]
     pub fn committed(&self) -> Csn {

@@ -146,7 +146,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     /// The keeper sleeps while nothing is pending, and until the next pass while little is.
     fn rouse_keeper(&self) {
         let pending = self.pending();
-        if pending == 1 || pending > self.options.sync_threshold {
+        // (It looks again after each pass.)
+        if pending == 1 || pending.is_multiple_of(self.options.sync_threshold + 1) {
             self.gates.keeper.open();
         }
     }
