@@ -57,7 +57,7 @@ pub use draft::PagesDraft;
 use format::{ChildRef, Run, page_at};
 use node::{Flaw, Node, PageError};
 pub use open::PagesExamined;
-use root::{Root, file_of};
+use root::{Root, file_of, slot_of};
 use space::{DraftSpace, Unsure};
 use state::RootState;
 pub use state::{PagesCursor, PagesState};
@@ -318,8 +318,8 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
             (control.highest.unwrap_or(base.meta.sequence), control.exists.clone())
         };
         // Never into the copy that is in use.
-        let sequence = highest + 1 + u64::from((highest + 1) % 2 == base.meta.sequence % 2);
-        let slot = usize::from(sequence % 2 != 0);
+        let sequence = highest + 1 + u64::from(slot_of(highest + 1) == slot_of(base.meta.sequence));
+        let slot = slot_of(sequence);
         let (point, next_table, wall_ns) = (draft.to, catalog.next(), self.0.env.wall_ns());
         let meta = RootMeta { sequence, point, next_table, wall_ns, ..base.meta };
         let root = self.0.root(meta, draft.next_chunk(), catalog_tree, directory);
