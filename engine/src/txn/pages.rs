@@ -1,12 +1,12 @@
 //! The default storage: immutable trees of checksummed pages in chunk files, under a root copy.
 //!
 //! - A batch of sorted changes makes a new tree that shares what it didn't touch with the old one. Pages never change where a state that
-//!   lives, or that the disk may still need, has them ([`space`]). So nothing of a draft is found before its root copy is written, and
+//!   lives, or that the disk may still need, has them (`space`). So nothing of a draft is found before its root copy is written, and
 //!   readers wait for nobody.
 //! - Every page is checked against the checksum that whoever names it states: an older page of the same place doesn't pass.
 //! - A publish syncs every chunk file that was written, then writes one root copy, the one that is not in use ([`root`]). If a chunk fails
 //!   the draft is gone, and nothing else. If the root copy fails nobody knows: there is no second try and no other copy.
-//! - Memory is bounded: pages and slots ([`cache`]) are counted where the rest of the store counts.
+//! - Memory is bounded: pages and slots (`cache`) are counted where the rest of the store counts.
 //!
 //! The walks over trees do no I/O. They ask a [`Source`] for a page, and its error leaves them where they were: the cache fails with the
 //! page that is missing, their caller loads that one, keeps it until the call, and calls again.
@@ -237,7 +237,13 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
     async fn establish(&self, stated: u64) -> Result<(), StorageError> {
         let Shared { dir, .. } = &*self.0;
         let (newest, next_chunk, useless) = {
-            let control = self.0.lock();
+            let mut control = self.0.lock();
+            match &control.poisoned {
+                Some(why) => return Err(StorageError::Poisoned(why.clone())),
+                None if control.highest.is_some() => return Ok(()),
+                // Until all of it is done: what is left in the middle may yet take effect.
+                None => control.poisoned = Some("it was not established to the end".to_owned()),
+            }
             (control.newest.clone(), control.next_chunk, control.useless.clone())
         };
         let RootState { meta, catalog_tree, directory, space, reader, .. } = &*newest.0;
@@ -264,6 +270,7 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         }
         let mut control = self.0.lock();
         control.useless.clear();
+        control.poisoned = None;
         control.highest = Some(stated.max(meta.sequence));
         Ok(())
     }
