@@ -1,12 +1,12 @@
 //! The default storage: immutable trees of checksummed pages in chunk files, under a root copy.
 //!
 //! - A batch of sorted changes makes a new tree that shares what it didn't touch with the old one. Pages never change where a state that
-//!   lives, or that the disk may still need, has them ([`space`]). So nothing of a draft is found before its root copy is written, and
+//!   lives, or that the disk may still need, has them (`space`). So nothing of a draft is found before its root copy is written, and
 //!   readers wait for nobody.
 //! - Every page is checked against the checksum that whoever names it states: an older page of the same place doesn't pass.
 //! - A publish syncs every chunk file that was written, then writes one root copy, the one that is not in use ([`root`]). If a chunk fails
 //!   the draft is gone, and nothing else. If the root copy fails nobody knows: there is no second try and no other copy.
-//! - Memory is bounded: pages and slots ([`cache`]) are counted where the rest of the store counts.
+//! - Memory is bounded: pages and slots (`cache`) are counted where the rest of the store counts.
 //!
 //! The walks over trees do no I/O. They ask a [`Source`] for a page, and its error leaves them where they were: the cache fails with the
 //! page that is missing, their caller loads that one, keeps it until the call, and calls again.
@@ -57,7 +57,7 @@ pub use draft::PagesDraft;
 use format::{ChildRef, Run, page_at};
 use node::{Flaw, Node, PageError};
 pub use open::PagesExamined;
-use root::{Root, file_of};
+use root::{Root, file_of, slot_of};
 use space::{DraftSpace, Unsure};
 use state::RootState;
 pub use state::{PagesCursor, PagesState};
@@ -237,7 +237,13 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
     async fn establish(&self, stated: u64) -> Result<(), StorageError> {
         let Shared { dir, .. } = &*self.0;
         let (newest, next_chunk, useless) = {
-            let control = self.0.lock();
+            let mut control = self.0.lock();
+            match &control.poisoned {
+                Some(why) => return Err(StorageError::Poisoned(why.clone())),
+                None if control.highest.is_some() => return Ok(()),
+                // Until all of it is done: what is left in the middle may yet take effect.
+                None => control.poisoned = Some("it was not established to the end".to_owned()),
+            }
             (control.newest.clone(), control.next_chunk, control.useless.clone())
         };
         let RootState { meta, catalog_tree, directory, space, reader, .. } = &*newest.0;
@@ -264,6 +270,7 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         }
         let mut control = self.0.lock();
         control.useless.clear();
+        control.poisoned = None;
         control.highest = Some(stated.max(meta.sequence));
         Ok(())
     }
@@ -318,8 +325,8 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
             (control.highest.unwrap_or(base.meta.sequence), control.exists.clone())
         };
         // Never into the copy that is in use.
-        let sequence = highest + 1 + u64::from((highest + 1) % 2 == base.meta.sequence % 2);
-        let slot = usize::from(sequence % 2 != 0);
+        let sequence = highest + 1 + u64::from(slot_of(highest + 1) == slot_of(base.meta.sequence));
+        let slot = slot_of(sequence);
         let (point, next_table, wall_ns) = (draft.to, catalog.next(), self.0.env.wall_ns());
         let meta = RootMeta { sequence, point, next_table, wall_ns, ..base.meta };
         let root = self.0.root(meta, draft.next_chunk(), catalog_tree, directory);

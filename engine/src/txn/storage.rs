@@ -104,7 +104,7 @@ pub trait Storage<E: Env>: Send + Sync + Sized + 'static {
     /// higher ones.
     ///
     /// # Errors
-    /// `Io`: nothing was decided, open the store anew.
+    /// `Io`: nothing was decided, open the store anew; likewise if the future is dropped.
     fn establish(&self, stated: u64) -> impl Future<Output = Result<(), StorageError>> + Send;
 
     /// The newest state.
@@ -439,8 +439,8 @@ pub enum StorageError {
     /// It was only loaded. Remedy: establish it.
     #[error("the storage was not established")]
     NotEstablished,
-    /// Whether a root was published is unknown. Remedy: reopen the store; both are right.
-    #[error("a root may have been published or not: {0}; reopen the store")]
+    /// What a root copy holds is unknown, since a write of it failed or was interrupted. Remedy: reopen the store; either is right.
+    #[error("what the root copies are is unknown: {0}; reopen the store")]
     Poisoned(String),
 }
 

@@ -185,10 +185,10 @@ impl<const B: usize> Drop for Reading<'_, B> {
 }
 
 impl<const B: usize> Clock<B> {
-    /// Goes on until memory is within its bound, but not more than twice round.
+    /// Goes on until memory is within its bound, but not much more than twice round: others may have filled it.
     fn turn(&mut self, memory: &Memory) {
         let mut rounds = 0;
-        while memory.is_beyond() && rounds < 3 {
+        while rounds < 3 {
             let (chunk, piece, slot) = self.at;
             let Some(frames) = self.frames.get(chunk) else {
                 self.at = (0, 0, 0);
@@ -196,17 +196,18 @@ impl<const B: usize> Clock<B> {
                 continue;
             };
             let frames = frames.upgrade();
-            let Some(slots) = frames.as_ref().and_then(|frames| frames.pieces.get(piece)) else {
+            let Some((frames, slots)) = frames.as_ref().and_then(|frames| Some((frames, frames.pieces.get(piece)?)))
+            else {
                 self.at = (chunk + 1, 0, 0);
                 continue;
             };
-            let Some(slots) = slots.get().filter(|slots| slot < slots.len()) else {
-                self.at = (chunk, piece + 1, 0);
-                continue;
-            };
-            self.at.2 += 1;
-            if let Some(frames) = &frames {
-                frames.tick(&slots[slot]);
+            self.at = (chunk, piece + 1, 0);
+            for (slot, held) in slots.get().into_iter().flatten().enumerate().skip(slot) {
+                frames.tick(held);
+                if !memory.is_beyond() {
+                    self.at = (chunk, piece, slot + 1);
+                    return;
+                }
             }
         }
     }

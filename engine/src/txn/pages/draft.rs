@@ -20,7 +20,7 @@ use super::{
     state::{InMemory, PagesState, Reader, Stop},
 };
 use crate::{
-    env::{Dir, Env},
+    env::{Dir, Env, interruptible},
     txn::{
         catalog::{self, Catalog},
         ids::{PageNo, TableId},
@@ -210,8 +210,10 @@ impl<E: Env, const B: usize> PagesDraft<E, B> {
 
     /// Frees all pages of a tree.
     async fn drop_tree(&mut self, table: TableId, root: ChildRef) -> Result<(), StorageError> {
-        let mut rest = vec![(root, self.reader.root(table, &root).await?)];
-        while let Some((child, node)) = rest.pop() {
+        let mut rest: Vec<(ChildRef, Option<Arc<Node<B>>>)> = vec![(root, None)];
+        while let Some((child, above)) = rest.pop() {
+            let node = self.reader.page(table, &child).await?;
+            above.map_or(Ok(()), |above| super::below(&node, &child, &above)).map_err(corrupt_page::<B>)?;
             self.free(child.page, 1)?;
             for index in 0..node.len() {
                 if node.is_leaf() {
@@ -224,9 +226,7 @@ impl<E: Env, const B: usize> PagesDraft<E, B> {
                 if node.level() == 1 && !child.runs_below {
                     self.free(child.page, 1)?;
                 } else {
-                    let below = self.reader.load(&child).await?;
-                    super::below(&below, &child, &node).map_err(corrupt_page::<B>)?;
-                    rest.push((child, below));
+                    rest.push((child, Some(Arc::clone(&node))));
                 }
             }
         }
@@ -310,7 +310,7 @@ impl<E: Env, const B: usize> PagesDraft<E, B> {
         self.write_out().await?;
         self.sync_chunks().await?;
         if !self.made.is_empty() {
-            let synced = self.shared.dir.sync().await;
+            let synced = interruptible(|| self.shared.dir.sync()).await;
             synced.map_err(|error| StorageError::io("sync", "the directory", &error))?;
         }
         Ok(finished)

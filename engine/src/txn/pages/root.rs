@@ -85,10 +85,16 @@ pub enum RootFlaw {
     },
 }
 
+/// Which of the two copies a root has.
+#[must_use]
+pub const fn slot_of(sequence: u64) -> usize {
+    (sequence % 2) as usize
+}
+
 /// The file that a root's copy stands in.
 #[must_use]
-pub fn file_of(sequence: u64) -> &'static str {
-    ROOT_FILES[usize::from(!sequence.is_multiple_of(2))]
+pub const fn file_of(sequence: u64) -> &'static str {
+    ROOT_FILES[slot_of(sequence)]
 }
 
 impl Root {

@@ -139,7 +139,7 @@ impl<F: File, const B: usize> Reader<F, B> {
 
     /// A look-up.
     async fn get(&self, table: TableId, root: &ChildRef, key: &[u8]) -> Result<Option<Value>, StorageError> {
-        let mut node = self.root(table, root).await?;
+        let mut node = self.page(table, root).await?;
         while !node.is_leaf() {
             let child = node.child(node.child_of(key));
             let next = self.load(&child).await?;
@@ -154,10 +154,10 @@ impl<F: File, const B: usize> Reader<F, B> {
         Ok(Some(Value::of_page(node, from as u32, bytes as u32)))
     }
 
-    /// The root of a table's tree.
-    pub(super) async fn root(&self, table: TableId, root: &ChildRef) -> Result<Arc<Node<B>>, StorageError> {
-        let node = self.load(root).await?;
-        of_table(&node, root, table).map_err(corrupt_page::<B>)?;
+    /// A page of a table's tree.
+    pub(super) async fn page(&self, table: TableId, child: &ChildRef) -> Result<Arc<Node<B>>, StorageError> {
+        let node = self.load(child).await?;
+        of_table(&node, child, table).map_err(corrupt_page::<B>)?;
         Ok(node)
     }
 }

@@ -197,6 +197,59 @@ fn chunk_files_without_pages_go_once_that_is_released() {
 }
 
 #[test]
+fn what_no_root_needs_is_taken_away_before_anything_is_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let state = publish(&storage, 1, &[(1, rows(0..60, Some(30)))], catalog(1)).await;
+        storage.released(&state).await;
+        let good = suite::files(folder.path());
+        // A draft that grows a file and makes another one, and is left.
+        let mut draft = storage.draft(point(2)).expect("there is no other");
+        let batch = rows(0..2000, Some(90));
+        storage.merge(&mut draft, TableId(1), &mut Sorted::new(&batch)).await.expect("the disk works");
+        prepare(&storage.0.dir, b"a root that was not finished").await.expect("the disk works");
+        std::mem::forget(draft);
+        let longer = |files: &BTreeMap<String, Vec<u8>>| {
+            files.len() > good.len() + 1 && files["chunk-00000001.pages"].len() > good["chunk-00000001.pages"].len()
+        };
+        assert!(longer(&suite::files(folder.path())));
+        let looked = Small::load(suite::examine::<Small>(folder.path()).await).await.expect("nothing is damaged");
+        assert!(longer(&suite::files(folder.path())), "a look changes nothing");
+        looked.establish(0).await.expect("the disk works");
+        let lengths = |files: BTreeMap<String, Vec<u8>>| -> Vec<(String, usize)> {
+            files.into_iter().map(|(name, bytes)| (name, bytes.len())).collect()
+        };
+        assert_eq!(lengths(suite::files(folder.path())), lengths(good));
+    });
+}
+
+#[test]
+fn a_draft_that_a_merge_has_failed_in_is_not_published() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let first = publish(&storage, 1, &[(1, rows(0..60, Some(30)))], catalog(1)).await;
+        let mut draft = storage.draft(point(2)).expect("there is no other");
+        // A bitmap page can't tell of so many pages.
+        let large = Batch::from([(b"key".to_vec(), Some(vec![1; 2 << 20]))]);
+        let failed = storage.merge(&mut draft, TableId(1), &mut Sorted::new(&large)).await;
+        assert!(matches!(failed, Err(StorageError::Io { kind: std::io::ErrorKind::FileTooLarge, .. })));
+        let published = storage.publish(draft, Arc::new(catalog(1))).await;
+        assert!(matches!(published, Err(PublishError::Not(StorageError::Broken))));
+        assert_eq!(storage.newest().meta(), first.meta());
+        // What fits does, in a chunk file of its own, and goes again.
+        let large = Batch::from([(b"key".to_vec(), Some(vec![1; 1 << 20]))]);
+        let state = publish(&storage, 2, &[(1, large)], catalog(1)).await;
+        let value = state.get(TableId(1), b"key").await.expect("nothing is damaged").expect("it is there");
+        assert_eq!((value.len(), in_use(&state)), (1 << 20, needed(&state).await));
+        let state = publish(&storage, 3, &[(1, Batch::from([(b"key".to_vec(), None)]))], catalog(1)).await;
+        storage.released(&state).await;
+        assert!(bytes_of(folder.path()) < 100_000, "{}", bytes_of(folder.path()));
+    });
+}
+
+#[test]
 fn memory_stays_within_its_bound() {
     let folder = tempfile::tempdir().expect("a folder");
     block_on(async {

@@ -253,7 +253,7 @@ fn step() -> impl Strategy<Value = Step> {
 type Model = BTreeMap<TableId, Rows>;
 
 fn agrees_with_maps<S: Storage<OsEnv>>() {
-    let config = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() };
     let steps = proptest::collection::vec(step(), 1..24);
     let probes = proptest::collection::vec((key(), 0..3_u8), 6);
     TestRunner::new(config)
