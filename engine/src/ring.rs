@@ -99,7 +99,7 @@ impl<T> Ring<T> {
 
     /// Gives back a page that the producer did not use.
     pub(crate) fn put_back(&mut self, page: Vec<u8>) {
-        debug_assert!(page.is_empty());
+        debug_assert!(page.is_empty() && self.empty.len() < self.allocated, "it is a page of this ring");
         self.empty.push(page);
     }
 
