@@ -139,6 +139,19 @@ impl View {
         length
     }
 
+    /// How many bytes from `offset` on lie in pages that are known to be zeros, up to the end.
+    pub(super) fn known_zeros(&self, offset: u64) -> u64 {
+        let zeros = zeros();
+        let known = |page: &Page| page.as_ref().is_none_or(|page| Arc::ptr_eq(page, &zeros));
+        let first = (offset / PAGE_BYTES as u64) as usize;
+        let behind = self.pages.get(first..).unwrap_or_default();
+        let end = match behind.iter().position(|page| !known(page)) {
+            Some(pages) => ((first + pages) * PAGE_BYTES) as u64,
+            None => self.len,
+        };
+        end.min(self.len).saturating_sub(offset)
+    }
+
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         for (index, start, range) in pieces(offset, data.len()) {
             self.put(index, start, &data[range]);

@@ -109,6 +109,12 @@ impl ImageFile {
         self.seen.view(&self.inode).len
     }
 
+    /// How many bytes from `offset` on are zeros for sure; there may be more.
+    #[must_use]
+    pub fn known_zeros(&self, offset: u64) -> u64 {
+        self.seen.view(&self.inode).known_zeros(offset)
+    }
+
     /// Reads from `offset` on; returns how many bytes there were.
     #[must_use]
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> usize {
