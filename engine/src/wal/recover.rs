@@ -678,7 +678,13 @@ async fn started<F: File>(scanner: &mut Scanner<'_, F>, whole: bool) -> std::io:
     }
     let mut crcs = crc32fast::Hasher::new();
     for _ in 0..start.carried_frames {
-        let Ok(carried) = scanner.frame(end).await? else { return Ok(None) };
+        let carried = match scanner.frame_now(end) {
+            Some(carried) => carried,
+            None => match scanner.frame(end).await? {
+                Ok(carried) => carried,
+                Err(_) => return Ok(None),
+            },
+        };
         crcs.update(&carried.crc.to_le_bytes());
         end = carried.end();
     }
