@@ -13,6 +13,9 @@ use std::{
 
 use crate::prng::fold;
 
+/// How many names have their words at hand.
+const NAMES: usize = 8;
+
 /// How many calls [`Trace::last`] remembers.
 pub const REMEMBERED: usize = 64;
 
@@ -71,8 +74,10 @@ pub struct Call {
 pub struct Trace {
     hash: u64,
     last: VecDeque<Call>,
-    /// The name that came last, and its word.
-    name: Option<(Arc<OsStr>, u64)>,
+    /// The names that came last, and their words.
+    names: VecDeque<(Arc<OsStr>, u64)>,
+    /// The words that are literals, each with what was made of it.
+    literals: Vec<(&'static str, u64)>,
 }
 
 impl Default for Trace {
@@ -85,7 +90,12 @@ impl Trace {
     /// An empty trace.
     #[must_use]
     pub fn new() -> Trace {
-        Trace { hash: 0x5ea3_a11d_15c0_7eed, last: VecDeque::with_capacity(REMEMBERED), name: None }
+        Trace {
+            hash: 0x5ea3_a11d_15c0_7eed,
+            last: VecDeque::with_capacity(REMEMBERED),
+            names: VecDeque::new(),
+            literals: Vec::new(),
+        }
     }
 
     /// Adds one event.
@@ -102,12 +112,36 @@ impl Trace {
         self.word(word(bytes));
     }
 
-    /// Adds a name, as [`Trace::bytes`] would: mostly it is the one that came last.
+    /// Adds zeros, as [`Trace::bytes`] would.
+    pub fn zeros(&mut self, count: usize) {
+        let crc = (0..count / ZEROS.len()).fold(0, |crc, _| ZeroRun::get().append(crc));
+        let crc = summed_on(crc, &ZEROS[..count % ZEROS.len()]);
+        self.word((count as u64) << 32 ^ u64::from(crc));
+    }
+
+    /// Adds a name, as [`Trace::bytes`] would: mostly it is one of those that came last.
     pub fn name(&mut self, name: &Arc<OsStr>) {
-        if self.name.as_ref().is_none_or(|(last, _)| !Arc::ptr_eq(last, name)) {
-            self.name = Some((name.clone(), word(name.as_encoded_bytes())));
-        }
-        let word = self.name.as_ref().map_or(0, |(_, word)| *word);
+        let known = self.names.iter().find(|(last, _)| Arc::ptr_eq(last, name) || last == name);
+        let word = known.map(|(_, word)| *word).unwrap_or_else(|| {
+            if self.names.len() == NAMES {
+                self.names.pop_front();
+            }
+            let word = word(name.as_encoded_bytes());
+            self.names.push_back((name.clone(), word));
+            word
+        });
+        self.word(word);
+    }
+
+    /// Adds a word of the program, as [`Trace::bytes`] would: there are few of them.
+    pub fn literal(&mut self, text: &'static str) {
+        // One word is mostly one literal: its address tells it apart.
+        let known = self.literals.iter().find(|(other, _)| std::ptr::eq(*other, text));
+        let word = known.map(|(_, word)| *word).unwrap_or_else(|| {
+            let word = word(text.as_bytes());
+            self.literals.push((text, word));
+            word
+        });
         self.word(word);
     }
 
@@ -279,12 +313,31 @@ mod tests {
     }
 
     #[test]
+    fn zeros_count_as_bytes() {
+        for count in [0, 1, 1023, 1024, 5000] {
+            let (mut one, mut two) = (Trace::new(), Trace::new());
+            one.zeros(count);
+            two.bytes(&vec![0; count]);
+            assert_eq!(one.hash(), two.hash(), "{count}");
+        }
+    }
+
+    #[test]
     fn a_name_counts_as_its_bytes_do() {
         let (mut one, mut two) = (Trace::new(), Trace::new());
         let names: [Arc<OsStr>; 2] = [OsStr::new("a").into(), OsStr::new("b").into()];
         for name in [0, 0, 1, 0] {
             one.name(&names[name]);
             two.bytes(names[name].as_encoded_bytes());
+        }
+        for number in 0..3 * NAMES {
+            let name: Arc<OsStr> = OsStr::new(&format!("wal-{}", number % (NAMES + 1))).into();
+            one.name(&name);
+            two.bytes(name.as_encoded_bytes());
+        }
+        for literal in ["read", "write", "read"] {
+            one.literal(literal);
+            two.bytes(literal.as_bytes());
         }
         assert_eq!(one.hash(), two.hash());
     }

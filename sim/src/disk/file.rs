@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{draw::Draw, keep::Part};
+use super::{draw::Draw, keep::Part, op::prepared};
 use crate::prng::Prng;
 
 /// Bytes in a page: the unit of the cache, of eviction, and of what a killed write leaves.
@@ -113,7 +113,8 @@ impl View {
     /// Writes into one page; a whole one takes the place of what was there.
     fn put(&mut self, index: usize, start: usize, data: &[u8]) {
         match <&[u8; PAGE_BYTES]>::try_from(data) {
-            Ok(data) => self.set(index, Some(if *data == ZEROS { zeros() } else { Arc::new(*data) })),
+            Ok(page) if prepared(data) || *page == ZEROS => self.set(index, Some(zeros())),
+            Ok(page) => self.set(index, Some(Arc::new(*page))),
             Err(_) => self.page_mut(index)[start..start + data.len()].copy_from_slice(data),
         }
     }

@@ -18,7 +18,7 @@ use super::{
     call::{Core, lock},
 };
 use crate::{
-    disk::{CutReport, DirId, Disk, DiskOptions, Done, FileId, Inject, Keep, Op, OpId},
+    disk::{CutReport, DirId, Disk, DiskOptions, Done, FileId, Inject, Keep, Op, OpId, prepared},
     fault::{Fault, FaultPlan, FaultRates, Fired},
     prng::Prng,
     trace::{Call, Kind, Outcome, Trace},
@@ -599,11 +599,15 @@ impl State {
             Op::SetLen { file, len } => (named(&self.disk, file), None, Some(*len)),
             Op::Read { file, offset, length } => (named(&self.disk, file), Some(*offset), Some(*length)),
             Op::Write { file, offset, data } | Op::WriteSynced { file, offset, data } => {
-                self.trace.bytes(data);
+                if prepared(data) {
+                    self.trace.zeros(data.len());
+                } else {
+                    self.trace.bytes(data);
+                }
                 (named(&self.disk, file), Some(*offset), Some(data.len() as u64))
             }
         };
-        self.trace.bytes(op.name().as_bytes());
+        self.trace.literal(op.name());
         if let Some(name) = &name {
             self.trace.name(name);
         }
