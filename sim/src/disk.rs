@@ -30,7 +30,7 @@ use std::{ffi::OsStr, io, path::Path, sync::Arc};
 use bytes::Bytes;
 use engine::env::{Entry, OpenMode};
 
-pub(crate) use self::op::{owned, prepared};
+pub(crate) use self::op::{owned, prepared, zeros};
 pub use self::{
     crash::CutReport,
     dir::Name,

@@ -116,6 +116,11 @@ pub enum Done {
 /// Zeros to prepare files with.
 static ZEROS: [u8; 1 << 15] = [0; 1 << 15];
 
+/// So many zeros.
+pub(crate) fn zeros(count: usize) -> Bytes {
+    ZEROS.get(..count).map_or_else(|| vec![0; count].into(), Bytes::from_static)
+}
+
 /// What a call owns of the caller's buffer. Zeros, which prepare files by the page, are there already.
 pub(crate) fn owned(buf: &[u8]) -> Bytes {
     match ZEROS.get(..buf.len()) {
@@ -124,7 +129,7 @@ pub(crate) fn owned(buf: &[u8]) -> Bytes {
     }
 }
 
-/// Whether these are zeros that [`owned`] found to be such: nobody needs to look again.
+/// Whether these are zeros of [`zeros`], or that [`owned`] found to be such: nobody needs to look again.
 pub(crate) fn prepared(data: &[u8]) -> bool {
     ZEROS.as_ptr_range().contains(&data.as_ptr())
 }

@@ -608,11 +608,18 @@ impl State {
             }
         };
         self.trace.literal(op.name());
-        if let Some(name) = &name {
-            self.trace.name(name);
-        }
-        if let Op::Rename { from, .. } = op {
-            self.trace.name(from);
+        match op {
+            // These came with the call, and nobody has seen them before.
+            Op::Open { name, .. } | Op::Remove { name, .. } => self.trace.bytes(name.as_encoded_bytes()),
+            Op::Rename { from, to, .. } => {
+                self.trace.bytes(to.as_encoded_bytes());
+                self.trace.bytes(from.as_encoded_bytes());
+            }
+            _ => {
+                if let Some(name) = &name {
+                    self.trace.name(name);
+                }
+            }
         }
         self.trace.event(Kind::Begin, &[self.io, at_ns, offset.unwrap_or(u64::MAX), length.unwrap_or(u64::MAX)]);
         let (number, what, outcome) = (self.io, op.name(), Outcome::InFlight);
