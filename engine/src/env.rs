@@ -141,6 +141,13 @@ pub trait File: Send + Sync + 'static {
     /// non-empty `buf` only at or past the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> impl Future<Output = io::Result<usize>> + Send;
 
+    /// How many bytes from `offset` on are zeros, as far as the machine knows without reading them: nobody needs to read those.
+    /// What was written as zeros most machines take for data like any other.
+    fn known_zeros(&self, offset: u64) -> u64 {
+        let _ = offset;
+        0
+    }
+
     /// Writes from `buf` at `offset`, extending the file if needed; returns how many bytes were taken, at least 1 for a
     /// non-empty `buf`. A process kill keeps what was taken (of a call in flight, any prefix); a power cut may keep any
     /// subset of its sectors, with or without the new length.

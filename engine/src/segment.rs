@@ -448,7 +448,11 @@ impl<'a, F: File> Scanner<'a, F> {
     /// left there and to learn what it claims.
     pub(crate) async fn survivor(&mut self, mut offset: u64) -> io::Result<Option<Found>> {
         offset = offset.next_multiple_of(FRAME_ALIGN_BYTES);
-        while offset + FRAME_HEADER_BYTES <= self.window.length {
+        loop {
+            offset = self.behind_known_zeros(offset);
+            if offset + FRAME_HEADER_BYTES > self.window.length {
+                return Ok(None);
+            }
             self.fill(offset, FRAME_HEADER_BYTES).await?;
             let bytes = self.bytes(offset);
             let (hit, scanned) = plausible(bytes, self.seed, offset);
@@ -463,7 +467,21 @@ impl<'a, F: File> Scanner<'a, F> {
                 }
             }
         }
-        Ok(None)
+    }
+
+    /// The first place at or after `offset` where a header may stand, if what was read ends in zeros and the machine knows
+    /// that zeros follow; else `offset`.
+    fn behind_known_zeros(&self, offset: u64) -> u64 {
+        let read = self.bytes(offset);
+        if read.len() as u64 >= FRAME_HEADER_BYTES || read.iter().any(|byte| *byte != 0) {
+            return offset;
+        }
+        let end = offset + read.len() as u64;
+        match self.file.known_zeros(end) {
+            0 => offset,
+            // The kind of a frame stands in byte 7, and is never 0.
+            zeros => offset.max((end + zeros).saturating_sub(7).next_multiple_of(FRAME_ALIGN_BYTES)),
+        }
     }
 
     /// The part of the window from `offset` on.

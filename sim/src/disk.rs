@@ -30,6 +30,7 @@ use std::{ffi::OsStr, io, path::Path, sync::Arc};
 use bytes::Bytes;
 use engine::env::{Entry, OpenMode};
 
+pub(crate) use self::op::{owned, prepared, zeros};
 pub use self::{
     crash::CutReport,
     dir::Name,
@@ -264,8 +265,9 @@ impl Disk {
     #[must_use]
     pub fn name_of(&self, file: FileId) -> Option<Name> {
         let inode = self.files.get(file.0)?.inode;
-        let names = self.dirs.iter().flat_map(|dir| &dir.live);
-        names.into_iter().find(|(_, named)| **named == inode).map(|(name, _)| name.clone())
+        // A rename stays in its directory.
+        let names = &self.dirs[self.inode(inode).home as usize].live;
+        names.iter().find(|(_, named)| **named == inode).map(|(name, _)| name.clone())
     }
 
     fn plain(&mut self, op: Op, buf: &mut [u8]) -> io::Result<Done> {
@@ -286,8 +288,9 @@ impl Disk {
                 }
                 if from != to {
                     let seq = self.next_seq();
-                    self.dir_mut(dir).rename(seq, from, to, inode);
-                    self.collect();
+                    if self.dir_mut(dir).rename(seq, from, to, inode) {
+                        self.collect();
+                    }
                 }
                 Ok(Done::Unit)
             }
@@ -432,19 +435,16 @@ impl Disk {
 
     fn sync_dir(&mut self, dir: DirId, upto: u64, failure: Option<(io::Error, u64)>) -> io::Result<Done> {
         let directory = self.dir_mut(dir);
-        let result = match failure {
-            Some((error, seed)) => {
-                let mut prng = Prng::new(seed);
-                directory.fail_sync(upto, &mut Draw::odds(&mut prng, 128));
-                Err(error)
+        let Some((error, seed)) = failure else {
+            if directory.sync(upto) {
+                self.collect();
             }
-            None => {
-                directory.sync(upto);
-                Ok(Done::Unit)
-            }
+            return Ok(Done::Unit);
         };
+        let mut prng = Prng::new(seed);
+        directory.fail_sync(upto, &mut Draw::odds(&mut prng, 128));
         self.collect();
-        result
+        Err(error)
     }
 
     /// Frees files that no legal state and no handle can reach; their bytes may show up in later files.

@@ -21,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use engine::env::{Dir, Entry, Env, File, OpenMode};
 
 use self::call::{Core, Yield};
@@ -30,7 +29,7 @@ pub use self::{
     image::{ImageDir, ImageEnv},
     machine::{Machine, MachineOptions},
 };
-use crate::disk::{DirId, Disk, Done, FileId, Op};
+use crate::disk::{DirId, Disk, Done, FileId, Op, owned};
 
 /// The machine as one process sees it, from its start until it is killed.
 #[derive(Clone, Debug)]
@@ -234,15 +233,6 @@ impl Drop for SimLock {
 
 fn shared(name: &str) -> crate::disk::Name {
     std::ffi::OsStr::new(name).into()
-}
-
-/// What a call owns of the caller's buffer. Zeros, which prepare files by the page, are there already.
-fn owned(buf: &[u8]) -> Bytes {
-    static ZEROS: [u8; 1 << 15] = [0; 1 << 15];
-    match ZEROS.get(..buf.len()) {
-        Some(zeros) if buf.len() >= 1024 && zeros == buf => Bytes::from_static(zeros),
-        _ => Bytes::copy_from_slice(buf),
-    }
 }
 
 fn count(done: Done) -> io::Result<u64> {

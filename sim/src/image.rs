@@ -8,7 +8,7 @@ use engine::{
 };
 
 use crate::{
-    disk::{Disk, Op},
+    disk::{Disk, Op, zeros},
     env::SimEnv,
     evidence,
     oracle::ensure,
@@ -39,11 +39,13 @@ pub fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
         Op::SyncData { file } | Op::SyncAll { file } | Op::SyncPages { file } => *file,
         _ => return false,
     };
-    let mut head = vec![0; START_WITHIN];
+    let mut head = [0; START_WITHIN];
     let held = disk.read_open(file, 0, &mut head);
+    let this = started(&head[..held]);
     // Of the segments that were started only the newest is written and synced.
-    let newest = files(disk).iter().filter_map(|(name, _)| Some(started(&read_head(disk, name))?.generation)).max();
-    started(&head[..held]).is_some_and(|identity| Some(identity.generation) >= newest)
+    let newest =
+        files(disk).iter().filter_map(|(name, _)| Some(started(read_head(disk, name, &mut head))?.generation)).max();
+    this.is_some_and(|identity| Some(identity.generation) >= newest)
 }
 
 /// Bytes of a segment's head that hold its start.
@@ -67,13 +69,11 @@ fn read(disk: &Disk, name: &str) -> Vec<u8> {
     disk.dir_at(Path::new(LOG_DIR)).and_then(|dir| disk.read_file(dir, OsStr::new(name))).unwrap_or_default()
 }
 
-/// The bytes of a segment that hold its start.
-fn read_head(disk: &Disk, name: &str) -> Vec<u8> {
-    let mut head = vec![0; START_WITHIN];
+/// The bytes of a segment that hold its start, read into `head`.
+fn read_head<'a>(disk: &Disk, name: &str, head: &'a mut [u8; START_WITHIN]) -> &'a [u8] {
     let dir = disk.dir_at(Path::new(LOG_DIR));
-    let held = dir.and_then(|dir| disk.read_part(dir, OsStr::new(name), 0, &mut head)).unwrap_or(0);
-    head.truncate(held);
-    head
+    let held = dir.and_then(|dir| disk.read_part(dir, OsStr::new(name), 0, head)).unwrap_or(0);
+    &head[..held]
 }
 
 /// Calls that an open of this directory may need: a constant, some per file, some per 64 KiB, some per record read back.
@@ -160,9 +160,11 @@ pub fn closed_end_is_proven(
     let mut damaged = pessimal.fork();
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(()) };
     let segments = files(pessimal).into_iter().filter(|(name, _)| name.ends_with(".seg"));
-    let started = segments.filter_map(|(name, length)| Some((started(&read_head(pessimal, name))?, name, length)));
+    let mut head = [0; START_WITHIN];
+    let started =
+        segments.filter_map(|(name, length)| Some((started(read_head(pessimal, name, &mut head))?, name, length)));
     let Some((_, last, length)) = started.max_by_key(|(identity, ..)| identity.generation) else { return Ok(()) };
-    damaged.damage(dir, OsStr::new(last), FIRST_FRAME_OFFSET, &vec![0; (length - FIRST_FRAME_OFFSET) as usize]);
+    damaged.damage(dir, OsStr::new(last), FIRST_FRAME_OFFSET, &zeros((length - FIRST_FRAME_OFFSET) as usize));
     match recover(&damaged) {
         Err(_) => Ok(()),
         Ok(recovered) => ensure(
@@ -195,7 +197,10 @@ pub fn refusals_change_nothing(
     }
     let segment = draws.pick(&segments).clone();
     // The checksum of its start, or a version from the future.
-    damaged.flip(dir, OsStr::new(&segment), FIRST_FRAME_OFFSET, 1);
+    if !damaged.flip(dir, OsStr::new(&segment), FIRST_FRAME_OFFSET, 1) {
+        // A spare that is only an identity so far: nothing was damaged, so nothing is refused for it.
+        return Ok(Vec::new());
+    }
     let env = SimEnv::still(damaged.fork());
     match recover(env.clone()) {
         Ok(_) => Ok(Vec::new()),

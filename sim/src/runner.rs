@@ -116,6 +116,8 @@ struct Shared {
     /// A rewrite was begun in the present life.
     rewrites: bool,
     image_draws: Prng,
+    /// The image that was recovered last after an acknowledgement, and what came of it.
+    judged: Option<(Image, Result<Recovered, String>)>,
 }
 
 type SharedRef = Arc<Mutex<Shared>>;
@@ -183,6 +185,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             operations: 0,
             rewrites: false,
             image_draws: prng.fork("image checks"),
+            judged: None,
         };
         Run {
             plan,

@@ -4,9 +4,17 @@
 //! seed have one hash, in one process, in two, and on two machines; a difference means that something else than the
 //! seed decided. The last calls are kept as plain values and become text only when somebody asks.
 
-use std::{collections::VecDeque, ffi::OsStr, fmt::Write as _, sync::Arc};
+use std::{
+    collections::VecDeque,
+    ffi::OsStr,
+    fmt::Write as _,
+    sync::{Arc, LazyLock},
+};
 
 use crate::prng::fold;
+
+/// How many names have their words at hand.
+const NAMES: usize = 4;
 
 /// How many calls [`Trace::last`] remembers.
 pub const REMEMBERED: usize = 64;
@@ -66,8 +74,10 @@ pub struct Call {
 pub struct Trace {
     hash: u64,
     last: VecDeque<Call>,
-    /// The name that came last, and its word.
-    name: Option<(Arc<OsStr>, u64)>,
+    /// The names that came last, and their words.
+    names: VecDeque<(Arc<OsStr>, u64)>,
+    /// The words that are literals, each with what was made of it.
+    literals: Vec<(&'static str, u64)>,
 }
 
 impl Default for Trace {
@@ -80,7 +90,12 @@ impl Trace {
     /// An empty trace.
     #[must_use]
     pub fn new() -> Trace {
-        Trace { hash: 0x5ea3_a11d_15c0_7eed, last: VecDeque::with_capacity(REMEMBERED), name: None }
+        Trace {
+            hash: 0x5ea3_a11d_15c0_7eed,
+            last: VecDeque::with_capacity(REMEMBERED),
+            names: VecDeque::new(),
+            literals: Vec::new(),
+        }
     }
 
     /// Adds one event.
@@ -97,12 +112,36 @@ impl Trace {
         self.word(word(bytes));
     }
 
-    /// Adds a name, as [`Trace::bytes`] would: mostly it is the one that came last.
+    /// Adds zeros, as [`Trace::bytes`] would.
+    pub fn zeros(&mut self, count: usize) {
+        let crc = (0..count / ZEROS.len()).fold(0, |crc, _| ZeroRun::get().append(crc));
+        let crc = summed_on(crc, &ZEROS[..count % ZEROS.len()]);
+        self.word((count as u64) << 32 ^ u64::from(crc));
+    }
+
+    /// Adds a name, as [`Trace::bytes`] would: if it is one of those that came last, it needs no look at its letters.
     pub fn name(&mut self, name: &Arc<OsStr>) {
-        if self.name.as_ref().is_none_or(|(last, _)| !Arc::ptr_eq(last, name)) {
-            self.name = Some((name.clone(), word(name.as_encoded_bytes())));
-        }
-        let word = self.name.as_ref().map_or(0, |(_, word)| *word);
+        let known = self.names.iter().find(|(last, _)| Arc::ptr_eq(last, name));
+        let word = known.map(|(_, word)| *word).unwrap_or_else(|| {
+            if self.names.len() == NAMES {
+                self.names.pop_front();
+            }
+            let word = word(name.as_encoded_bytes());
+            self.names.push_back((name.clone(), word));
+            word
+        });
+        self.word(word);
+    }
+
+    /// Adds a word of the program, as [`Trace::bytes`] would: there are few of them.
+    pub fn literal(&mut self, text: &'static str) {
+        // One word is mostly one literal: its address tells it apart.
+        let known = self.literals.iter().find(|(other, _)| std::ptr::eq(*other, text));
+        let word = known.map(|(_, word)| *word).unwrap_or_else(|| {
+            let word = word(text.as_bytes());
+            self.literals.push((text, word));
+            word
+        });
         self.word(word);
     }
 
@@ -143,7 +182,59 @@ impl Trace {
 /// What the hash takes in of some bytes: their length and checksum.
 #[must_use]
 pub fn word(bytes: &[u8]) -> u64 {
-    (bytes.len() as u64) << 32 ^ u64::from(crc32fast::hash(bytes))
+    (bytes.len() as u64) << 32 ^ u64::from(checksum(bytes))
+}
+
+/// CRC-32. Most of what files hold are zeros that prepare them: those are found quicker than they are summed up.
+fn checksum(bytes: &[u8]) -> u32 {
+    let (mut crc, mut summed, mut at) = (0, 0, 0);
+    while let Some(piece) = bytes.get(at..at + ZEROS.len()) {
+        if *piece == ZEROS {
+            crc = ZeroRun::get().append(summed_on(crc, &bytes[summed..at]));
+            summed = at + ZEROS.len();
+        }
+        at += ZEROS.len();
+    }
+    summed_on(crc, &bytes[summed..])
+}
+
+fn summed_on(crc: u32, bytes: &[u8]) -> u32 {
+    if bytes.is_empty() {
+        return crc;
+    }
+    let mut hasher = crc32fast::Hasher::new_with_initial(crc);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+const ZEROS: [u8; 1024] = [0; 1024];
+
+/// What [`ZEROS`] behind some bytes make of their checksum: the sum of a part for each byte of it, since a CRC is linear.
+struct ZeroRun([[u32; 256]; 4]);
+
+impl ZeroRun {
+    fn get() -> &'static ZeroRun {
+        static RUN: LazyLock<ZeroRun> = LazyLock::new(ZeroRun::new);
+        &RUN
+    }
+
+    fn new() -> ZeroRun {
+        let of_nothing = summed_on(0, &ZEROS);
+        let of_bits: [u32; 32] = std::array::from_fn(|bit| summed_on(1 << bit, &ZEROS) ^ of_nothing);
+        let mut parts = [[0; 256]; 4];
+        for (place, part) in parts.iter_mut().enumerate() {
+            for (byte, sum) in part.iter_mut().enumerate() {
+                let bits = (0..8).filter(|bit| byte >> bit & 1 == 1);
+                *sum = bits.fold(if place == 0 { of_nothing } else { 0 }, |sum, bit| sum ^ of_bits[8 * place + bit]);
+            }
+        }
+        ZeroRun(parts)
+    }
+
+    fn append(&self, crc: u32) -> u32 {
+        let bytes = crc.to_le_bytes();
+        self.0.iter().zip(bytes).fold(0, |sum, (part, byte)| sum ^ part[usize::from(byte)])
+    }
 }
 
 fn line(call: &Call) -> String {
@@ -211,12 +302,42 @@ mod tests {
     }
 
     #[test]
+    fn zeros_are_summed_up_as_all_bytes_are() {
+        let mut bytes = vec![0; 9000];
+        for (at, byte) in [(0, 0), (8999, 7), (1024, 1), (5000, 200), (3071, 3)] {
+            bytes[at] = byte;
+            for range in [0..9000, 1..9000, 0..1024, 1024..3072, 3000..8191, 5001..8999, 77..77] {
+                assert_eq!(checksum(&bytes[range.clone()]), crc32fast::hash(&bytes[range.clone()]), "{range:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_count_as_bytes() {
+        for count in [0, 1, 1023, 1024, 5000] {
+            let (mut one, mut two) = (Trace::new(), Trace::new());
+            one.zeros(count);
+            two.bytes(&vec![0; count]);
+            assert_eq!(one.hash(), two.hash(), "{count}");
+        }
+    }
+
+    #[test]
     fn a_name_counts_as_its_bytes_do() {
         let (mut one, mut two) = (Trace::new(), Trace::new());
         let names: [Arc<OsStr>; 2] = [OsStr::new("a").into(), OsStr::new("b").into()];
         for name in [0, 0, 1, 0] {
             one.name(&names[name]);
             two.bytes(names[name].as_encoded_bytes());
+        }
+        for number in 0..3 * NAMES {
+            let name: Arc<OsStr> = OsStr::new(&format!("wal-{number}")).into();
+            one.name(&name);
+            two.bytes(name.as_encoded_bytes());
+        }
+        for literal in ["read", "write", "read"] {
+            one.literal(literal);
+            two.bytes(literal.as_bytes());
         }
         assert_eq!(one.hash(), two.hash());
     }

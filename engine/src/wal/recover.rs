@@ -489,12 +489,12 @@ impl<E: Env> Reading<'_, '_, E> {
                 set_aside.push(segment.name());
             }
         }
-        let unproven_from =
-            walk.kept.iter().find(|frame| !self.proven(frame.end)).map_or(walk.next_lsn, |frame| frame.lsn);
+        let unproven = self.first_unproven(&walk);
+        let unproven_from = walk.kept.get(unproven).map_or(walk.next_lsn, |frame| frame.lsn);
         let members = walk.links.len() as u64;
         #[cfg(feature = "plants")]
         let all_links = if self.options.plants.any() { walk.links.clone() } else { Vec::new() };
-        let carried = self.cut(&mut walk);
+        let carried = self.cut(&mut walk, unproven);
         let removable = survey
             .segments
             .values()
@@ -539,14 +539,12 @@ impl<E: Env> Reading<'_, '_, E> {
     /// Chooses the cut: the start of the first frame that evidence doesn't wholly prove. Shortens the chain to what stays
     /// and returns the frames to be written anew. A segment whose start isn't proven never stays, and a small one is
     /// dissolved too.
-    fn cut(&self, walk: &mut Walk<E::Dir>) -> Vec<Carried> {
+    fn cut(&self, walk: &mut Walk<E::Dir>, unproven: usize) -> Vec<Carried> {
         if planted!(self.options.plants, WalTrustOldSync) || planted!(self.options.plants, WalExposeUnsynced) {
             return Vec::new();
         }
-        let Some(first) = walk.kept.iter().position(|frame| !self.proven(frame.end)).or(walk.kept.len().checked_sub(1))
-        else {
-            return Vec::new();
-        };
+        let Some(last) = walk.kept.len().checked_sub(1) else { return Vec::new() };
+        let first = unproven.min(last);
         // With everything proven, the last frame is only a place to measure from: the cut is behind it.
         let (mut cut, mut at) = if self.proven(walk.kept[first].end) {
             (first + 1, walk.kept[first].end)
@@ -655,6 +653,11 @@ impl<E: Env> Reading<'_, '_, E> {
         Ok(started)
     }
 
+    /// How many of the kept frames are proven: they stand in the order of their places.
+    fn first_unproven(&self, walk: &Walk<E::Dir>) -> usize {
+        walk.kept.partition_point(|frame| self.proven(frame.end))
+    }
+
     /// Whether something stated the log to be durable up to `end`.
     fn proven(&self, end: Position) -> bool {
         self.evidence >= Some(end)
@@ -679,7 +682,13 @@ async fn started<F: File>(scanner: &mut Scanner<'_, F>, whole: bool) -> std::io:
     }
     let mut crcs = crc32fast::Hasher::new();
     for _ in 0..start.carried_frames {
-        let Ok(carried) = scanner.frame(end).await? else { return Ok(None) };
+        let carried = match scanner.frame_now(end) {
+            Some(carried) => carried,
+            None => match scanner.frame(end).await? {
+                Ok(carried) => carried,
+                Err(_) => return Ok(None),
+            },
+        };
         crcs.update(&carried.crc.to_le_bytes());
         end = carried.end();
     }

@@ -65,19 +65,16 @@ impl What {
         self.names().any(|name| other.touches(name))
     }
 
-    fn apply(&self, names: &mut Names) {
+    /// Whether it took a name from a file: only then the file may be out of reach.
+    fn apply(&self, names: &mut Names) -> bool {
         match self {
-            What::Add { name, inode } => {
-                names.insert(name.clone(), *inode);
-            }
-            What::Remove { name } => {
-                names.remove(name);
-            }
+            What::Add { name, inode } => names.insert(name.clone(), *inode).is_some(),
+            What::Remove { name } => names.remove(name).is_some(),
             What::Rename { from, to, inode } => {
                 if names.get(from) == Some(inode) {
                     names.remove(from);
                 }
-                names.insert(to.clone(), *inode);
+                names.insert(to.clone(), *inode).is_some()
             }
         }
     }
@@ -100,21 +97,21 @@ impl Directory {
         self.change(seq, What::Remove { name });
     }
 
-    pub(super) fn rename(&mut self, seq: u64, from: Name, to: Name, inode: u32) {
-        self.change(seq, What::Rename { from, to, inode });
+    /// Whether it took its name from another file.
+    pub(super) fn rename(&mut self, seq: u64, from: Name, to: Name, inode: u32) -> bool {
+        self.change(seq, What::Rename { from, to, inode })
     }
 
-    fn change(&mut self, seq: u64, what: What) {
-        what.apply(&mut self.live);
+    fn change(&mut self, seq: u64, what: What) -> bool {
+        let taken = what.apply(&mut self.live);
         self.pending.push(Change { seq, what });
+        taken
     }
 
-    /// A sync that began when `upto` was the newest effect has completed.
-    pub(super) fn sync(&mut self, upto: u64) {
+    /// A sync that began when `upto` was the newest effect has completed. Whether it took a name from a file.
+    pub(super) fn sync(&mut self, upto: u64) -> bool {
         let covered = self.covered(upto);
-        for change in self.pending.drain(..covered) {
-            change.what.apply(&mut self.disk);
-        }
+        self.pending.drain(..covered).fold(false, |taken, change| change.what.apply(&mut self.disk) || taken)
     }
 
     /// It has failed: each name may or may not have reached the disk, and nobody will write the others again.

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{draw::Draw, keep::Part};
+use super::{draw::Draw, keep::Part, op::prepared};
 use crate::prng::Prng;
 
 /// Bytes in a page: the unit of the cache, of eviction, and of what a killed write leaves.
@@ -113,7 +113,8 @@ impl View {
     /// Writes into one page; a whole one takes the place of what was there.
     fn put(&mut self, index: usize, start: usize, data: &[u8]) {
         match <&[u8; PAGE_BYTES]>::try_from(data) {
-            Ok(data) => self.set(index, Some(if *data == ZEROS { zeros() } else { Arc::new(*data) })),
+            Ok(page) if prepared(data) || *page == ZEROS => self.set(index, Some(zeros())),
+            Ok(page) => self.set(index, Some(Arc::new(*page))),
             Err(_) => self.page_mut(index)[start..start + data.len()].copy_from_slice(data),
         }
     }
@@ -137,6 +138,19 @@ impl View {
             buf[range.clone()].copy_from_slice(&self.page(index)[start..start + range.len()]);
         }
         length
+    }
+
+    /// How many bytes from `offset` on lie in pages that are known to be zeros, up to the end.
+    pub(super) fn known_zeros(&self, offset: u64) -> u64 {
+        let zeros = zeros();
+        let known = |page: &Page| page.as_ref().is_none_or(|page| Arc::ptr_eq(page, &zeros));
+        let first = (offset / PAGE_BYTES as u64) as usize;
+        let behind = self.pages.get(first..).unwrap_or_default();
+        let end = match behind.iter().position(|page| !known(page)) {
+            Some(pages) => ((first + pages) * PAGE_BYTES) as u64,
+            None => self.len,
+        };
+        end.min(self.len).saturating_sub(offset)
     }
 
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
@@ -164,6 +178,14 @@ impl View {
         let mut bytes = vec![0; self.len as usize];
         self.read(0, &mut bytes);
         bytes
+    }
+
+    /// Whether both consist of the same pages: then they hold the same bytes, without a look at one of them.
+    pub(super) fn shares_all(&self, other: &View) -> bool {
+        let shared = |(one, two): (&Page, &Page)| one.as_ref().map(Arc::as_ptr) == two.as_ref().map(Arc::as_ptr);
+        self.len == other.len
+            && self.pages.len() == other.pages.len()
+            && self.pages.iter().zip(&other.pages).all(shared)
     }
 
     pub(super) fn same(&self, other: &View) -> bool {

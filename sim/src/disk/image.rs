@@ -37,6 +37,13 @@ impl Seen {
             Seen::Durable => &inode.disk,
         }
     }
+
+    fn names(self, dir: &Directory) -> &Names {
+        match self {
+            Seen::Live => &dir.live,
+            Seen::Durable => &dir.disk,
+        }
+    }
 }
 
 /// A file of an image. It stays readable without the image.
@@ -65,6 +72,22 @@ impl Disk {
 }
 
 impl Image {
+    /// Whether both show the same files with the same bytes for sure: they share every page. Whoever reads them then reads the
+    /// same.
+    #[must_use]
+    pub fn shares_all(&self, other: &Image) -> bool {
+        self.dirs.len() == other.dirs.len()
+            && self.dirs.iter().zip(&other.dirs).all(|(one, two)| {
+                let (names, others) = (self.seen.names(one), other.seen.names(two));
+                one.path == two.path
+                    && names.len() == others.len()
+                    && names.iter().zip(others).all(|((name, &inode), (other_name, &other_inode))| {
+                        let (one, two) = (self.view(inode), other.view(other_inode));
+                        name == other_name && one.shares_all(two)
+                    })
+            })
+    }
+
     /// The directory at `path`, if it exists.
     #[must_use]
     pub fn dir_at(&self, path: &Path) -> Option<DirId> {
@@ -74,7 +97,7 @@ impl Image {
     /// All entries of a directory, sorted by name.
     #[must_use]
     pub fn list(&self, dir: DirId) -> Vec<Entry> {
-        let files = self.names(dir).iter().map(|(name, &inode)| (name, self.seen.view(self.inode(inode)).len));
+        let files = self.names(dir).iter().map(|(name, &inode)| (name, self.view(inode).len));
         dir::entries(&self.dirs, dir, files)
     }
 
@@ -93,11 +116,11 @@ impl Image {
     }
 
     fn names(&self, dir: DirId) -> &Names {
-        let directory = &self.dirs[dir.0 as usize];
-        match self.seen {
-            Seen::Live => &directory.live,
-            Seen::Durable => &directory.disk,
-        }
+        self.seen.names(&self.dirs[dir.0 as usize])
+    }
+
+    fn view(&self, inode: u32) -> &View {
+        self.seen.view(self.inode(inode))
     }
 }
 
@@ -107,6 +130,12 @@ impl ImageFile {
     #[must_use]
     pub fn len(&self) -> u64 {
         self.seen.view(&self.inode).len
+    }
+
+    /// How many bytes from `offset` on are zeros for sure; there may be more.
+    #[must_use]
+    pub fn known_zeros(&self, offset: u64) -> u64 {
+        self.seen.view(&self.inode).known_zeros(offset)
     }
 
     /// Reads from `offset` on; returns how many bytes there were.

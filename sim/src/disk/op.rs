@@ -112,3 +112,24 @@ pub enum Done {
     /// A listing.
     Entries(Vec<Entry>),
 }
+
+/// Zeros to prepare files with.
+static ZEROS: [u8; 1 << 15] = [0; 1 << 15];
+
+/// So many zeros.
+pub(crate) fn zeros(count: usize) -> Bytes {
+    ZEROS.get(..count).map_or_else(|| vec![0; count].into(), Bytes::from_static)
+}
+
+/// What a call owns of the caller's buffer. Zeros, which prepare files by the page, are there already.
+pub(crate) fn owned(buf: &[u8]) -> Bytes {
+    match ZEROS.get(..buf.len()) {
+        Some(zeros) if buf.len() >= 1024 && zeros == buf => Bytes::from_static(zeros),
+        _ => Bytes::copy_from_slice(buf),
+    }
+}
+
+/// Whether these are zeros of [`zeros`], or that [`owned`] found to be such: nobody needs to look again.
+pub(crate) fn prepared(data: &[u8]) -> bool {
+    ZEROS.as_ptr_range().contains(&data.as_ptr())
+}

@@ -302,3 +302,52 @@ fn an_image_with_its_cut_costs_microseconds() {
     println!("fork + pessimal + power cut of 32 KiB with 32 pending writes: {each:?}");
     assert!(each.as_micros() < 500, "{each:?}");
 }
+
+#[test]
+fn an_image_knows_the_zeros_of_pages_that_hold_nothing_else() {
+    const PAGE: u64 = PAGE_BYTES as u64;
+    let mut bench = Bench::new();
+    let file = bench.open("a", OpenMode::CreateNew);
+    bench.write(file, 0, &[1; 100]).unwrap();
+    bench.write(file, PAGE, &vec![0; 3 * PAGE_BYTES]).unwrap();
+    bench.write(file, 6 * PAGE, &[1]).unwrap();
+    bench.write(file, 9 * PAGE + 7, &[0; 9]).unwrap();
+    let known = |bench: &Bench, offset| bench.disk.image().open(bench.dir, "a").unwrap().known_zeros(offset);
+    assert_eq!(known(&bench, 0), 0);
+    assert_eq!(known(&bench, PAGE - 1), 0, "it stands in a page with other bytes");
+    assert_eq!((known(&bench, PAGE), known(&bench, 2 * PAGE + 5)), (5 * PAGE, 4 * PAGE - 5));
+    assert_eq!(known(&bench, 6 * PAGE), 0);
+    assert_eq!(known(&bench, 7 * PAGE), 2 * PAGE, "pages that nobody has written are known, one in part is not");
+    assert_eq!(known(&bench, 20 * PAGE), 0, "nothing stands behind the end");
+    bench.write(file, 3 * PAGE + 9, &[1]).unwrap();
+    assert_eq!(known(&bench, PAGE), 2 * PAGE);
+}
+
+#[test]
+fn images_share_all_until_what_they_show_changes() {
+    let mut bench = Bench::new();
+    let file = bench.open("a", OpenMode::CreateNew);
+    bench.write(file, 0, &[1; 5000]).unwrap();
+    bench.disk.run(Op::SyncAll { file }).unwrap();
+    bench.disk.run(Op::SyncDir { dir: bench.dir }).unwrap();
+    let mut last = bench.disk.durable_image();
+    let mut same = |bench: &Bench| {
+        let image = bench.disk.durable_image();
+        let same = image.shares_all(&last);
+        last = image;
+        same
+    };
+    assert!(same(&bench));
+    bench.write(file, 5000, &[2; 10]).unwrap();
+    assert!(same(&bench), "what is pending is not durable");
+    bench.disk.run(Op::SyncData { file }).unwrap();
+    assert!(!same(&bench), "other bytes");
+    bench.disk.run(Op::SetLen { file, len: 9000 }).unwrap();
+    bench.disk.run(Op::SyncAll { file }).unwrap();
+    assert!(!same(&bench), "another length");
+    bench.open("b", OpenMode::CreateNew);
+    assert!(same(&bench));
+    bench.disk.run(Op::SyncDir { dir: bench.dir }).unwrap();
+    assert!(!same(&bench), "another name");
+    assert!(same(&bench));
+}

@@ -18,7 +18,7 @@ use super::{
     call::{Core, lock},
 };
 use crate::{
-    disk::{CutReport, DirId, Disk, DiskOptions, Done, FileId, Inject, Keep, Op, OpId},
+    disk::{CutReport, DirId, Disk, DiskOptions, Done, FileId, Inject, Keep, Op, OpId, prepared},
     fault::{Fault, FaultPlan, FaultRates, Fired},
     prng::Prng,
     trace::{Call, Kind, Outcome, Trace},
@@ -599,16 +599,27 @@ impl State {
             Op::SetLen { file, len } => (named(&self.disk, file), None, Some(*len)),
             Op::Read { file, offset, length } => (named(&self.disk, file), Some(*offset), Some(*length)),
             Op::Write { file, offset, data } | Op::WriteSynced { file, offset, data } => {
-                self.trace.bytes(data);
+                if prepared(data) {
+                    self.trace.zeros(data.len());
+                } else {
+                    self.trace.bytes(data);
+                }
                 (named(&self.disk, file), Some(*offset), Some(data.len() as u64))
             }
         };
-        self.trace.bytes(op.name().as_bytes());
-        if let Some(name) = &name {
-            self.trace.name(name);
-        }
-        if let Op::Rename { from, .. } = op {
-            self.trace.name(from);
+        self.trace.literal(op.name());
+        match op {
+            // These came with the call, and nobody has seen them before.
+            Op::Open { name, .. } | Op::Remove { name, .. } => self.trace.bytes(name.as_encoded_bytes()),
+            Op::Rename { from, to, .. } => {
+                self.trace.bytes(to.as_encoded_bytes());
+                self.trace.bytes(from.as_encoded_bytes());
+            }
+            _ => {
+                if let Some(name) = &name {
+                    self.trace.name(name);
+                }
+            }
         }
         self.trace.event(Kind::Begin, &[self.io, at_ns, offset.unwrap_or(u64::MAX), length.unwrap_or(u64::MAX)]);
         let (number, what, outcome) = (self.io, op.name(), Outcome::InFlight);

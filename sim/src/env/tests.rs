@@ -273,3 +273,59 @@ fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
         std::task::Poll::Pending => None,
     }
 }
+
+#[test]
+fn what_an_image_knows_of_zeros_changes_no_recovery() {
+    use engine::wal::{Durability, Options, Wal};
+
+    let path = Path::new("/log");
+    let options = || Options::new().segment_bytes(64 << 10);
+    let mut disk = Disk::new(DiskOptions::default());
+    disk.make_dir(path);
+    let env = SimEnv::still(disk);
+    run_still(async {
+        let (wal, _) = Wal::open(env.clone(), path, options()).await.expect("an empty directory");
+        for number in 0..150_u64 {
+            let record: Vec<u8> = (0..100).map(|at| (number + at) as u8 | 1).collect();
+            // What nothing proves is left behind, what something proves is missed.
+            let durability = if number < 40 { Durability::Sync } else { Durability::Written };
+            wal.append(record, durability).await.expect("a sound machine");
+        }
+    })
+    .expect("nobody is waited for");
+    let mut sound = env.disk();
+    sound.power_cut(&Keep::All, &mut Prng::new(0));
+    let dir = sound.dir_at(path).expect("the log's directory");
+    let (name, length) = sound.files(dir).max_by_key(|(_, length)| *length).expect("the log's file");
+    let name = name.clone();
+    let (mut refused, mut left_behind) = (0, 0);
+    for seed in 0..200 {
+        let mut draws = Prng::new(seed);
+        let mut damaged = sound.fork();
+        for _ in 0..1 + draws.below(3) {
+            // Whole pages and parts of them: frames stand behind zeros that are known and behind some that are not.
+            let offset = 8192 + draws.below(length - 8192) / 4 * 4;
+            let offset = if draws.chance(1, 2) { offset / 4096 * 4096 } else { offset };
+            damaged.damage(dir, &name, offset, &vec![0; 1 + draws.below(12_000) as usize]);
+        }
+        let (mut read, mut known) = (Vec::new(), Vec::new());
+        let still = SimEnv::still(damaged.fork());
+        let report = run_still(Wal::verify(still, path, options(), |lsn, record| read.push((lsn, record))));
+        let image = ImageEnv::new(damaged.image());
+        let other = run_still(Wal::verify(image, path, options(), |lsn, record| known.push((lsn, record))));
+        let (report, other) = (report.expect("a still machine"), other.expect("a still machine"));
+        match (&report, &other) {
+            (Ok(report), Ok(other)) => {
+                left_behind += u64::from(report.dropped.iter().any(|dropped| dropped.frames > 0));
+                assert_eq!(report, other, "seed {seed}");
+            }
+            (Err(error), Err(other)) => {
+                refused += 1;
+                assert_eq!(error.to_string(), other.to_string(), "seed {seed}");
+            }
+            _ => panic!("seed {seed}: {report:?} or {other:?}"),
+        }
+        assert_eq!(read, known, "seed {seed}");
+    }
+    assert!(refused > 20 && left_behind > 20, "{refused} {left_behind}");
+}

@@ -253,8 +253,16 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
             return Ok(());
         }
         let image = self.machine.with_disk(|disk| disk.durable_image());
-        let recovered = recover_still::<S>(image, &self.options, &self.reading).map_err(String::from);
-        lock(&self.shared).history.pessimal(&recovered, log_errors, after)
+        let shared = &mut *lock(&self.shared);
+        // Clients of one group are told at one moment: what the disk holds is the same, and so is what a recovery makes of it.
+        let recovered = match shared.judged.take() {
+            Some((judged, recovered)) if judged.shares_all(&image) => recovered,
+            _ => recover_still::<S>(image.clone(), &self.options, &self.reading).map_err(String::from),
+        };
+        let verdict = shared.history.pessimal(&recovered, log_errors, after);
+        // Whoever is alone is never told twice, and to hold an image has its price: what it shares is copied when it changes.
+        shared.judged = (!self.alone).then_some((image, recovered));
+        verdict
     }
 
     /// Nobody else uses the log, and it was quiet for long: it is proven to its end, even by the worst image.
