@@ -17,7 +17,10 @@ use std::{path::Path, sync::Arc};
 
 use crate::env::{Dir, Env};
 
+mod backup;
+
 mod keeper;
+
 mod open;
 
 mod scan;
@@ -59,6 +62,7 @@ pub mod redo;
 
 pub mod ids;
 
+pub use backup::{BackupError, BackupReport};
 pub use checkpoint::CheckpointReport;
 pub use open::RecoveryReport;
 pub use scan::Scan;
@@ -300,6 +304,15 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     /// [`CheckpointError`]; the logs hold everything all the same.
     pub async fn checkpoint(&self) -> Result<CheckpointReport, CheckpointError> {
         self.shared.checkpoint().await
+    }
+
+    /// Copies the store into an empty directory (its last component is created), where it opens as a store of its own, with all that
+    /// was committed before this was called. Others go on meanwhile. Interrupted or failed, what is there is refused by an open.
+    ///
+    /// # Errors
+    /// [`BackupError`].
+    pub async fn backup(&self, to: &Path) -> Result<BackupReport, BackupError> {
+        self.shared.backup(to).await
     }
 
     /// Closes the store: makes everything durable, with a checkpoint if [`Options::checkpoint_at_close`] says so, and releases the

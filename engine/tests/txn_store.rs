@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ops::Bound, path::Path};
 use engine::{
     env::{OsEnv, block_on},
     txn::{
-        Store, Table, Tx,
+        BackupError, Store, Table, Tx,
         error::{CommitError, Conflict, TableError, TxError},
         options::{Isolation, Options, Sync, TxOptions},
         storage::Direction,
@@ -262,5 +262,60 @@ fn a_checkpoint_goes_beside_readers_and_writers_and_the_log_shrinks() {
         let found = all(&mut tx, &table, Direction::Forward).await;
         assert_eq!(found[..after.len()], after);
         store.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_backup_is_a_store_of_its_own_while_the_store_goes_on() {
+    let (folder, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let to = target.path().join("copy");
+    let options = Options { logs: 3, ..Options::default() };
+    block_on(async {
+        let store = open(folder.path(), &options).await;
+        for name in ["a", "b", "c", "gone"] {
+            let table = store.create_table(name).await.unwrap();
+            for number in 0..300_u32 {
+                store.put(&table, &number.to_be_bytes(), &vec![1; number as usize * 10]).await.unwrap();
+            }
+        }
+        store.drop_table("gone").await.unwrap();
+        let before = store.committed();
+        let writer = store.clone();
+        let report = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                block_on(async {
+                    let table = writer.table("a").unwrap();
+                    for number in 0..2000_u32 {
+                        writer.put(&table, &number.to_be_bytes(), b"later").await.unwrap();
+                    }
+                });
+            });
+            block_on(store.backup(&to)).unwrap()
+        });
+        assert!(report.csn >= before && (report.tables, report.rows >= 900) == (3, true), "{report:?}");
+        assert!(matches!(store.backup(&to).await, Err(BackupError::TargetNotEmpty)));
+        store.close().await.unwrap();
+        for again in 0..2 {
+            let (copy, found) = <Store<OsEnv>>::open(OsEnv, &to, options.clone()).await.unwrap();
+            assert_eq!(
+                (found.created, found.end >= report.csn, found.replayed <= again),
+                (false, true, true),
+                "{found:?}"
+            );
+            let mut tx = copy.begin(TxOptions::default()).unwrap();
+            let mut rows = 0;
+            for name in ["a", "b", "c"] {
+                let found = all(&mut tx, &copy.table(name).unwrap(), Direction::Forward).await;
+                let later = found.iter().take_while(|(_, value)| value == b"later").count();
+                rows += found.len() as u64;
+                assert!(name == "a" || later == 0 && found.len() == 300, "{name}: {later}");
+            }
+            assert_eq!(rows, report.rows);
+            assert!(copy.table("gone").is_err());
+            assert!(copy.create_table("new").await.unwrap().id().0 > 4 || again == 1);
+            copy.drop_table("new").await.unwrap();
+            drop(tx);
+            copy.close().await.unwrap();
+        }
     });
 }
