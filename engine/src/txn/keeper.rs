@@ -69,6 +69,19 @@ async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
             }
             until = Some(until.map_or(due, |until| until.min(due)));
         }
+        if shared.logs.count() > 1 && shared.logs.failure().is_none() {
+            // Each log is to say how far all are durable, should nothing come any more.
+            let quiet = shared.passes.fresh_from() + shared.options.log_idle;
+            let marked = match now >= quiet && shared.pending() == 0 {
+                true => shared.logs.mark(&shared.commit, shared.epoch).await.map(drop),
+                false => Ok(()),
+            };
+            if let Err(error) = marked {
+                warn!(%error, "the logs were not marked");
+            }
+            let next = now + shared.options.log_idle;
+            until = Some(until.map_or(next, |until| until.min(next)));
+        }
         match until {
             Some(until) => {
                 let sleep = shared.env.sleep(until.saturating_sub(now).max(Duration::from_micros(1)));
