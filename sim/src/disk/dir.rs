@@ -111,7 +111,11 @@ impl Directory {
     /// A sync that began when `upto` was the newest effect has completed. Whether it took a name from a file.
     pub(super) fn sync(&mut self, upto: u64) -> bool {
         let covered = self.covered(upto);
-        self.pending.drain(..covered).fold(false, |taken, change| change.what.apply(&mut self.disk) || taken)
+        let mut taken = false;
+        for change in self.pending.drain(..covered) {
+            taken |= change.what.apply(&mut self.disk);
+        }
+        taken
     }
 
     /// It has failed: each name may or may not have reached the disk, and nobody will write the others again.
