@@ -2,7 +2,7 @@
 
 use std::{future::Future, ops::RangeBounds, pin::pin, sync::Arc};
 
-use crate::env::Env;
+use crate::{env::Env, plant::planted};
 
 use super::{
     commit::{Accepted, Candidate, Rejected, Writes, refused},
@@ -155,7 +155,10 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             return Err(TxError::TooLarge { bytes, limit });
         }
         self.lock_row(table.id(), key).await?;
-        if let Some(csn) = self.snapshot() {
+        let plants = self.shared.options.plants();
+        if let Some(csn) = self.snapshot()
+            && !planted!(plants, TxnLostUpdate)
+        {
             let newest = self.view()?.newest(table.id(), key);
             if let Some(newer) = newest.filter(|newest| *newest > csn) {
                 return Err(self.conflict(Conflict::WriteWrite { newer }));
