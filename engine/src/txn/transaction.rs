@@ -65,7 +65,7 @@ impl<E: Env, S: Storage<E>> Ticket<E, S> {
         self.accepted.csn
     }
 
-    /// Waits until it survives a power cut, under any sync type that logs.
+    /// Waits until it survives a power cut; with [`Sync::NoSync`](super::options::Sync::NoSync) that takes a checkpoint.
     ///
     /// # Errors
     /// [`CommitError::Indeterminate`].
@@ -259,6 +259,7 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
     /// [`CommitError`]: not committed, and the transaction has ended.
     pub async fn submit(&mut self) -> Result<Ticket<E, S>, CommitError> {
         let accepted = self.accept().await?;
+        self.shared.rouse_keeper();
         Ok(Ticket { shared: Arc::clone(&self.shared), accepted })
     }
 

@@ -42,6 +42,9 @@ pub const SMALL_PAGE: usize = 480;
 /// Pages as users have them.
 pub const USUAL_PAGE: usize = engine::txn::pages::BODY_BYTES;
 
+/// How the message of an open begins that succeeded, and then not all rows could be read.
+const UNREAD: &str = "opened, but ";
+
 type Transaction<E, const B: usize> = Tx<E, Pages<E, B>>;
 
 /// An open store, with pages of `B` bytes and a header.
@@ -403,8 +406,10 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
         let logged = engine.txn.sync != Sync::NoSync;
         let txn = Txn { store, tables: Arc::new(Tables { meta, receipts, rows }), logged, known: Arc::default() };
         let content = txn.content().await.map_err(|error| match not_read(&error) {
-            NotRead::Refused(message) => Refusal { io: true, message },
-            NotRead::Missing(message) | NotRead::Corrupt(message) => Refusal { io: false, message },
+            NotRead::Refused(message) => failed(message),
+            NotRead::Missing(message) | NotRead::Corrupt(message) => {
+                Refusal { io: false, message: format!("{UNREAD}{message}") }
+            }
         })?;
         let recovered = content.recovered(&report);
         let next = recovered.next();
