@@ -138,6 +138,7 @@ mod switches {
         RewriteSelectForgotten "rewrite-select-forgotten" "take database 0 for selected where a switch to a new increment was to be";
         RewriteHistoryFirst "rewrite-history-first" "remove what a rewrite replaces before the manifest forgets it";
         WalTruncateWithoutWitness "wal-truncate-without-witness" "acknowledge a cut that only the new segment itself states";
+        TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";
     }
 
     impl Plant {

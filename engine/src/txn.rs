@@ -315,8 +315,8 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         self.shared.backup(to).await
     }
 
-    /// Closes the store: makes everything durable, with a checkpoint if [`Options::checkpoint_at_close`] says so, and releases the
-    /// directory, whatever fails. Other handles refuse work from now on, and transactions that are open can't commit.
+    /// Closes the store: makes everything durable, with a checkpoint if [`Options::checkpoint_at_close`] says so or nothing is
+    /// logged, and releases the directory, whatever fails. Other handles refuse work from now on, and transactions that are open can't commit.
     ///
     /// # Errors
     /// [`CheckpointError`]: what was not durable before may be lost by a power cut.
@@ -326,14 +326,16 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
             return Err(CheckpointError::Closed);
         }
         let mut result = Ok(());
-        if shared.options.checkpoint_at_close {
+        if shared.options.checkpoint_at_close || !shared.is_logged() {
             result = shared.checkpoint().await.map(drop);
         }
         if !shared.close() {
             return Err(CheckpointError::Closed);
         }
         self.keeper.stop().await;
-        let (epoch, last) = (shared.epoch, shared.horizon.committed());
+        // What is not logged is durable by that checkpoint, or not at all: no log may state it.
+        let last = if shared.is_logged() { shared.horizon.committed() } else { shared.horizon.durable() };
+        let epoch = shared.epoch;
         let writers = shared.commit().take_writers();
         if let Some(writers) = writers {
             let closed = shared.logs.close(writers, epoch, last).await;

@@ -270,6 +270,14 @@ impl Disk {
         names.iter().find(|(_, named)| **named == inode).map(|(name, _)| name.clone())
     }
 
+    /// The directory of an open file, if it has a name.
+    #[must_use]
+    pub fn dir_of(&self, file: FileId) -> Option<DirId> {
+        let inode = self.files.get(file.0)?.inode;
+        let of = self.dirs.iter().position(|dir| dir.live.values().any(|named| *named == inode))?;
+        u32::try_from(of).ok().map(DirId)
+    }
+
     fn plain(&mut self, op: Op, buf: &mut [u8]) -> io::Result<Done> {
         match op {
             Op::Dir { path, create } => self.open_dir(&path, create).map(Done::Dir),

@@ -8,7 +8,7 @@ use engine::{
 };
 
 use crate::{
-    disk::{Disk, Op, zeros},
+    disk::{DirId, Disk, Op, zeros},
     env::SimEnv,
     evidence,
     oracle::ensure,
@@ -27,10 +27,16 @@ pub fn same_directory(one: &Disk, two: &Disk) -> bool {
     }
 }
 
+/// Whether a failure of this call is one of the log in [`LOG_DIR`].
+#[must_use]
+pub fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
+    disk.dir_at(Path::new(LOG_DIR)).is_some_and(|dir| concerns_a_log(disk, dir, op))
+}
+
 /// Whether a failure of this call is one of the log itself: a write of frames, or a sync of a segment that was started. A
 /// segment that is only prepared holds nothing yet; what fails there costs nothing but the preparation.
 #[must_use]
-pub fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
+pub fn concerns_a_log(disk: &Disk, dir: DirId, op: &Op) -> bool {
     let file = match op {
         Op::Write { offset, .. } | Op::WriteSynced { offset, .. } if *offset < FIRST_FRAME_OFFSET => return false,
         Op::Write { data, .. } | Op::WriteSynced { data, .. } if data.iter().any(|byte| *byte != 0) => return true,
@@ -43,8 +49,8 @@ pub fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
     let held = disk.read_open(file, 0, &mut head);
     let this = started(&head[..held]);
     // Of the segments that were started only the newest is written and synced.
-    let newest =
-        files(disk).iter().filter_map(|(name, _)| Some(started(read_head(disk, name, &mut head))?.generation)).max();
+    let names = disk.files(dir).map(|(name, _)| name);
+    let newest = names.filter_map(|name| Some(started(read_head(disk, dir, name, &mut head))?.generation)).max();
     this.is_some_and(|identity| Some(identity.generation) >= newest)
 }
 
@@ -70,9 +76,8 @@ fn read(disk: &Disk, name: &str) -> Vec<u8> {
 }
 
 /// The bytes of a segment that hold its start, read into `head`.
-fn read_head<'a>(disk: &Disk, name: &str, head: &'a mut [u8; START_WITHIN]) -> &'a [u8] {
-    let dir = disk.dir_at(Path::new(LOG_DIR));
-    let held = dir.and_then(|dir| disk.read_part(dir, OsStr::new(name), 0, head)).unwrap_or(0);
+fn read_head<'a>(disk: &Disk, dir: DirId, name: &OsStr, head: &'a mut [u8; START_WITHIN]) -> &'a [u8] {
+    let held = disk.read_part(dir, name, 0, head).unwrap_or(0);
     &head[..held]
 }
 
@@ -161,8 +166,9 @@ pub fn closed_end_is_proven(
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(()) };
     let segments = files(pessimal).into_iter().filter(|(name, _)| name.ends_with(".seg"));
     let mut head = [0; START_WITHIN];
-    let started =
-        segments.filter_map(|(name, length)| Some((started(read_head(pessimal, name, &mut head))?, name, length)));
+    let started = segments.filter_map(|(name, length)| {
+        Some((started(read_head(pessimal, dir, name.as_ref(), &mut head))?, name, length))
+    });
     let Some((_, last, length)) = started.max_by_key(|(identity, ..)| identity.generation) else { return Ok(()) };
     damaged.damage(dir, OsStr::new(last), FIRST_FRAME_OFFSET, &zeros((length - FIRST_FRAME_OFFSET) as usize));
     match recover(&damaged) {

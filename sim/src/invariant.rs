@@ -36,6 +36,7 @@ invariants! {
     "I7" "what was acknowledged after a recovery survives together with what that recovery delivered";
     "I8" "after a failed write or sync nothing is acknowledged Sync that was not durable before";
     "I9" "at the moment of an acknowledgement the record survives a power cut at its worst";
+    "I12" "a transaction is there as a whole or not at all, in all tables and logs; what was taken back is nowhere";
     "I15" "an LSN that was durable or delivered never names another record; generations only grow";
     "I16" "under everysec what a crash takes is no older than a second and the syncs under way";
     "I17" "loading gives a prefix of the executed commands, each once, and no part of a unit";
@@ -54,12 +55,13 @@ invariants! {
 #[must_use]
 pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
     let kills = plan.lives.iter().any(|life| matches!(&life.end, End::Crash(crash) if crash.kind == CrashKind::Kill));
-    let commands = plan.subject != "wal";
+    let commands = matches!(plan.subject.as_str(), "aof" | "rewrite");
     let ops = || plan.lives.iter().flat_map(|life| &life.clients).flatten();
     ALL.iter()
         .map(|invariant| invariant.id)
         .filter(|id| match *id {
             "I16" => false,
+            "I12" => plan.subject == "txn",
             "I17" | "I19" => commands,
             "I18" => ops().any(|op| matches!(op, Op::Rewrite | Op::RewriteWait | Op::RewriteSoon | Op::Switch)),
             "I1a" => kills,

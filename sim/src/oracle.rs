@@ -379,6 +379,7 @@ impl History {
                 None => Ok(()),
             },
             Ok(recovered) => {
+                whole(recovered)?;
                 let owed = recovered.first.max(1)..;
                 for (lsn, known) in durable.filter(|(lsn, _)| owed.contains(lsn) || **lsn >= releasing) {
                     let found = recovered.record(*lsn);
@@ -449,6 +450,7 @@ impl History {
     /// A recovery delivered `recovered`: compares with all that was issued, then takes it as the truth.
     pub fn recovered(&mut self, recovered: &Recovered, before: Before, log_errors: u64) -> Check {
         let next = recovered.next();
+        whole(recovered)?;
         self.no_holes(recovered)?;
         if let Some(cut) = self.cutting.take()
             && next == cut
@@ -651,6 +653,14 @@ impl History {
             }
         }
         Ok(())
+    }
+}
+
+/// What a subject found in several places belongs together.
+fn whole(recovered: &Recovered) -> Check {
+    match &recovered.flaw {
+        None => Ok(()),
+        Some(flaw) => violation("I12", "each transaction is there as a whole, or not at all", flaw),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use engine::txn::{Visibility, options::Sync};
+
 use crate::{damage::Damage, disk::Keep, fault::Fault, start::StartFile, workload::Op};
 
 /// A plan. What it leaves open (scheduling, latency, drawn survivals) follows from its seed.
@@ -44,6 +46,56 @@ pub struct EngineOptions {
     pub split_large: bool,
     /// Those of a command log.
     pub commands: CommandOptions,
+    /// Those of a store.
+    pub txn: TxnOptions,
+}
+
+/// Options of a store of transactions; its logs have those above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxnOptions {
+    /// How many logs a new store has.
+    pub logs: u16,
+    /// What a commit waits for.
+    pub sync: Sync,
+    /// Microseconds between two syncs.
+    pub sync_period_us: u64,
+    /// Commits that make the next one due.
+    pub sync_threshold: u64,
+    /// From when on others see a commit; `None` as the sync type has it.
+    pub visibility: Option<Visibility>,
+    /// The bound on memory.
+    pub cache_bytes: u64,
+    /// Bytes of versions that make a checkpoint due.
+    pub dirty_bytes: u64,
+    /// Microseconds after which one is due.
+    pub checkpoint_period_us: u64,
+    /// A close makes one.
+    pub checkpoint_at_close: bool,
+    /// Length of a chunk file.
+    pub chunk_bytes: u64,
+    /// What is written between two syncs of a chunk.
+    pub piece_bytes: u64,
+    /// Pages of 512 bytes instead of 8192.
+    pub small_pages: bool,
+}
+
+impl Default for TxnOptions {
+    fn default() -> TxnOptions {
+        TxnOptions {
+            logs: 2,
+            sync: Sync::Instant,
+            sync_period_us: 5_000,
+            sync_threshold: 100,
+            visibility: None,
+            cache_bytes: 256 << 10,
+            dirty_bytes: 64 << 10,
+            checkpoint_period_us: 3_600_000_000,
+            checkpoint_at_close: true,
+            chunk_bytes: 32 << 10,
+            piece_bytes: 4 << 10,
+            small_pages: true,
+        }
+    }
 }
 
 /// Options of a command log.
@@ -126,6 +178,7 @@ impl Default for EngineOptions {
             synced_writes: false,
             split_large: false,
             commands: CommandOptions::default(),
+            txn: TxnOptions::default(),
         }
     }
 }
@@ -229,16 +282,23 @@ pub enum At {
 
 impl Plan {
     /// Under `everysec`, how old what a power cut takes may be, in microseconds: a second, and twice what a sync takes (one under
-    /// way, and its own), with some room for the calls around them.
+    /// way, and its own), with some room for the calls around them. Under `periodic` it is one and a half periods instead of the second.
     #[must_use]
     pub fn loss_window_us(&self) -> Option<u64> {
-        let commands = self.engine.commands;
-        let everysec = self.subject != "wal" && commands.policy == Policy::EverySecond && !commands.no_sync_on_rewrite;
+        let EngineOptions { commands, txn, .. } = &self.engine;
+        let within_us = match self.subject.as_str() {
+            "wal" => None,
+            "txn" => (txn.sync == Sync::Periodic).then_some(txn.sync_period_us * 3 / 2),
+            _ => {
+                let everysec = commands.policy == Policy::EverySecond && !commands.no_sync_on_rewrite;
+                everysec.then_some(1_000_000)
+            }
+        }?;
         let given = self.lives.iter().flat_map(|life| life.opening_faults.iter().chain(&life.faults));
         let slow = self.machine.rates.contains_key(&Fault::SlowSync)
             || given.into_iter().any(|at| at.fault == Fault::SlowSync);
         let sync_us = self.machine.latency_us.1 + if slow { Fault::SLOWEST_SYNC_US } else { 0 };
-        everysec.then_some(1_000_000 + 2 * sync_us + 100 * self.machine.latency_us.1 + 10_000)
+        Some(within_us + 2 * sync_us + 100 * self.machine.latency_us.1 + 10_000)
     }
 
     /// Whether a sync may lie somewhere: durability can't be owed then.

@@ -37,7 +37,11 @@ use crate::{
     plan::{At, Crash, CrashKind, Decided, End, FaultAt, Life, Plan},
     prng::Prng,
     report::{Outcome, Verdict, Violation},
-    subject::{Inspect, Recovered, Refusal, Subject, commands::Commands},
+    subject::{
+        Inspect, Recovered, Refusal, Subject,
+        commands::Commands,
+        txn::{SMALL_PAGE, Txn, USUAL_PAGE},
+    },
     workload,
 };
 
@@ -69,6 +73,8 @@ pub fn record(plan: &Plan, plant: Option<Plant>) -> Outcome {
 fn judge(plan: &Plan, plant: Option<Plant>, recording: bool) -> Outcome {
     match plan.subject.as_str() {
         "wal" => judge_as::<Wal<SimEnv>>(plan, plant, recording),
+        "txn" if plan.engine.txn.small_pages => judge_as::<Txn<SimEnv, SMALL_PAGE>>(plan, plant, recording),
+        "txn" => judge_as::<Txn<SimEnv, USUAL_PAGE>>(plan, plant, recording),
         _ => judge_as::<Commands<SimEnv>>(plan, plant, recording),
     }
 }

@@ -25,6 +25,7 @@ use crate::{
 mod files;
 mod life;
 mod options;
+mod txn;
 
 /// Files longer than this are refused unread.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;

@@ -25,10 +25,15 @@ use crate::{
 
 pub mod commands;
 pub mod stream;
+pub mod txn;
 
 /// What may be under test.
-pub const SUBJECTS: [(&str, &str); 3] =
-    [("wal", "the write-ahead log"), ("aof", "the command log"), ("rewrite", "the command log, rewritten often")];
+pub const SUBJECTS: [(&str, &str); 4] = [
+    ("wal", "the write-ahead log"),
+    ("aof", "the command log"),
+    ("rewrite", "the command log, rewritten often"),
+    ("txn", "the store of transactions, with checkpoints for rewrites"),
+];
 
 /// A log in a simulation holds about as many records, or fewer.
 const USUAL_RECORDS: usize = 64;
@@ -52,6 +57,8 @@ pub struct Recovered {
     pub segments: u64,
     /// How the log ended, for people.
     pub tail: &'static str,
+    /// What of it does not belong together.
+    pub flaw: Option<String>,
 }
 
 impl Recovered {
@@ -145,6 +152,10 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
     fn scan(&self) -> impl Future<Output = Result<Vec<(u64, Bytes)>, NotRead>> + Send;
     /// The LSN that the next record gets.
     fn next(&self) -> u64;
+    /// The LSN before which everything is durable, where the subject says so.
+    fn durable(&self) -> Option<u64> {
+        None
+    }
     /// Releases the records below `lsn`; returns the oldest LSN.
     fn truncate_front(&self, lsn: u64) -> impl Future<Output = Result<u64, NotTruncated>> + Send;
     /// Removes the records from `lsn` on.
@@ -404,6 +415,7 @@ fn delivered(report: RecoveryReport, records: Vec<(u64, Bytes)>) -> Recovered {
             TailKind::Damaged => "at damage",
             TailKind::End => "where nothing follows",
         },
+        flaw: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! weights, so that rare combinations are not drowned by the average.
 
 mod commands;
+mod txn;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -150,11 +151,13 @@ impl Op {
     /// Whether the subject has it.
     #[must_use]
     pub fn is_for(&self, subject: &str) -> bool {
-        let wal = subject == "wal";
+        let (wal, txn) = (subject == "wal", subject == "txn");
         match self {
-            Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::Follow | Op::AppendTooLarge => wal,
-            Op::Read(_) | Op::Scan => wal,
-            Op::Rewrite | Op::RewriteWait | Op::RewriteSoon | Op::Switch => !wal,
+            Op::Follow => wal,
+            Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::AppendTooLarge => wal || txn,
+            Op::Read(_) | Op::Scan => wal || txn,
+            Op::Switch => !wal && !txn,
+            Op::Rewrite | Op::RewriteWait | Op::RewriteSoon => !wal,
             _ => true,
         }
     }
@@ -253,6 +256,9 @@ pub fn suggest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
 /// Draws the plan of a seed. A planted bug has no part in it, and `no_faults` changes nothing but what goes wrong.
 #[must_use]
 pub fn draw(seed: u64, subject: &str, no_faults: bool) -> Plan {
+    if subject == "txn" {
+        return txn::draw(seed, no_faults);
+    }
     if subject != "wal" {
         return commands::draw(seed, subject, no_faults);
     }
@@ -494,13 +500,34 @@ pub fn drawn(plan: &Plan) -> Vec<(&'static str, String)> {
         load_ahead,
         rewrite_sync_bytes,
     } = plan.engine.commands;
+    let txn = plan.engine.txn;
+    let of_logs = [
+        ("segment_bytes", plan.engine.segment_bytes.to_string()),
+        ("buffer_bytes", plan.engine.buffer_bytes.to_string()),
+        ("idle_us", plan.engine.idle_us.to_string()),
+    ];
     let mut drawn = if plan.subject == "wal" {
-        vec![
-            ("segment_bytes", plan.engine.segment_bytes.to_string()),
-            ("buffer_bytes", plan.engine.buffer_bytes.to_string()),
-            ("idle_us", plan.engine.idle_us.to_string()),
-            ("synced_writes", plan.engine.synced_writes.to_string()),
-        ]
+        let mut drawn = of_logs.to_vec();
+        drawn.push(("synced_writes", plan.engine.synced_writes.to_string()));
+        drawn
+    } else if plan.subject == "txn" {
+        let mut drawn = of_logs.to_vec();
+        drawn.extend([
+            ("logs", txn.logs.to_string()),
+            ("sync", txn.sync.to_string()),
+            ("sync_period_us", txn.sync_period_us.to_string()),
+            ("sync_threshold", txn.sync_threshold.to_string()),
+            (
+                "visibility",
+                txn.visibility.map_or("usual".into(), |visibility| format!("{visibility:?}").to_lowercase()),
+            ),
+            ("dirty_bytes", txn.dirty_bytes.to_string()),
+            ("chunk_bytes", txn.chunk_bytes.to_string()),
+            ("checkpoint_period_us", txn.checkpoint_period_us.to_string()),
+            ("checkpoint_at_close", txn.checkpoint_at_close.to_string()),
+            ("page_bytes", if txn.small_pages { "512" } else { "8192" }.into()),
+        ]);
+        drawn
     } else {
         vec![
             ("appendfsync", policy.to_string()),

@@ -3,12 +3,13 @@
 //! A *pass* syncs all logs for all commits so far. Under [`Sync::Instant`] each commit waits for what it wrote itself, and the logs'
 //! group commit makes one pass of many. Under [`Sync::Periodic`] the keeper makes one per period, and sooner when many commits wait;
 //! a commit whose pass is overdue makes it itself. So what a power cut takes was committed within one and a half periods, and within
-//! the time that a pass took.
+//! the time that a pass took. Under [`Sync::Instant`] it makes one for commits that nobody waits for.
 
 use std::{
+    io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +30,8 @@ use super::{
 pub(super) struct Passes {
     /// All commits that were accepted before this moment are durable: microseconds of the environment's clock.
     fresh_from: AtomicU64,
+    /// The keeper knows that something is pending.
+    watched: AtomicBool,
 }
 
 fn micros(time: Duration) -> u64 {
@@ -38,7 +41,17 @@ fn micros(time: Duration) -> u64 {
 impl Passes {
     /// At a moment when nothing is pending.
     pub(super) fn new(now: Duration) -> Passes {
-        Passes { fresh_from: AtomicU64::new(micros(now)) }
+        Passes { fresh_from: AtomicU64::new(micros(now)), watched: AtomicBool::new(false) }
+    }
+
+    /// The keeper's, before it looks whether anything is pending: from here on it is to be told.
+    pub(super) fn unwatched(&self) {
+        self.watched.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the keeper is to be told that something is pending: by the first who asks.
+    pub(super) fn tell_keeper(&self) -> bool {
+        !self.watched.load(Ordering::SeqCst) && !self.watched.swap(true, Ordering::SeqCst)
     }
 
     /// Under the commit mutex, before a commit is accepted.
@@ -63,7 +76,12 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         let csn = accepted.csn;
         match self.options.sync {
             Sync::NoSync => Ok(false),
-            Sync::Instant => self.wait_until_durable(accepted).await.map(|()| true),
+            Sync::Instant => {
+                let left = Left(self);
+                let waited = self.wait_until_durable(accepted).await;
+                std::mem::forget(left);
+                waited.map(|()| true)
+            }
             Sync::Periodic => {
                 self.rouse_keeper();
                 let most = self.options.sync_period + self.options.sync_period / 2;
@@ -75,11 +93,15 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         }
     }
 
-    /// Waits until an accepted commit is durable, under any sync type that logs.
+    /// Waits until an accepted commit is durable; where nothing is logged it takes a checkpoint.
     pub(super) async fn wait_until_durable(&self, accepted: &Accepted) -> Result<(), CommitError> {
         let csn = accepted.csn;
         let waited = match &accepted.capture {
             _ if self.horizon.durable() >= csn => Ok(()),
+            _ if !self.is_logged() => self.checkpoint().await.map(drop).map_err(|error| {
+                let error = io::Error::other(error);
+                Arc::new(Failure::new("make", "a checkpoint", &error))
+            }),
             Some(capture) => self.logs.wait(capture).await.map(|()| self.became_durable(capture.csn)),
             None => self.pass().await,
         };
@@ -144,11 +166,20 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     }
 
     /// The keeper sleeps while nothing is pending, and until the next pass while little is.
-    fn rouse_keeper(&self) {
-        let pending = self.pending();
+    pub(super) fn rouse_keeper(&self) {
+        let many = self.pending().is_multiple_of(self.options.sync_threshold + 1);
         // (It looks again after each pass.)
-        if pending == 1 || pending.is_multiple_of(self.options.sync_threshold + 1) {
+        if self.is_logged() && (self.passes.tell_keeper() || many) {
             self.gates.keeper.open();
         }
+    }
+}
+
+/// A commit that nobody waits for any more: somebody has to make it durable, since others wait for its locks.
+struct Left<'a, E: Env, S: Storage<E>>(&'a Shared<E, S>);
+
+impl<E: Env, S: Storage<E>> Drop for Left<'_, E, S> {
+    fn drop(&mut self) {
+        self.0.rouse_keeper();
     }
 }

@@ -8,7 +8,6 @@ use tracing::warn;
 use crate::{env::Env, gate::race};
 
 use super::{
-    options::Sync,
     shared::{Shared, lock},
     storage::Storage,
 };
@@ -50,7 +49,7 @@ impl<E: Env, S: Storage<E>> Drop for Keeper<E, S> {
     }
 }
 
-/// Makes the passes of [`Sync::Periodic`], and wakes those whose wait for a lock is over.
+/// Makes the passes that nobody else makes in time, and wakes those whose wait for a lock is over.
 async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
     loop {
         let seen = shared.gates.keeper.seq();
@@ -59,7 +58,9 @@ async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
         }
         let now = shared.env.monotonic();
         let mut until = shared.locks.wake_overdue(now);
-        if shared.options.sync == Sync::Periodic && shared.pending() > 0 && shared.logs.failure().is_none() {
+        shared.passes.unwatched();
+        if shared.is_logged() && shared.pending() > 0 && shared.logs.failure().is_none() {
+            shared.passes.tell_keeper();
             let due = shared.passes.fresh_from() + shared.options.sync_period;
             if now >= due || shared.pending() > shared.options.sync_threshold {
                 if let Err(failure) = shared.pass().await {

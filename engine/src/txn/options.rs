@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use crate::wal::{OptionsError, RecoveryMode};
 
+use crate::plant::Plants;
+
 use super::{logs::LogOptions, redo::MAX_LOGS, view::Visibility};
 
 /// Options of a store. Each names its unit and range; a value out of range is an [`OptionsError`] at open.
@@ -60,6 +62,9 @@ pub struct Options {
     pub read_set_limit: usize,
     /// What open does about damage to a log. Default [`RecoveryMode::TolerateTornTail`].
     pub recovery: RecoveryMode,
+    /// A planted bug.
+    #[cfg(feature = "plants")]
+    pub plants: Plants,
 }
 
 impl Default for Options {
@@ -86,11 +91,23 @@ impl Default for Options {
             lock_timeout: Duration::from_secs(10),
             read_set_limit: 10_000,
             recovery: RecoveryMode::default(),
+            #[cfg(feature = "plants")]
+            plants: Plants::default(),
         }
     }
 }
 
 impl Options {
+    #[cfg(feature = "plants")]
+    pub(super) fn plants(&self) -> Plants {
+        self.plants.clone()
+    }
+
+    #[cfg(not(feature = "plants"))]
+    pub(super) fn plants(&self) -> Plants {
+        Plants::default()
+    }
+
     /// Checks all ranges.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::{future::Future, ops::RangeBounds, pin::pin, sync::Arc};
 
-use crate::env::Env;
+use crate::{env::Env, plant::planted};
 
 use super::{
     commit::{Accepted, Candidate, Rejected, Writes, refused},
@@ -65,7 +65,7 @@ impl<E: Env, S: Storage<E>> Ticket<E, S> {
         self.accepted.csn
     }
 
-    /// Waits until it survives a power cut, under any sync type that logs.
+    /// Waits until it survives a power cut; with [`Sync::NoSync`](super::options::Sync::NoSync) that takes a checkpoint.
     ///
     /// # Errors
     /// [`CommitError::Indeterminate`].
@@ -155,7 +155,10 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             return Err(TxError::TooLarge { bytes, limit });
         }
         self.lock_row(table.id(), key).await?;
-        if let Some(csn) = self.snapshot() {
+        let plants = self.shared.options.plants();
+        if let Some(csn) = self.snapshot()
+            && !planted!(plants, TxnLostUpdate)
+        {
             let newest = self.view()?.newest(table.id(), key);
             if let Some(newer) = newest.filter(|newest| *newest > csn) {
                 return Err(self.conflict(Conflict::WriteWrite { newer }));
@@ -256,6 +259,7 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
     /// [`CommitError`]: not committed, and the transaction has ended.
     pub async fn submit(&mut self) -> Result<Ticket<E, S>, CommitError> {
         let accepted = self.accept().await?;
+        self.shared.rouse_keeper();
         Ok(Ticket { shared: Arc::clone(&self.shared), accepted })
     }
 

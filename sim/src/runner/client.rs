@@ -160,7 +160,13 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 if answer.is_err() {
                     return Ok(());
                 }
-                lock(&self.shared).history.count("I18");
+                {
+                    let mut shared = lock(&self.shared);
+                    shared.history.count("I18");
+                    if let Some(next) = self.subject.durable() {
+                        shared.history.synced(next);
+                    }
+                }
                 self.check_image("after a rewrite").await
             }
             Op::Switch => {

@@ -134,8 +134,11 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
             if std::mem::take(&mut shared.rewrites) {
                 shared.history.count("I18");
             }
-            if !S::NOTICES_DAMAGE {
+            if !matches!(self.plan.subject.as_str(), "wal" | "txn") {
                 shared.history.count("I17");
+            }
+            if self.plan.subject == "txn" {
+                shared.history.count("I12");
             }
             shared.history.count("I20");
             let bound = S::open_bound(image, recovered);

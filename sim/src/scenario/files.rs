@@ -30,7 +30,7 @@ pub(super) struct FileText {
 pub(super) fn files(texts: &[Spanned<FileText>], subject: &str, total: &mut Total) -> Result<Vec<StartFile>, Wrong> {
     let mut files: Vec<StartFile> = Vec::new();
     for text in texts {
-        if subject == "wal" {
+        if matches!(subject, "wal" | "txn") {
             return Err(Wrong::new(text, "files to begin with are for command logs: subject aof or rewrite"));
         }
         if files.len() == MAX_FILES {

@@ -6,8 +6,11 @@ use engine::aof;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Wrong, life::fault, placeless};
-use crate::plan::{CommandOptions, EngineOptions, MachinePlan, Policy};
+use super::{Wrong, life::fault, placeless, txn::TxnText};
+use crate::{
+    plan::{CommandOptions, EngineOptions, MachinePlan, Policy},
+    subject::txn,
+};
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +43,8 @@ pub(super) struct EngineText {
     disable_auto_gc: Option<bool>,
     load_ahead: Option<bool>,
     rewrite_sync_bytes: Option<Spanned<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    txn: Option<Spanned<TxnText>>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -57,15 +62,18 @@ pub(super) struct MachineText {
 impl EngineText {
     pub(super) fn from_options(subject: &str, engine: &EngineOptions) -> EngineText {
         let split_large = Some(engine.split_large);
-        if subject == "wal" {
-            return EngineText {
+        if matches!(subject, "wal" | "txn") {
+            let of_logs = EngineText {
                 segment_bytes: Some(placeless(engine.segment_bytes)),
                 buffer_bytes: Some(placeless(engine.buffer_bytes)),
                 max_record_bytes: Some(placeless(engine.max_record_bytes)),
                 idle_us: Some(placeless(engine.idle_us)),
-                synced_writes: Some(engine.synced_writes),
-                split_large,
                 ..EngineText::default()
+            };
+            return if subject == "txn" {
+                EngineText { txn: Some(placeless(TxnText::from_options(&engine.txn))), ..of_logs }
+            } else {
+                EngineText { synced_writes: Some(engine.synced_writes), split_large, ..of_logs }
             };
         }
         EngineText {
@@ -127,6 +135,8 @@ impl EngineText {
             ("idle_us", &self.idle_us, &mut engine.idle_us),
         ];
         self.change_commands(&mut engine.commands)?;
+        let txn = self.txn.as_ref();
+        txn.map_or(Ok(()), |text| text.get_ref().change(&mut engine.txn))?;
         let mut given = BTreeMap::new();
         for (name, value, option) in values {
             if let Some(value) = value {
@@ -145,6 +155,9 @@ impl EngineText {
         }
         if let Some(split_large) = self.split_large {
             engine.split_large = split_large;
+        }
+        if let Some(text) = txn {
+            txn::validate(engine).map_err(|error| Wrong::new(text, error.to_string()))?;
         }
         options.validate().map_err(|error| {
             match given.get(if error.option == "idle" { "idle_us" } else { error.option }) {

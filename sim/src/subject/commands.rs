@@ -135,6 +135,7 @@ fn recovered(keys: &Keyspace) -> Recovered {
         generation: None,
         segments: 0,
         tail: "with its last file",
+        flaw: None,
     }
 }
 

@@ -375,7 +375,8 @@ fn ids(root: Option<RootMeta>, roots: &[RootMeta], logs: &[&Summary]) -> Ids {
     let in_use = root.is_some_and(|root| next.is_some_and(|next| root.sequence % 2 == next % 2));
     let sequence = if in_use { next.and_then(|next| next.checked_add(1)) } else { next };
     let epoch = logs.iter().filter_map(|log| log.epoch).chain(roots.iter().map(|root| root.epoch)).max();
-    let newest = logs.first().and_then(|log| log.epochs.last()).map(|(_, record)| record.uuid);
+    // (A creation that was interrupted may have come to any of the logs.)
+    let newest = logs.iter().find_map(|log| log.epochs.last()).map(|(_, record)| record.uuid);
     Ids { uuid: root.map(|root| root.uuid).or(newest), epoch: epoch.map_or(Epoch::new(1), Epoch::next), sequence }
 }
 

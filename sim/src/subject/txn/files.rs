@@ -1,0 +1,135 @@
+//! What oracles know of a store's files: root copies, chunks of pages, and a directory for each log.
+
+use std::{ffi::OsStr, path::Path};
+
+use super::{Txn, UNREAD};
+use crate::{
+    disk::{DirId, Disk, Keep, Op},
+    env::SimEnv,
+    image,
+    oracle::ensure,
+    prng::Prng,
+    report::Violation,
+    runner::LOG_DIR,
+    subject::{Inspect, Recovered},
+};
+
+/// A store has so many logs at most.
+const MOST_LOGS: u16 = 16;
+
+/// The directories of a store, with their names: its own, then those of its logs.
+fn dirs(disk: &Disk) -> Vec<(String, DirId)> {
+    let logs = (0..MOST_LOGS).map(|log| format!("{LOG_DIR}/log-{log}"));
+    let paths = std::iter::once(LOG_DIR.to_owned()).chain(logs);
+    paths.filter_map(|path| disk.dir_at(Path::new(&path)).map(|dir| (path, dir))).collect()
+}
+
+/// All files of a store: the directory, the name, the length.
+fn files(disk: &Disk) -> Vec<(DirId, String, u64)> {
+    let of = |dir| disk.files(dir).map(move |(name, length)| (dir, name.to_string_lossy().into_owned(), length));
+    dirs(disk).into_iter().flat_map(|(_, dir)| of(dir)).collect()
+}
+
+/// Whether a store has a file of this name beside its logs.
+fn belongs(name: &str) -> bool {
+    let chunk = name.strip_prefix("chunk-").and_then(|name| name.strip_suffix(".pages"));
+    matches!(name, "root-0" | "root-1") || chunk.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+impl<const B: usize> Inspect for Txn<SimEnv, B> {
+    const NOTICES_DAMAGE: bool = false;
+
+    /// A write or a sync of a log. (A checkpoint that fails costs no more than that: the logs have everything.)
+    fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
+        let dir = op.file().and_then(|file| disk.dir_of(file));
+        dir.is_some_and(|dir| {
+            dirs(disk).iter().skip(1).any(|(_, log)| *log == dir) && image::concerns_a_log(disk, dir, op)
+        })
+    }
+
+    fn same_files(one: &Disk, two: &Disk) -> bool {
+        let (dirs, others) = (dirs(one), dirs(two));
+        let same = |((path, dir), (of, other)): (&(String, DirId), &(String, DirId))| {
+            path == of && one.same_content(*dir, two, *other)
+        };
+        dirs.len() == others.len() && dirs.iter().zip(&others).all(same)
+    }
+
+    fn open_bound(image: &Disk, recovered: &Recovered) -> u64 {
+        let files = files(image);
+        let bytes: u64 = files.iter().map(|(_, _, length)| length).sum();
+        // Injected interruptions and short transfers at most double what is needed, with a wide margin. A page of 512 bytes is read at
+        // a time, and all rows are read back.
+        4 * (400 + 60 * files.len() as u64 + bytes / 256 + 4 * recovered.records.len() as u64)
+    }
+
+    fn clean_directory(disk: &Disk, _: &Recovered, foreign: (&str, &[u8])) -> Result<(), Violation> {
+        let dirs = dirs(disk);
+        let Some((_, store)) = dirs.first() else { return ensure(false, "I22", LOG_DIR, "nothing") };
+        let names: Vec<String> = disk.files(*store).map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+        let stray = names.iter().find(|name| *name != foreign.0 && !belongs(name));
+        ensure(stray.is_none(), "I22", "root copies and chunks", format_args!("{names:?}"))?;
+        let kept = disk.read_file(*store, OsStr::new(foreign.0)).is_some_and(|bytes| bytes == foreign.1);
+        ensure(kept, "I22", format_args!("{} untouched", foreign.0), format_args!("{names:?}"))?;
+        for (path, log) in dirs.iter().skip(1) {
+            // Its keeper may be preparing one already.
+            let segment = |name: &str| name.ends_with(".seg") || name.ends_with(".tmp");
+            let stray = disk.files(*log).find(|(name, _)| !segment(&name.to_string_lossy()));
+            ensure(stray.is_none(), "I22", format_args!("segments in {path}"), format_args!("{stray:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn report_is_true(_: &Disk, _: &Recovered) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    fn closed_end_is_proven(_: &Disk, _: impl FnOnce(&Disk) -> Result<Recovered, String>) -> Result<(), Violation> {
+        Ok(())
+    }
+
+    /// A bit of a file is flipped, or the file is lost: whatever opens then delivers no part of a transaction, and what is refused
+    /// is left as it was.
+    fn damage_is_refused(
+        image: &Disk,
+        draws: &mut Prng,
+        recover: impl Fn(SimEnv) -> Result<Recovered, String>,
+    ) -> Result<Vec<&'static str>, Violation> {
+        let mut damaged = image.fork();
+        // What is pending is not durable, and a still machine never loses it: settle first.
+        damaged.power_cut(&Keep::All, draws);
+        let sound = damaged.fork();
+        let files = files(&damaged);
+        if files.is_empty() || recover(SimEnv::still(sound)).is_err() {
+            return Ok(Vec::new());
+        }
+        let (dir, name, length) = draws.pick(&files).clone();
+        let what = if length == 0 || draws.chance(1, 4) {
+            damaged.lose(dir, OsStr::new(&name)).then(|| format!("{name} is lost"))
+        } else {
+            let (byte, bit) = (draws.below(length), draws.below(8));
+            let flipped = damaged.flip(dir, OsStr::new(&name), byte, 1 << bit);
+            flipped.then(|| format!("{name} of {length} bytes, byte {byte}, bit {bit} flipped"))
+        };
+        let Some(what) = what else { return Ok(Vec::new()) };
+        let env = SimEnv::still(damaged.fork());
+        match recover(env.clone()) {
+            Ok(recovered) => {
+                let flaw = recovered.flaw.unwrap_or_default();
+                ensure(flaw.is_empty(), "I12", format_args!("{what}: refused, or nothing is there in part"), flaw)?;
+                Ok(vec!["I12"])
+            }
+            // It opened, and what is damaged was seen when it was read.
+            Err(message) if message.starts_with(UNREAD) => Ok(vec!["I4"]),
+            Err(message) => {
+                let unchanged = Self::same_files(&damaged, &env.disk());
+                ensure(unchanged, "I25", format_args!("{what}: a refused open changes no byte"), message)?;
+                Ok(vec!["I25"])
+            }
+        }
+    }
+
+    fn proven_next(_: &Disk) -> Option<u64> {
+        None
+    }
+}

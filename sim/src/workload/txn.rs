@@ -1,0 +1,169 @@
+//! Plans for the store of transactions.
+
+use engine::txn::{Visibility, options::Sync};
+
+use crate::{
+    fault::Fault,
+    plan::{End, EngineOptions, Life, MachinePlan, Plan, TxnOptions},
+    prng::Prng,
+};
+
+use super::{Class, Op, Which, calm, draw_crash, draw_rates, weighted};
+
+/// A quarter of the cache, which is as small as can be.
+const LARGEST_VALUE: u64 = 64 << 10;
+
+/// Draws the plan of a seed.
+pub(super) fn draw(seed: u64, no_faults: bool) -> Plan {
+    let prng = Prng::new(seed).fork("txn");
+    let engine = draw_options(&prng);
+    let mut machine = prng.fork("machine");
+    let sector_bytes = *machine.pick(&[512, 512, 4096]);
+    let latency_us = *machine.pick(&[(1, 1), (1, 50), (20, 400)]);
+    let image_checks = *machine.pick(&[1, 1, 3, 0]);
+
+    let mut swarm = prng.fork("swarm");
+    let (rates, _) = draw_rates(&mut swarm, Fault::ALL.into_iter());
+    let mut weights = vec![(4, Kind::Append)];
+    for (weight, kind) in [
+        (6, Kind::Append),
+        (3, Kind::Batch),
+        (1, Kind::Rejected),
+        (2, Kind::Abandon),
+        (2, Kind::Sync),
+        (2, Kind::Wait),
+        (2, Kind::Read),
+        (1, Kind::Scan),
+        (2, Kind::Pause),
+        (1, Kind::Write),
+        (1, Kind::Front),
+        (1, Kind::Back),
+        (3, Kind::Checkpoint),
+    ] {
+        let (on, times) = (swarm.chance(2, 3), 1 + swarm.below(3));
+        if on {
+            weights.push((weight * times, kind));
+        }
+    }
+    let mut classes = vec![(1, Class::Written)];
+    for (class, _) in Class::ALL {
+        classes.push((swarm.below(4), class));
+    }
+    let lives = 1 + prng.fork("lives").below(4);
+    let lives = (0..lives).map(|number| draw_life(&prng.fork_nth("life", number), &weights, &classes)).collect();
+    let mut plan = Plan {
+        seed,
+        subject: "txn".into(),
+        engine,
+        machine: MachinePlan { sector_bytes, capacity_bytes: 0, latency_us, rates },
+        files: Vec::new(),
+        lives,
+        image_checks,
+        damage_checks: 0,
+        no_faults,
+    };
+    if no_faults {
+        calm(&mut plan);
+    }
+    plan
+}
+
+fn draw_options(prng: &Prng) -> EngineOptions {
+    let mut options = prng.fork("options");
+    let sync =
+        *options.pick(&[Sync::Instant, Sync::Instant, Sync::Instant, Sync::Periodic, Sync::Periodic, Sync::NoSync]);
+    let visibility = *options.pick(&[None, None, Some(Visibility::Committed), Some(Visibility::Durable)]);
+    let small_pages = !options.chance(1, 4);
+    let page_bytes = if small_pages { 512 } else { 8192 };
+    let txn = TxnOptions {
+        logs: *options.pick(&[1, 2, 2, 3, 4]),
+        sync,
+        sync_period_us: *options.pick(&[1_000, 5_000, 50_000, 500_000]),
+        sync_threshold: *options.pick(&[1, 3, 100]),
+        // Nothing becomes durable by itself, so nothing would be seen.
+        visibility: visibility.filter(|_| sync != Sync::NoSync),
+        cache_bytes: 4 * LARGEST_VALUE,
+        dirty_bytes: *options.pick(&[16 << 10, 32 << 10, 64 << 10]),
+        checkpoint_period_us: *options.pick(&[1_000_000, 3_600_000_000]),
+        checkpoint_at_close: options.chance(1, 2),
+        chunk_bytes: page_bytes * *options.pick(&[16, 32, 64]),
+        piece_bytes: *options.pick(&[4 << 10, 16 << 10]),
+        small_pages,
+    };
+    EngineOptions {
+        segment_bytes: *options.pick(&[16 << 10, 16 << 10, 32 << 10, 64 << 10]),
+        buffer_bytes: *options.pick(&[4 << 10, 16 << 10, 1 << 20]),
+        max_record_bytes: LARGEST_VALUE,
+        idle_us: *options.pick(&[1_000, 5_000, 1_000_000]),
+        txn,
+        ..EngineOptions::default()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Append,
+    Batch,
+    Rejected,
+    Abandon,
+    Sync,
+    Wait,
+    Read,
+    Scan,
+    Pause,
+    Write,
+    Front,
+    Back,
+    Checkpoint,
+}
+
+fn draw_life(prng: &Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> Life {
+    let mut shape = prng.fork("shape");
+    let clients = *shape.pick(&[1, 2, 3, 4]);
+    let ops = 4 + shape.below(24);
+    let mut clients: Vec<Vec<Op>> = vec![Vec::new(); clients];
+    let mut draws = prng.fork("operations");
+    for _ in 0..ops {
+        let client = draws.below(clients.len() as u64) as usize;
+        let op = match draw_op(&mut draws, weights, classes) {
+            // Which record an LSN names is only clear to one client at a time.
+            Op::TruncateBack { .. } if clients.len() > 1 => Op::Sync,
+            op => op,
+        };
+        clients[client].push(op);
+    }
+    let mut crashes = prng.fork("crashes");
+    let opening = if crashes.chance(1, 4) { 1 + crashes.below(2) } else { 0 };
+    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 60, 4)).collect();
+    let end = match crashes.below(8) {
+        0 => End::Close,
+        _ => End::Crash(draw_crash(&mut crashes, 12 + 6 * ops, 5)),
+    };
+    Life { clients, opening, end, ..Life::default() }
+}
+
+fn draw_op(prng: &mut Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> Op {
+    let class = weighted(prng, classes, Class::Written);
+    let bytes = match prng.below(16) {
+        0 => prng.below(4),
+        1..=10 => 8 + prng.below(200),
+        11..=13 => 200 + prng.below(3000),
+        _ => prng.below(12 << 10),
+    };
+    match weighted(prng, weights, Kind::Append) {
+        Kind::Append => Op::Append { bytes, class },
+        Kind::Batch => Op::Batch { count: 1 + prng.below(6), bytes: 8 + bytes.min(1500), class },
+        Kind::Rejected if prng.chance(1, 2) => Op::BatchEmpty,
+        Kind::Rejected => Op::AppendTooLarge,
+        Kind::Abandon => Op::Abandon { bytes: bytes.max(8), class },
+        Kind::Sync => Op::Sync,
+        Kind::Wait => Op::Wait,
+        Kind::Read => Op::Read(*prng.pick(&[Which::First, Which::Last, Which::Random])),
+        Kind::Scan => Op::Scan,
+        Kind::Pause => Op::Pause { us: *prng.pick(&[100, 2_000, 20_000, 1_000_000, 4_000_000]) },
+        Kind::Write => Op::Write { count: 1 + prng.below(20), bytes: bytes.clamp(8, 700) },
+        Kind::Front => Op::TruncateFront { keep: prng.below(20) },
+        Kind::Back => Op::TruncateBack { cut: prng.below(8) },
+        Kind::Checkpoint => *prng.pick(&[Op::Rewrite, Op::RewriteWait, Op::RewriteWait, Op::RewriteSoon]),
+    }
+}
