@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{debug, warn};
 
-use crate::{env::Env, sync::Mutex, wal::Lsn};
+use crate::{env::Env, plant::planted, sync::Mutex, wal::Lsn};
 
 use super::{
     error::{CheckpointError, CommitError, TxError},
@@ -170,12 +170,20 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 }
             }
         }
+        if planted!(self.options.plants(), CkptReleaseEarly) {
+            let sequence = self.storage.newest().meta().sequence + 1;
+            lock(&self.checkpoints.inner).release = Some(Release { sequence, csn: to.csn, below: below.clone() });
+            self.release().await?;
+        }
         let published = self.storage.publish(draft, Arc::clone(&view.catalog)).await;
         let state = published.map_err(|error| match error {
             PublishError::Not(error) => CheckpointError::Storage(error),
             PublishError::Unknown(error) => CheckpointError::Unknown(error),
         })?;
         let sequence = state.meta().sequence;
+        let all = planted!(self.options.plants(), CkptReleaseAll);
+        let now = if all { self.commit().capture(to.csn) } else { None };
+        let below = now.map_or(below, |now| now.next.to_vec());
         lock(&self.checkpoints.inner).release = Some(Release { sequence, csn: to.csn, below });
         if !self.is_logged() {
             self.became_durable(to.csn);
@@ -210,7 +218,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                         let mut below = capture.next.to_vec();
                         if let Some((prev_end, records)) = &pipeline.epoch_records {
                             // Until a root states a later commit, the epoch is known from its record alone.
-                            if *prev_end >= csn {
+                            if *prev_end >= csn && !planted!(self.options.plants(), TxnEpochReleased) {
                                 below
                                     .iter_mut()
                                     .zip(records)

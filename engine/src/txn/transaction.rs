@@ -82,7 +82,8 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         let snapshot = (options.isolation != Isolation::ReadCommitted).then(|| shared.horizon.begin());
         let validated = options.isolation == Isolation::Serializable && !options.read_only;
         let reads = validated.then(|| ReadSet::new(shared.options.read_set_limit));
-        Ok(Tx { shared, id, options, owner, snapshot, reads, writes: WriteSet::default(), ended: false })
+        let writes = WriteSet::new(shared.options.plants());
+        Ok(Tx { shared, id, options, owner, snapshot, reads, writes, ended: false })
     }
 
     /// Its number. Never given out again.

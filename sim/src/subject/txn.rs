@@ -145,6 +145,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
             Work::Back(_) => {
                 let mut known = self.known();
                 known.commits.split_off(&lsn);
+                known.commits.values_mut().for_each(|(end, _)| *end = lsn.min(*end));
                 (known.next, known.recovered) = (lsn, known.recovered.min(lsn));
             }
         };
@@ -218,7 +219,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
         let lsn = lsn.clamp(first, next);
         for (from, count) in self.receipts_in(tx, ..).await? {
             let key = from.to_be_bytes();
-            if from >= lsn {
+            if from >= lsn || lsn == first {
                 tx.delete(receipts, &key).await?;
             } else if from + count > lsn {
                 tx.put(receipts, &key, &(lsn - from).to_be_bytes()).await?;
@@ -249,7 +250,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
     /// What must never be seen: rows behind the end, twice, a row that is gone, a counter that is wrong.
     async fn rubbish(&self, tx: &mut Transaction<E, B>, next: u64) -> Result<(), CommitError> {
         let last = next.saturating_sub(1).max(1);
-        for (at, lsn) in (0_u64..).zip([next, next + 9, last, next + 9, last]) {
+        for (at, lsn) in (0_u64..).zip([next, next + 9, last, next + 9, last, next + 12]) {
             tx.put(self.rows(lsn), &lsn.to_be_bytes(), &at.to_be_bytes()).await?;
         }
         tx.delete(self.rows(last), &last.to_be_bytes()).await?;
