@@ -138,6 +138,18 @@ mod switches {
         RewriteSelectForgotten "rewrite-select-forgotten" "take database 0 for selected where a switch to a new increment was to be";
         RewriteHistoryFirst "rewrite-history-first" "remove what a rewrite replaces before the manifest forgets it";
         WalTruncateWithoutWitness "wal-truncate-without-witness" "acknowledge a cut that only the new segment itself states";
+        CkptPublishEarly "ckpt-publish-early" "write the root copy before the pages that it names are durable";
+        CkptReleaseEarly "ckpt-release-early" "let the logs go of what a checkpoint has before its root is durable";
+        CkptReleaseAll "ckpt-release-all" "let the logs go of all that they hold when a root is published, and not of what it has";
+        CkptReuseEarly "ckpt-reuse-early" "write a new root's pages over those that it replaces";
+        CkptCopyTrusted "ckpt-copy-trusted" "at open take the root copy that is found for a durable one";
+        TxnMultishardNomarker "txn-multishard-nomarker" "write the parts of a transaction in several logs with nothing that binds them";
+        TxnAckOwnParts "txn-ack-own-parts" "acknowledge a commit when its own parts are durable, whatever there is before it";
+        TxnEpochForgotten "txn-epoch-forgotten" "begin a new epoch without saying so in the logs";
+        TxnEpochBeforeEstablish "txn-epoch-before-establish" "say in the logs what was found before the root that it builds on is durable";
+        TxnEpochReleased "txn-epoch-released" "let the logs go of their epoch's record while no root states a later commit";
+        TxnSavepointForward "txn-savepoint-forward" "roll back to a savepoint from the first change on, not from the last";
+        TxnPeriodUnbounded "txn-period-unbounded" "make no pass of the period, and wait for the next commit";
         TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";
     }
 

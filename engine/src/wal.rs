@@ -270,6 +270,11 @@ impl<E: Env> Wal<E> {
         Lsn(self.log.lock().durable.lsn)
     }
 
+    /// What made the log stop working, if it did.
+    pub(crate) fn failure(&self) -> Option<Arc<Failure>> {
+        self.log.lock().failure.clone()
+    }
+
     /// What the log has done since it was opened.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -37,7 +37,7 @@ async fn all(tx: &mut Tx<OsEnv>, table: &Table, direction: Direction) -> Vec<(Ve
 fn what_is_committed_is_there_after_a_close_and_after_a_drop() {
     for (logs, close, checkpoint_at_close) in [(1, true, true), (3, true, false), (2, false, false)] {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options { logs, checkpoint_at_close, ..instant() };
+        let options = Options { logs, checkpoint_at_close, checkpoint_after_recovery: false, ..instant() };
         block_on(async {
             let store = open(folder.path(), &options).await;
             let mut expected = BTreeMap::new();

@@ -446,7 +446,13 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             }
             work.as_mut().poll(context).map(Ended::Finished)
         });
-        let stuck = || Stop::Harness(format!("life {} does not end: a waiter was forgotten", self.life));
+        let stuck = || {
+            let mut message = format!("life {} does not end: a waiter was forgotten", self.life);
+            let notes = lock(&self.shared);
+            let answered = notes.last.iter().map(client::Note::text);
+            self.machine.last_calls().into_iter().chain(answered).for_each(|line| message.extend(["\n  ", &line]));
+            Stop::Harness(message)
+        };
         match madsim::time::timeout(STUCK, both).await {
             Ok(ended) => Ok(ended),
             Err(_) => Err(stuck()),

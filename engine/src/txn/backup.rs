@@ -104,6 +104,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             memory: Memory::new(COPY_CACHE_BYTES),
             chunk_bytes: self.options.chunk_bytes,
             piece_bytes: self.options.checkpoint_piece_bytes,
+            #[cfg(feature = "plants")]
+            plants: self.options.plants(),
         };
         let birth = Birth { uuid, logs: state.meta().logs };
         let storage = S::create(S::examine(&self.env, &dir, &options).await?, birth).await?;

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use tracing::{debug, warn};
 
-use crate::{env::Env, sync::Mutex, wal::Lsn};
+use crate::{env::Env, plant::planted, sync::Mutex, wal::Lsn};
 
 use super::{
     error::{CheckpointError, CommitError, TxError},
@@ -22,6 +22,9 @@ use super::{
     storage::{Changes, Point, PublishError, State, Storage},
     view::View,
 };
+
+/// After a checkpoint that failed, while commits wait for one.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How far checkpoints have come.
 #[derive(Debug)]
@@ -65,10 +68,10 @@ pub struct CheckpointReport {
 }
 
 impl Checkpoints {
-    /// Of a store whose newest root is this; `release` is what the last life didn't come to.
-    pub(super) fn new(now: Duration, csn: Csn, sequence: u64, release: Option<Release>) -> Checkpoints {
+    /// Of a store whose newest root is this; `release` is what the last life didn't come to. One is due if `asked`.
+    pub(super) fn new(now: Duration, csn: Csn, sequence: u64, release: Option<Release>, asked: bool) -> Checkpoints {
         let last = Ok(CheckpointReport { csn, sequence, changes: 0 });
-        Checkpoints { inner: Mutex::new(Inner { asked: 0, done: 0, last, at: now, release }) }
+        Checkpoints { inner: Mutex::new(Inner { asked: u64::from(asked), done: 0, last, at: now, release }) }
     }
 }
 
@@ -139,11 +142,24 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 return Ok(());
             }
             self.alive().map_err(|error: TxError| error)?;
-            if let Err(error) = &lock(&self.checkpoints.inner).last {
-                return Err(CommitError::Stalled(error.to_string()));
+            if let Some(why) = self.stalled() {
+                return Err(CommitError::Stalled(why));
             }
             self.gates.checkpointed.wait(seen).await;
         }
+    }
+
+    /// Why no checkpoint gives memory back, if the last one failed.
+    fn stalled(&self) -> Option<String> {
+        let mut inner = lock(&self.checkpoints.inner);
+        let why = inner.last.as_ref().err()?.to_string();
+        // What stood against it may be gone: there is another attempt for those who come later.
+        if inner.asked == inner.done && self.env.monotonic() >= inner.at + RETRY {
+            inner.asked += 1;
+            drop(inner);
+            self.gates.checkpointer.open();
+        }
+        Some(why)
     }
 
     async fn make_checkpoint(&self) -> Result<CheckpointReport, CheckpointError> {
@@ -170,12 +186,20 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 }
             }
         }
+        if planted!(self.options.plants(), CkptReleaseEarly) {
+            let sequence = self.storage.newest().meta().sequence + 1;
+            lock(&self.checkpoints.inner).release = Some(Release { sequence, csn: to.csn, below: below.clone() });
+            self.release().await?;
+        }
         let published = self.storage.publish(draft, Arc::clone(&view.catalog)).await;
         let state = published.map_err(|error| match error {
             PublishError::Not(error) => CheckpointError::Storage(error),
             PublishError::Unknown(error) => CheckpointError::Unknown(error),
         })?;
         let sequence = state.meta().sequence;
+        let all = planted!(self.options.plants(), CkptReleaseAll);
+        let now = if all { self.commit().capture(to.csn) } else { None };
+        let below = now.map_or(below, |now| now.next.to_vec());
         lock(&self.checkpoints.inner).release = Some(Release { sequence, csn: to.csn, below });
         if !self.is_logged() {
             self.became_durable(to.csn);
@@ -210,7 +234,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                         let mut below = capture.next.to_vec();
                         if let Some((prev_end, records)) = &pipeline.epoch_records {
                             // Until a root states a later commit, the epoch is known from its record alone.
-                            if *prev_end >= csn {
+                            if *prev_end >= csn && !planted!(self.options.plants(), TxnEpochReleased) {
                                 below
                                     .iter_mut()
                                     .zip(records)

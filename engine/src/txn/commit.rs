@@ -8,6 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     env::Env,
+    plant::planted,
     wal::{AppendError, Lsn},
 };
 
@@ -181,6 +182,12 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         for (log, part) in &parts.0 {
             pipeline.as_mut().room(usize::from(*log), part.len()).map_err(Attempt::Lack)?;
         }
+        let csn = match candidate.writes {
+            Writes::Set(_) if planted!(self.options.plants(), TxnMultishardNomarker) => {
+                self.apart(pipeline, candidate.txn, csn, &mut parts)
+            }
+            _ => csn,
+        };
         if self.horizon.durable() == self.horizon.committed() {
             self.passes.nothing_is_pending(self.env.monotonic());
         }
@@ -210,8 +217,29 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 Visibility::Durable => pipeline.held.push_back((csn, Arc::clone(owner))),
             }
         }
-        let capture = if self.options.sync == Sync::Instant { pipeline.capture(csn) } else { None };
+        let mut capture = if self.options.sync == Sync::Instant { pipeline.capture(csn) } else { None };
+        if let Some(capture) = &mut capture
+            && planted!(self.options.plants(), TxnAckOwnParts)
+        {
+            for (log, next) in (0..).zip(&mut capture.next) {
+                *next = if parts.0.iter().any(|(own, _)| *own == log) { *next } else { Lsn(0) };
+            }
+        }
         Ok(Accepted { csn, capture })
+    }
+
+    /// The planted bug: each part but the last becomes a commit of its own. The commit of the last.
+    fn apart(&self, pipeline: &mut Pipeline<E>, txn: TxnId, mut csn: Csn, parts: &mut Parts) -> Csn {
+        while parts.0.len() > 1
+            && let Some(next) = csn.next()
+        {
+            let (log, mut part) = parts.0.remove(0);
+            let stamp = Stamp { participants: 1 << log, csn, txn, durable: self.horizon.durable() };
+            stamp.put(&mut part).expect("a part was encoded");
+            pipeline.as_mut().append(usize::from(log), &part);
+            csn = next;
+        }
+        csn
     }
 
     /// The parts into the logs, the versions into the newest generation. There is room, so nothing here can fail.

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use tracing::warn;
 
-use crate::{env::Env, gate::race};
+use crate::{env::Env, gate::race, plant::planted};
 
 use super::{
     shared::{Shared, lock},
@@ -59,7 +59,8 @@ async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
         let now = shared.env.monotonic();
         let mut until = shared.locks.wake_overdue(now);
         shared.passes.unwatched();
-        if shared.is_logged() && shared.pending() > 0 && shared.logs.failure().is_none() {
+        let passes = shared.is_logged() && !planted!(shared.options.plants(), TxnPeriodUnbounded);
+        if passes && shared.pending() > 0 && shared.logs.failure().is_none() {
             shared.passes.tell_keeper();
             let due = shared.passes.fresh_from() + shared.options.sync_period;
             if now >= due || shared.pending() > shared.options.sync_threshold {

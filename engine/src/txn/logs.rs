@@ -224,7 +224,9 @@ impl<E: Env> Logs<E> {
                 join(waits).await
             }
         };
-        waited.map_err(|failure| self.poison(failure))?;
+        // A log that failed where nobody waited for it fails all of them.
+        let failed = self.shared.wals.iter().find_map(Wal::failure);
+        waited.and(failed.map_or(Ok(()), Err)).map_err(|failure| self.poison(failure))?;
         self.found_durable(capture.csn);
         Ok(())
     }

@@ -12,6 +12,7 @@ use tracing::info;
 use crate::{
     env::{Dir, Env, interruptible},
     failure::Failure,
+    plant::planted,
     sync::Mutex,
     wal::{self, Examined, Lsn},
 };
@@ -162,8 +163,13 @@ async fn look<E: Env, S: Storage<E>>(
 ) -> Result<Found<E, S>, OpenError> {
     let memory = Memory::new(options.cache_bytes);
     let versions = Versions::new(Arc::clone(&memory));
-    let storage_options =
-        StorageOptions { memory, chunk_bytes: options.chunk_bytes, piece_bytes: options.checkpoint_piece_bytes };
+    let storage_options = StorageOptions {
+        chunk_bytes: options.chunk_bytes,
+        piece_bytes: options.checkpoint_piece_bytes,
+        #[cfg(feature = "plants")]
+        plants: options.plants(),
+        ..StorageOptions::new(memory)
+    };
     let examined = S::examine(&env, dir, &storage_options).await?;
     let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
 
@@ -261,8 +267,14 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
                 (storage, Replayed { catalog, generation, commits: 0 }, None)
             }
             Tables::Found { storage, chain, replayed, .. } => {
+                let early = planted!(options.plants(), TxnEpochBeforeEstablish);
+                if early {
+                    begin_epoch(&env, &logs, &writers, (uuid, epoch), chain.end).await?;
+                }
                 storage.establish(next.saturating_sub(1)).await?;
-                begin_epoch(&env, &logs, &writers, (uuid, epoch), chain.end).await?;
+                if !early && !planted!(options.plants(), TxnEpochForgotten) {
+                    begin_epoch(&env, &logs, &writers, (uuid, epoch), chain.end).await?;
+                }
                 let RootMeta { sequence, point: Point { csn, .. }, .. } = *storage.newest().meta();
                 let below: Vec<Lsn> = chain.logs.iter().map(|portion| portion.keep).collect();
                 // What the last life's checkpoint didn't come to.
@@ -282,7 +294,8 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
         logs.found_durable(end);
         let horizon = Horizon::new(view, end, options.visibility());
         let meta = *storage.newest().meta();
-        let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release);
+        let asked = options.checkpoint_after_recovery && report.replayed > 0;
+        let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release, asked);
         let pipeline = Pipeline::new(writers, generation, catalog, Some(Csn::first(epoch)), (end, records));
         let shared = Shared::new(env, options, storage, versions, (uuid, epoch), horizon, logs, pipeline, checkpoints);
         Ok((shared, report))

@@ -40,6 +40,9 @@ pub struct Options {
     pub pinned_bytes: u64,
     /// A checkpoint is due so long after the last: 1 s to 30 days, looked at every 3 s. Default 1 h.
     pub checkpoint_period: Duration,
+    /// Whether an open that replays commits has a checkpoint made at once, in the background, so that the next one need not replay them
+    /// again (K21). Default true.
+    pub checkpoint_after_recovery: bool,
     /// Whether a close makes a checkpoint, so that the next open has nothing to replay. Default true.
     pub checkpoint_at_close: bool,
     /// Length of a chunk file, in bytes; see [`StorageOptions`](super::storage::StorageOptions). Default 256 MiB.
@@ -80,6 +83,7 @@ impl Default for Options {
             dirty_bytes: 32 << 20,
             pinned_bytes: 64 << 20,
             checkpoint_period: Duration::from_secs(3600),
+            checkpoint_after_recovery: true,
             checkpoint_at_close: true,
             chunk_bytes: 256 << 20,
             checkpoint_piece_bytes: 512 << 10,
@@ -140,6 +144,10 @@ impl Options {
             if !(least..=most).contains(&value) {
                 return Err(OptionsError { option, value, expected });
             }
+        }
+        if self.sync == Sync::NoSync && self.visibility == Some(Visibility::Durable) {
+            let expected = "'committed' under no_sync, which makes nothing durable";
+            return Err(OptionsError { option: "visibility", value: 0, expected });
         }
         self.log().to_wal().validate()
     }

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     env::{Dir, Env, File, OpenMode, interruptible, write_all_at},
+    plant::{Plants, planted},
     sync::{Mutex, MutexGuard},
 };
 
@@ -121,6 +122,7 @@ struct Shared<E: Env, const B: usize> {
     uuid: [u8; 16],
     chunk_pages: u32,
     piece_bytes: u64,
+    plants: Plants,
     control: Mutex<Control<E, B>>,
 }
 
@@ -247,14 +249,12 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
             (control.newest.clone(), control.next_chunk, control.useless.clone())
         };
         let RootState { meta, catalog_tree, directory, space, reader, .. } = &*newest.0;
-        // A copy that was found is not a durable one, unless a log states it. The same bytes: torn, they are what they were.
-        if stated != meta.sequence {
-            let name = file_of(meta.sequence);
-            let failed = |operation| move |error: std::io::Error| StorageError::io(operation, name, &error);
+        // A copy that was found is not a durable one, nor is its name, unless a log states it: after a sync that failed another one
+        // proves nothing. Both are made anew, with the same bytes.
+        if stated != meta.sequence && !planted!(self.0.plants, CkptCopyTrusted) {
             let bytes = self.0.root(*meta, next_chunk, *catalog_tree, *directory).encode();
-            let file = interruptible(|| dir.open(name, OpenMode::Write)).await.map_err(failed("open"))?;
-            write_all_at(&file, &bytes, 0).await.map_err(failed("write"))?;
-            interruptible(|| file.sync_all()).await.map_err(failed("sync"))?;
+            prepare(dir, &bytes).await?;
+            put_in_place(dir, file_of(meta.sequence)).await?;
         }
         for number in useless {
             files::remove(dir, &chunk::name_of(number)).await?;
@@ -299,6 +299,7 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
             base.0.directory_pages.clone(),
             (self.0.chunk_pages, control.next_chunk),
         );
+        let space = space.reusing(planted!(self.0.plants, CkptReuseEarly));
         drop(control);
         Ok(PagesDraft::new(&self.0, to, base, space))
     }

@@ -117,7 +117,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if let Some(failure) = self.logs.failure() {
             return Err(TxError::Poisoned(failure));
         }
-        if self.is_closed() { Err(TxError::Closed) } else { Ok(()) }
+        // (What is left of a store whose handles are gone can read no more and write no more: nobody makes it durable.)
+        if self.is_closed() || self.stops() { Err(TxError::Closed) } else { Ok(()) }
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -26,7 +26,7 @@ use super::{
     catalog::Catalog,
     ids::{Csn, Epoch, TableId},
 };
-use crate::env::Env;
+use crate::{env::Env, plant::Plants};
 
 pub(super) mod files;
 #[cfg(test)]
@@ -253,13 +253,32 @@ pub struct StorageOptions {
     pub chunk_bytes: u64,
     /// How much of a draft is written between two syncs of a chunk, in bytes: at least a page.
     pub piece_bytes: u64,
+    /// A planted bug.
+    #[cfg(feature = "plants")]
+    pub plants: Plants,
 }
 
 impl StorageOptions {
     /// The defaults: chunks of 256 MiB, pieces of 512 KiB, and this bound on memory.
     #[must_use]
     pub fn new(memory: Arc<Memory>) -> StorageOptions {
-        StorageOptions { memory, chunk_bytes: 256 << 20, piece_bytes: 512 << 10 }
+        StorageOptions {
+            memory,
+            chunk_bytes: 256 << 20,
+            piece_bytes: 512 << 10,
+            #[cfg(feature = "plants")]
+            plants: Plants::default(),
+        }
+    }
+
+    #[cfg(feature = "plants")]
+    pub(super) fn plants(&self) -> Plants {
+        self.plants.clone()
+    }
+
+    #[cfg(not(feature = "plants"))]
+    pub(super) fn plants(&self) -> Plants {
+        Plants::default()
     }
 }
 

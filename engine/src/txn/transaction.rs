@@ -82,7 +82,8 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         let snapshot = (options.isolation != Isolation::ReadCommitted).then(|| shared.horizon.begin());
         let validated = options.isolation == Isolation::Serializable && !options.read_only;
         let reads = validated.then(|| ReadSet::new(shared.options.read_set_limit));
-        Ok(Tx { shared, id, options, owner, snapshot, reads, writes: WriteSet::default(), ended: false })
+        let writes = WriteSet::new(shared.options.plants());
+        Ok(Tx { shared, id, options, owner, snapshot, reads, writes, ended: false })
     }
 
     /// Its number. Never given out again.
@@ -286,10 +287,10 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             self.abort();
             return Ok(Accepted { csn, capture: None });
         }
-        self.owner.begin_commit().map_err(|refusal| {
-            self.ended = true;
-            refused(refusal, self.shared.options.lock_timeout)
-        })?;
+        if let Err(refusal) = self.owner.begin_commit() {
+            self.abort();
+            return Err(refused(refusal, self.shared.options.lock_timeout).into());
+        }
         // From here on only the end is left, whatever it is. (Dropped before it is accepted, it aborts.)
         let view = self.snapshot.as_ref().and_then(Snapshot::view);
         let since = self.snapshot().unwrap_or_default();

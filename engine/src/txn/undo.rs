@@ -13,6 +13,8 @@ use std::{
 
 use smallvec::SmallVec;
 
+use crate::plant::{Plants, planted};
+
 use super::ids::TableId;
 
 /// A key; a short one needs no allocation.
@@ -31,6 +33,7 @@ pub(super) struct WriteSet {
     savepoints: Vec<(Box<str>, usize)>,
     write_bytes: usize,
     undo_bytes: usize,
+    plants: Plants,
 }
 
 /// One change, the other way round.
@@ -48,6 +51,10 @@ struct Undo {
 pub(super) struct UnknownSavepoint;
 
 impl WriteSet {
+    pub(super) fn new(plants: Plants) -> WriteSet {
+        WriteSet { plants, ..WriteSet::default() }
+    }
+
     /// Sets or removes a key.
     pub(super) fn write(&mut self, table: TableId, key: &[u8], after: After) {
         let writes = self.tables.entry(table).or_default();
@@ -91,6 +98,9 @@ impl WriteSet {
     pub(super) fn rollback_to(&mut self, name: &str) -> Result<(), UnknownSavepoint> {
         let place = self.savepoints.iter().position(|(there, _)| **there == *name).ok_or(UnknownSavepoint)?;
         let length = self.savepoints[place].1;
+        if planted!(self.plants, TxnSavepointForward) {
+            self.chain[length..].reverse();
+        }
         while self.chain.len() > length {
             self.undo_last();
         }

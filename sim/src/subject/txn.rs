@@ -109,7 +109,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
         let mut retry_of = None;
         loop {
             let isolation = match work {
-                Work::Append(records) if mark(records) % 4 == 0 => Isolation::Serializable,
+                Work::Append(records) if mark(records).is_multiple_of(4) => Isolation::Serializable,
                 _ => Isolation::Snapshot,
             };
             let options = TxOptions { isolation, retry_of, ..TxOptions::default() };
@@ -145,6 +145,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
             Work::Back(_) => {
                 let mut known = self.known();
                 known.commits.split_off(&lsn);
+                known.commits.values_mut().for_each(|(end, _)| *end = lsn.min(*end));
                 (known.next, known.recovered) = (lsn, known.recovered.min(lsn));
             }
         };
@@ -180,7 +181,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
     async fn append_in(&self, tx: &mut Transaction<E, B>, records: &[Bytes]) -> Result<u64, CommitError> {
         let Tables { meta, receipts, .. } = &*self.tables;
         let next = counter(tx, meta, NEXT).await?;
-        if (mark(records) + next) % 3 == 0 {
+        if (mark(records) + next).is_multiple_of(3) {
             tx.savepoint("before")?;
             self.rubbish(tx, next).await?;
             tx.rollback_to("before")?;
@@ -218,7 +219,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
         let lsn = lsn.clamp(first, next);
         for (from, count) in self.receipts_in(tx, ..).await? {
             let key = from.to_be_bytes();
-            if from >= lsn {
+            if from >= lsn || lsn == first {
                 tx.delete(receipts, &key).await?;
             } else if from + count > lsn {
                 tx.put(receipts, &key, &(lsn - from).to_be_bytes()).await?;
@@ -249,7 +250,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
     /// What must never be seen: rows behind the end, twice, a row that is gone, a counter that is wrong.
     async fn rubbish(&self, tx: &mut Transaction<E, B>, next: u64) -> Result<(), CommitError> {
         let last = next.saturating_sub(1).max(1);
-        for (at, lsn) in (0_u64..).zip([next, next + 9, last, next + 9, last]) {
+        for (at, lsn) in (0_u64..).zip([next, next + 9, last, next + 9, last, next + 12]) {
             tx.put(self.rows(lsn), &lsn.to_be_bytes(), &at.to_be_bytes()).await?;
         }
         tx.delete(self.rows(last), &last.to_be_bytes()).await?;
@@ -263,7 +264,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
         let Ok(next) = counter(&mut tx, &self.tables.meta, NEXT).await else { return };
         // Whether all of it was written or not, nothing of it counts.
         let _ = self.rubbish(&mut tx, next).await;
-        if mark(records) % 2 == 0 {
+        if mark(records).is_multiple_of(2) {
             tx.abort();
         }
     }
@@ -424,7 +425,7 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
         if records.is_empty() {
             return Err(NotAppended::Definite("nothing to append".into()));
         }
-        if mark(records) % 5 == 0 {
+        if mark(records).is_multiple_of(5) {
             self.in_vain(records).await;
         }
         match self.transact(&Work::Append(records), class).await {

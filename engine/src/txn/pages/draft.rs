@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     env::{Dir, Env, interruptible},
+    plant::planted,
     txn::{
         catalog::{self, Catalog},
         ids::{PageNo, TableId},
@@ -308,7 +309,9 @@ impl<E: Env, const B: usize> PagesDraft<E, B> {
         self.catalog_tree = self.merge_tree(CATALOG, self.catalog_tree, &mut Entries(&entries)).await?;
         let finished = self.write_space().await?;
         self.write_out().await?;
-        self.sync_chunks().await?;
+        if !planted!(self.shared.plants, CkptPublishEarly) {
+            self.sync_chunks().await?;
+        }
         if !self.made.is_empty() {
             let synced = interruptible(|| self.shared.dir.sync()).await;
             synced.map_err(|error| StorageError::io("sync", "the directory", &error))?;

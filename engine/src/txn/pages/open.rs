@@ -145,6 +145,7 @@ impl<E: Env> PagesExamined<E> {
             uuid: root.meta.uuid,
             chunk_pages: root.chunk_pages,
             piece_bytes: self.options.piece_bytes.max(page_bytes::<B>()),
+            plants: self.options.plants(),
             control: control.into(),
         }))
     }

@@ -55,6 +55,8 @@ pub(super) struct DraftSpace<const B: usize> {
     /// The newest root's pages of the directory; `None` once they are freed, which is when anything changes.
     old_directory: Option<Vec<PageNo>>,
     directory: Vec<PageNo>,
+    /// The planted bug: what is freed is reused at once.
+    reuses: bool,
 }
 
 #[derive(Debug)]
@@ -112,7 +114,12 @@ impl<const B: usize> DraftSpace<B> {
                 chunk.blocked.unite(&space.live);
             }
         }
-        DraftSpace { chunk_pages, next_chunk, chunks, old_directory: Some(old_directory), directory: Vec::new() }
+        let (old_directory, directory) = (Some(old_directory), Vec::new());
+        DraftSpace { chunk_pages, next_chunk, chunks, old_directory, directory, reuses: false }
+    }
+
+    pub(super) fn reusing(self, reuses: bool) -> DraftSpace<B> {
+        DraftSpace { reuses, ..self }
     }
 
     /// The first of so many free pages side by side; from now on they are in use.
@@ -142,6 +149,10 @@ impl<const B: usize> DraftSpace<B> {
         if freed {
             chunk.used -= pages;
             chunk.touched = true;
+            if self.reuses {
+                chunk.blocked.clear(page.index, pages);
+                (chunk.from, chunk.no_room) = (1, u32::MAX);
+            }
         }
         freed
     }
