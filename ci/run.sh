@@ -40,6 +40,8 @@ plant_samples=(
   "aof-everysec-idle-tail 1..501 aof"
   "aof-no-checksums 1..501 aof"
   "rewrite-newincr-old-unsynced 1..501 rewrite"
+  "ckpt-reuse-early 1..501 txn"
+  "txn-ack-own-parts 1..501 txn"
   "wal-seg-no-dirsync 1..501"
   "wal-fsync-retry-ok 1..2001"
   "wal-reuse-torn-tail 1..2001"
@@ -133,7 +135,7 @@ step_plants() {
 
 step_campaign() {
   local subject
-  for subject in wal aof rewrite; do
+  for subject in wal aof rewrite txn; do
     cargo run --release -p sim -- --subject "$subject" --seeds "$campaign_seeds"
   done
 }

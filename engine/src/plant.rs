@@ -147,7 +147,6 @@ mod switches {
         TxnAckOwnParts "txn-ack-own-parts" "acknowledge a commit when its own parts are durable, whatever there is before it";
         TxnEpochForgotten "txn-epoch-forgotten" "begin a new epoch without saying so in the logs";
         TxnEpochBeforeEstablish "txn-epoch-before-establish" "say in the logs what was found before the root that it builds on is durable";
-        TxnEpochReleased "txn-epoch-released" "let the logs go of their epoch's record while no root states a later commit";
         TxnSavepointForward "txn-savepoint-forward" "roll back to a savepoint from the first change on, not from the last";
         TxnPeriodUnbounded "txn-period-unbounded" "make no pass of the period, and wait for the next commit";
         TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";

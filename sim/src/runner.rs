@@ -54,7 +54,7 @@ pub const TAKEN: [&str; 2] = [FOREIGN.0, "appendonlydir"];
 /// An open may fail this often on a faulty machine before the machine is made to behave.
 const FAULTY_OPENS: usize = 4;
 /// Virtual time after which a life that doesn't end is stuck. An engine microsecond is a virtual millisecond.
-const STUCK: Duration = Duration::from_secs(60 * 60 * 24);
+const STUCK: Duration = Duration::from_secs(60 * 60 * 24 * 5);
 /// Operations that a violation shows.
 const LAST_OPERATIONS: usize = 12;
 

@@ -38,6 +38,9 @@ pub const SUBJECTS: [(&str, &str); 4] = [
 /// A log in a simulation holds about as many records, or fewer.
 const USUAL_RECORDS: usize = 64;
 
+/// How a refusal begins where an open succeeded, and then not all of it could be read.
+pub const UNREAD: &str = "opened, but ";
+
 /// What an open delivered.
 #[derive(Clone, Debug)]
 pub struct Recovered {

@@ -13,7 +13,7 @@ const SEEDS: [u64; 6] = [1, 7, 42, 410, 979, u64::MAX];
 
 #[test]
 fn the_same_seed_gives_the_same_hash_twice_in_one_process() {
-    for (seed, subject) in SEEDS.into_iter().flat_map(|seed| ["wal", "aof", "rewrite"].map(|subject| (seed, subject))) {
+    for (seed, subject) in SEEDS.into_iter().flat_map(|seed| ["wal", "aof", "rewrite", "txn"].map(|subject| (seed, subject))) {
         let plan = draw(seed, subject, false);
         assert_eq!(run_one(&plan, None).trace_hash, run_one(&plan, None).trace_hash, "{subject} seed {seed}");
     }
@@ -34,7 +34,7 @@ fn the_same_seed_gives_the_same_hash_in_another_process() {
 
 #[test]
 fn the_same_seed_gives_the_same_outcome_on_a_thread_that_ran_others() {
-    for (seed, subject) in (1..200).flat_map(|seed| ["wal", "aof"].map(|subject| (seed, subject))) {
+    for (seed, subject) in (1..200).flat_map(|seed| ["wal", "aof", "txn"].map(|subject| (seed, subject))) {
         let plan = draw(seed, subject, false);
         for plant in [None, Some(Plant::WalSegNoDirsync)] {
             let (here, fresh) = (run_here(&plan, plant), run_one(&plan, plant));

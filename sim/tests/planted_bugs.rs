@@ -63,6 +63,18 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("rewrite", Plant::RewriteBaseSyncIgnored, 2000, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteAheadTrusted, 240, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteHistoryFirst, 60, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::CkptPublishEarly, 60, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::CkptReleaseEarly, 60, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::CkptReleaseAll, 60, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::CkptReuseEarly, 120, &["I1", "I5", "I6", "I9", "I12", "I20", "I24"]),
+    ("txn", Plant::CkptCopyTrusted, 2000, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::TxnMultishardNomarker, 60, &["I12"]),
+    ("txn", Plant::TxnAckOwnParts, 240, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::TxnEpochForgotten, 60, &["I1", "I6", "I9", "I15", "I20"]),
+    ("txn", Plant::TxnEpochBeforeEstablish, 2000, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::TxnSavepointForward, 60, &["I12"]),
+    ("txn", Plant::TxnPeriodUnbounded, 240, &["I16"]),
+    ("txn", Plant::TxnLostUpdate, 60, &["I3", "I12", "I15"]),
 ];
 
 /// Too rare for a bounded search: a stored scenario shows each of them instead.
@@ -91,6 +103,11 @@ const NEEDS_NO_FAULT: &[Plant] = &[
     Plant::AofRingFullDrops,
     Plant::AofFlushResets,
     Plant::AofReaderEndsLoad,
+    Plant::CkptReleaseAll,
+    Plant::CkptReuseEarly,
+    Plant::TxnEpochForgotten,
+    Plant::TxnSavepointForward,
+    Plant::TxnLostUpdate,
 ];
 
 #[test]
@@ -126,6 +143,8 @@ fn without_faults_no_planted_bug_shows() {
     for plant in Plant::ALL.iter().filter(|plant| !NEEDS_NO_FAULT.contains(plant)) {
         let subjects: &[&str] = if plant.name().starts_with("wal") || plant.name().starts_with("env") {
             &["wal"]
+        } else if plant.name().starts_with("txn") || plant.name().starts_with("ckpt") {
+            &["txn"]
         } else {
             &["aof", "rewrite"]
         };
@@ -138,7 +157,7 @@ fn without_faults_no_planted_bug_shows() {
 
 #[test]
 fn without_a_plant_no_seed_fails_and_nothing_stays_unchecked() {
-    for subject in ["wal", "aof", "rewrite"] {
+    for subject in ["wal", "aof", "rewrite", "txn"] {
         let storm = campaign::run(1..2001, None, |seed| draw(seed, subject, false), |_| {});
         assert_eq!((storm.runs, storm.failed), (2000, 0), "{:?}", storm.failures.first());
         let Some(total) = storm.total else { panic!("{subject}: nothing ran") };

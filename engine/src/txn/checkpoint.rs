@@ -234,7 +234,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                         let mut below = capture.next.to_vec();
                         if let Some((prev_end, records)) = &pipeline.epoch_records {
                             // Until a root states a later commit, the epoch is known from its record alone.
-                            if *prev_end >= csn && !planted!(self.options.plants(), TxnEpochReleased) {
+                            if *prev_end >= csn {
                                 below
                                     .iter_mut()
                                     .zip(records)

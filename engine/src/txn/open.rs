@@ -266,12 +266,15 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
                 let generation = Generation::new(Arc::clone(&versions));
                 (storage, Replayed { catalog, generation, commits: 0 }, None)
             }
-            Tables::Found { storage, chain, replayed, .. } => {
+            Tables::Found { storage, chain, report: seen, replayed } => {
+                // What was found is no reason to take it for durable.
+                let (found, highest) = (storage.newest().meta().sequence, next.saturating_sub(1));
+                let stated = if seen.root_stated || highest > found { highest } else { 0 };
                 let early = planted!(options.plants(), TxnEpochBeforeEstablish);
                 if early {
                     begin_epoch(&env, &logs, &writers, (uuid, epoch), chain.end).await?;
                 }
-                storage.establish(next.saturating_sub(1)).await?;
+                storage.establish(stated).await?;
                 if !early && !planted!(options.plants(), TxnEpochForgotten) {
                     begin_epoch(&env, &logs, &writers, (uuid, epoch), chain.end).await?;
                 }

@@ -251,7 +251,8 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         let RootState { meta, catalog_tree, directory, space, reader, .. } = &*newest.0;
         // A copy that was found is not a durable one, nor is its name, unless a log states it: after a sync that failed another one
         // proves nothing. Both are made anew, with the same bytes.
-        if stated != meta.sequence && !planted!(self.0.plants, CkptCopyTrusted) {
+        // (Of the first root, 0, no log states anything.)
+        if (stated != meta.sequence || stated == 0) && !planted!(self.0.plants, CkptCopyTrusted) {
             let bytes = self.0.root(*meta, next_chunk, *catalog_tree, *directory).encode();
             prepare(dir, &bytes).await?;
             put_in_place(dir, file_of(meta.sequence)).await?;

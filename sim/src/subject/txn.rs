@@ -34,16 +34,13 @@ use engine::{
 };
 
 use self::content::{Content, FIRST, META, NEXT, RECEIPTS, ROWS, number};
-use super::{NotAppended, NotRead, NotTruncated, Recovered, Refusal, Subject};
+use super::{NotAppended, NotRead, NotTruncated, Recovered, Refusal, Subject, UNREAD};
 use crate::plan::EngineOptions;
 
 /// Pages of 512 bytes, so that some tens of rows make a deep tree.
 pub const SMALL_PAGE: usize = 480;
 /// Pages as users have them.
 pub const USUAL_PAGE: usize = engine::txn::pages::BODY_BYTES;
-
-/// How the message of an open begins that succeeded, and then not all rows could be read.
-const UNREAD: &str = "opened, but ";
 
 type Transaction<E, const B: usize> = Tx<E, Pages<E, B>>;
 

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, path::Path};
 
-use super::{Txn, UNREAD};
+use super::Txn;
 use crate::{
     disk::{DirId, Disk, Keep, Op},
     env::SimEnv,
@@ -11,7 +11,7 @@ use crate::{
     prng::Prng,
     report::Violation,
     runner::LOG_DIR,
-    subject::{Inspect, Recovered},
+    subject::{Inspect, Recovered, UNREAD},
 };
 
 /// A store has so many logs at most.
