@@ -49,12 +49,15 @@ mod undo;
 mod generation;
 mod overlay;
 mod view;
+mod volatile;
 
 pub mod storage;
 
 pub mod memory;
 
 pub mod pages;
+
+pub mod index;
 
 pub mod catalog;
 
@@ -65,6 +68,7 @@ pub mod ids;
 pub use backup::{BackupError, BackupReport};
 pub use checkpoint::CheckpointReport;
 pub use open::RecoveryReport;
+pub use recover::indexes::UnusableIndex;
 pub use scan::Scan;
 pub use table::Table;
 pub use transaction::{Commit, Retry, Ticket, Tx};
@@ -74,9 +78,10 @@ use catalog::{CatalogError, TableInfo, TableKind};
 use commit::{Candidate, Rejected, Writes};
 use error::{CheckpointError, CommitError, OpenError, SyncError, TableError, TxError};
 use ids::Csn;
+use index::Entries;
 use keeper::Keeper;
 use logs::LogsError;
-use options::{Isolation, Options, TxOptions};
+use options::{Isolation, Options, TableOptions, TxOptions};
 use pages::Pages;
 use shared::{Shared, lock};
 use storage::{Lookup, Storage, Value};
@@ -147,15 +152,51 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         open::verify::<E, S>(env, path, options, &mut deliver).await
     }
 
-    /// Creates a table.
+    /// Creates a table of rows.
     ///
     /// # Errors
     /// [`TableError`].
     pub async fn create_table(&self, name: &str) -> Result<Table, TableError> {
+        self.create_table_with(name, TableOptions::default()).await
+    }
+
+    /// Creates a table of any kind. What is committed to one of [`TableKind::Memory`] survives no crash, and no close.
+    ///
+    /// An index is derived by a function of [`Options::indexes`] from the rows that there are, then with each commit that writes them;
+    /// who writes them waits until it is there. All its entries must fit into memory. A snapshot that is older than an index sees none
+    /// of it.
+    ///
+    /// ```
+    /// # use engine::{env::{OsEnv, block_on}, txn::{Store, catalog::TableKind, options::{Options, TableOptions}}};
+    /// use engine::txn::index::Functions;
+    ///
+    /// let by_city = |key: &[u8], city: &[u8], tell: &mut dyn FnMut(&[u8], &[u8])| tell(&[city, b"/", key].concat(), b"");
+    /// let options = Options { indexes: Functions::default().with("by city", by_city), ..Options::default() };
+    /// # let folder = tempfile::tempdir()?;
+    /// # block_on(async {
+    /// let (store, _) = <Store<OsEnv>>::open(OsEnv, folder.path(), options).await?;
+    /// let people = store.create_table("people").await?;
+    /// store.put(&people, b"ann", b"Oslo").await?;
+    /// let kind = TableKind::Index { of: people.id(), derive: "by city".into() };
+    /// let by_city = store.create_table_with("people by city", TableOptions { kind }).await?;
+    /// store.put(&people, b"bea", b"Bern").await?;
+    /// assert!(store.get(&by_city, b"Oslo/ann").await?.is_some() && store.get(&by_city, b"Bern/bea").await?.is_some());
+    /// # store.close().await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub async fn create_table_with(&self, name: &str, options: TableOptions) -> Result<Table, TableError> {
         if !(1..=redo::MAX_NAME_BYTES).contains(&(name.len() as u64)) {
             return Err(TableError::Name(name.len()));
         }
-        self.change_catalog(Writes::Create(name, &TableKind::Rows), name).await?;
+        match &options.kind {
+            TableKind::Index { of, derive } => self.create_index(name, &options.kind, *of, derive).await?,
+            kind => self.change_catalog(Writes::Create(name, kind, &Entries::new()), name).await?,
+        }
         self.table(name).map_err(|error| TableError::Commit(error.into()))
     }
 
@@ -165,18 +206,21 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     /// [`TableError`].
     pub async fn drop_table(&self, name: &str) -> Result<(), TableError> {
         let table = self.table(name).map_err(|_| TableError::Unknown(name.to_owned()))?;
-        self.change_catalog(Writes::Drop(table.id()), name).await
+        let dropped = self.change_catalog(Writes::Drop(table.id()), name).await;
+        dropped.map_err(|error| match error {
+            TableError::HasIndex(_) => {
+                let catalog = Arc::clone(&self.shared.horizon.view().catalog);
+                let index = catalog.indexes_of(table.id()).next().map(|index| index.name.to_string());
+                TableError::HasIndex(index.unwrap_or_default())
+            }
+            error => error,
+        })
     }
 
     async fn change_catalog(&self, writes: Writes<'_>, name: &str) -> Result<(), TableError> {
         let txn = self.shared.next_txn().map_err(CommitError::Not)?;
         let candidate = Candidate { txn, writes, owner: None, reads: None };
-        let accepted = self.shared.accept(&candidate).await.map_err(|rejected| match rejected {
-            Rejected::Never(error) => TableError::Commit(error),
-            Rejected::Catalog(CatalogError::NameTaken) => TableError::Exists(name.to_owned()),
-            Rejected::Catalog(CatalogError::Range("id")) => TableError::TooMany,
-            Rejected::Catalog(_) | Rejected::RowTaken => TableError::Unknown(name.to_owned()),
-        })?;
+        let accepted = self.shared.accept(&candidate).await.map_err(|rejected| not_changed(rejected, name))?;
         self.shared.settle(&accepted).await?;
         Ok(())
     }
@@ -224,21 +268,35 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
 
     async fn write(&self, table: &Table, key: &[u8], after: undo::After) -> Result<Commit, CommitError> {
         let shared = &self.shared;
-        shared.check_table(table)?;
+        shared.check_writable(table)?;
         shared.check_key(key)?;
         let txn = shared.next_txn()?;
         let writes = Writes::One(table.id(), key, &after);
         match shared.accept(&Candidate { txn, writes, owner: None, reads: None }).await {
             Ok(accepted) => Ok(Commit { csn: accepted.csn, durable: shared.settle(&accepted).await? }),
             Err(Rejected::Never(error)) => Err(error),
-            // Somebody has the row: now it takes a lock to wait for.
-            Err(Rejected::RowTaken | Rejected::Catalog(_)) => {
-                let mut tx = self.begin(TxOptions { isolation: Isolation::ReadCommitted, ..TxOptions::default() })?;
-                match &after {
-                    Some(value) => tx.put(table, key, value).await?,
-                    None => tx.delete(table, key).await?,
-                }
-                tx.commit().await
+            Err(Rejected::RowTaken | Rejected::Catalog(_)) => self.write_locked(table, key, &after).await,
+        }
+    }
+
+    /// Writes a row under its lock: somebody had it, or the row's indexes change with it.
+    async fn write_locked(&self, table: &Table, key: &[u8], after: &undo::After) -> Result<Commit, CommitError> {
+        let mut retry_of = None;
+        loop {
+            let options = TxOptions { isolation: Isolation::ReadCommitted, retry_of, ..TxOptions::default() };
+            let mut tx = self.begin(options)?;
+            let written = match after {
+                Some(value) => tx.put(table, key, value).await,
+                None => tx.delete(table, key).await,
+            };
+            let committed = match written {
+                Ok(()) => tx.commit().await,
+                Err(error) => Err(error.into()),
+            };
+            match committed {
+                // An older one took the row meanwhile.
+                Err(error) if error.is_retryable() => retry_of = Some(tx.retry()),
+                result => return result,
             }
         }
     }
@@ -249,7 +307,7 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     /// [`TxError`].
     pub async fn get(&self, table: &Table, key: &[u8]) -> Result<Option<Value>, TxError> {
         self.shared.alive()?;
-        self.shared.check_table(table)?;
+        self.shared.check_readable(table)?;
         let (lookup, view) = self.shared.get_visible(table.id(), key);
         match lookup {
             Lookup::Found(value) => Ok(Some(value)),
@@ -344,5 +402,17 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         }
         drop(lock(&self.lock).take());
         result
+    }
+}
+
+/// Why the catalog was not changed; `name` is that of the table in question.
+fn not_changed(rejected: Rejected, name: &str) -> TableError {
+    let name = name.to_owned();
+    match rejected {
+        Rejected::Never(error) => TableError::Commit(error),
+        Rejected::Catalog(CatalogError::NameTaken) => TableError::Exists(name),
+        Rejected::Catalog(CatalogError::Indexed) => TableError::HasIndex(name),
+        Rejected::Catalog(CatalogError::Range("id")) => TableError::TooMany,
+        Rejected::Catalog(_) | Rejected::RowTaken => TableError::Unknown(name),
     }
 }

@@ -6,15 +6,22 @@ use engine::{
     env::{OsEnv, block_on},
     txn::{
         Store, Tx,
+        catalog::TableKind,
+        error::{TableError, TxError},
+        index::Functions,
         memory::MemoryStorage,
-        options::{Isolation, Options, Sync, TxOptions},
+        options::{Isolation, Options, Sync, TableOptions, TxOptions},
         pages::Pages,
         storage::{Direction, Storage},
     },
 };
 use proptest::prelude::*;
 
-const TABLES: [&str; 3] = ["a", "b", "c"];
+/// The last one is a Memory table.
+const TABLES: [&str; 4] = ["a", "b", "c", MEMORY];
+const MEMORY: &str = "memory";
+/// An index of the first one, if it is there.
+const INDEX: &str = "index";
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 type Model = BTreeMap<&'static str, Map>;
@@ -35,15 +42,18 @@ enum Step {
     Transaction(Vec<Write>, bool),
     Scan(usize, Bound<u8>, Bound<u8>, bool),
     DropTable(usize),
+    /// Creates the index, or drops it.
+    Index,
     Checkpoint,
-    Close,
-    Crash,
+    /// Is opened again with the index's function, or without.
+    Close(bool),
+    Crash(bool),
 }
 
 fn write() -> impl Strategy<Value = Write> {
     prop_oneof![
-        4 => (0..3_usize, any::<u8>(), prop_oneof![0..50_usize, 0..700_usize]).prop_map(|(table, key, bytes)| Write::Put(table, key, bytes)),
-        2 => (0..3_usize, any::<u8>()).prop_map(|(table, key)| Write::Delete(table, key)),
+        4 => (0..4_usize, any::<u8>(), prop_oneof![0..50_usize, 0..700_usize]).prop_map(|(table, key, bytes)| Write::Put(table, key, bytes)),
+        2 => (0..4_usize, any::<u8>()).prop_map(|(table, key)| Write::Delete(table, key)),
         1 => (0..3_u8).prop_map(Write::Savepoint),
         1 => (0..3_u8).prop_map(Write::RollbackTo),
     ]
@@ -53,16 +63,21 @@ fn bound() -> impl Strategy<Value = Bound<u8>> {
     prop_oneof![Just(Bound::Unbounded), any::<u8>().prop_map(Bound::Included), any::<u8>().prop_map(Bound::Excluded)]
 }
 
+fn with() -> impl Strategy<Value = bool> {
+    prop::bool::weighted(0.8)
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..3_usize, any::<u8>(), 0..300_usize).prop_map(|(table, key, bytes)| Step::Put(table, key, bytes)),
-        2 => (0..3_usize, any::<u8>()).prop_map(|(table, key)| Step::Delete(table, key)),
+        4 => (0..4_usize, any::<u8>(), 0..300_usize).prop_map(|(table, key, bytes)| Step::Put(table, key, bytes)),
+        2 => (0..4_usize, any::<u8>()).prop_map(|(table, key)| Step::Delete(table, key)),
         6 => (prop::collection::vec(write(), 0..12), any::<bool>()).prop_map(|(writes, commits)| Step::Transaction(writes, commits)),
-        3 => (0..3_usize, bound(), bound(), any::<bool>()).prop_map(|(table, from, to, back)| Step::Scan(table, from, to, back)),
-        1 => (0..3_usize).prop_map(Step::DropTable),
+        3 => (0..4_usize, bound(), bound(), any::<bool>()).prop_map(|(table, from, to, back)| Step::Scan(table, from, to, back)),
+        1 => (0..4_usize).prop_map(Step::DropTable),
         2 => Just(Step::Checkpoint),
-        1 => Just(Step::Close),
-        1 => Just(Step::Crash),
+        2 => Just(Step::Index),
+        1 => with().prop_map(Step::Close),
+        1 => with().prop_map(Step::Crash),
     ]
 }
 
@@ -73,6 +88,48 @@ fn key(number: u8) -> Vec<u8> {
 
 fn value(number: u8, bytes: usize) -> Vec<u8> {
     vec![number; bytes]
+}
+
+/// None, one or two entries.
+fn derive(key: &[u8], value: &[u8], tell: &mut dyn FnMut(&[u8], &[u8])) {
+    if !value.is_empty() {
+        tell(&[&[(value.len() / 20) as u8], key].concat(), &value[..value.len().min(4)]);
+    }
+    if value.len() % 2 == 1 {
+        tell(&[b"odd/", key].concat(), b"");
+    }
+}
+
+fn derived(rows: &Map) -> Map {
+    let mut entries = Map::new();
+    for (key, value) in rows {
+        derive(key, value, &mut |key, value| drop(entries.insert(key.to_vec(), value.to_vec())));
+    }
+    entries
+}
+
+/// The index beside what is derived from the first table.
+async fn compare_index<S: Storage<OsEnv>>(
+    tx: &mut Tx<OsEnv, S>,
+    store: &Store<OsEnv, S>,
+    model: &Model,
+    usable: bool,
+) -> Result<(), TestCaseError> {
+    let everything = (Bound::Unbounded, Bound::Unbounded);
+    match store.table(INDEX) {
+        Ok(_) if usable => compare(tx, store, INDEX, &derived(&model[TABLES[0]]), everything, Direction::Forward).await,
+        Ok(index) => {
+            let refused = tx.get(&index, b"k").await;
+            prop_assert!(matches!(refused, Err(TxError::IndexUnusable(_))), "{:?}", refused);
+            Ok(())
+        }
+        Err(_) => Ok(()),
+    }
+}
+
+async fn create<S: Storage<OsEnv>>(store: &Store<OsEnv, S>, name: &str) {
+    let kind = if name == MEMORY { TableKind::Memory } else { TableKind::Rows };
+    store.create_table_with(name, TableOptions { kind }).await.unwrap();
 }
 
 async fn compare<S: Storage<OsEnv>>(
@@ -114,13 +171,18 @@ fn run<S: Storage<OsEnv>>(steps: Vec<Step>, options: Options, isolation: Isolati
     let folder = tempfile::tempdir().unwrap();
     let everything = || (Bound::Unbounded, Bound::Unbounded);
     block_on(async {
-        let open = async || {
-            Store::<OsEnv, S>::open(OsEnv, folder.path(), options.clone()).await.expect("an undamaged store opens")
+        let open = async |with| {
+            let indexes = if with { Functions::default().with("f", derive) } else { Functions::default() };
+            let options = Options { indexes, ..options.clone() };
+            Store::<OsEnv, S>::open(OsEnv, folder.path(), options).await.expect("an undamaged store opens")
         };
-        let (mut store, _) = open().await;
+        let (mut store, _) = open(true).await;
+        let mut has_function = true;
+        // An index follows its rows unless it was there when the store was opened without its function.
+        let mut usable = true;
         let mut model = Model::new();
         for name in TABLES {
-            store.create_table(name).await.unwrap();
+            create(&store, name).await;
             model.insert(name, Map::new());
         }
         let tx_options = TxOptions { isolation, ..TxOptions::default() };
@@ -169,6 +231,7 @@ fn run<S: Storage<OsEnv>>(steps: Vec<Step>, options: Options, isolation: Isolati
                     for name in TABLES {
                         compare(&mut tx, &store, name, &mine[name], everything(), Direction::Forward).await?;
                     }
+                    compare_index(&mut tx, &store, &mine, usable).await?;
                     if commits {
                         tx.commit().await.unwrap();
                         model = mine;
@@ -185,24 +248,39 @@ fn run<S: Storage<OsEnv>>(steps: Vec<Step>, options: Options, isolation: Isolati
                 }
                 Step::DropTable(table) => {
                     let name = TABLES[table];
+                    if table == 0 && store.table(INDEX).is_ok() {
+                        let refused = store.drop_table(name).await;
+                        prop_assert!(matches!(&refused, Err(TableError::HasIndex(index)) if index == INDEX));
+                        store.drop_table(INDEX).await.unwrap();
+                    }
                     store.drop_table(name).await.unwrap();
-                    store.create_table(name).await.unwrap();
+                    create(&store, name).await;
                     model.insert(name, Map::new());
                 }
                 Step::Checkpoint => drop(store.checkpoint().await.unwrap()),
-                Step::Close | Step::Crash => {
+                Step::Index if store.table(INDEX).is_ok() => store.drop_table(INDEX).await.unwrap(),
+                Step::Index => {
+                    let kind = TableKind::Index { of: store.table(TABLES[0]).unwrap().id(), derive: "f".into() };
+                    let created = store.create_table_with(INDEX, TableOptions { kind }).await;
+                    prop_assert_eq!(created.is_ok(), has_function, "{:?}", created);
+                    usable = true;
+                }
+                Step::Close(with) | Step::Crash(with) => {
                     let (last, epoch) = (store.committed(), store.epoch());
-                    if matches!(step, Step::Close) {
+                    if matches!(step, Step::Close(_)) {
                         store.close().await.unwrap();
                     } else {
                         // (Its process dies: what counts is what it had said to be durable.)
                         store.sync().await.unwrap();
                         drop(store);
                     }
-                    let (again, report) = open().await;
+                    let (again, report) = open(with).await;
                     prop_assert_eq!((report.end, report.dropped_parts), (last, 0));
+                    (has_function, usable) = (with, with);
+                    prop_assert_eq!(report.unusable.is_empty(), with || again.table(INDEX).is_err());
                     prop_assert!(report.epoch > epoch);
                     store = again;
+                    model.insert(MEMORY, Map::new());
                 }
             }
             for name in TABLES {
@@ -211,8 +289,10 @@ fn run<S: Storage<OsEnv>>(steps: Vec<Step>, options: Options, isolation: Isolati
                     prop_assert_eq!(found.as_deref(), Some(value.as_slice()));
                 }
             }
+            compare_index(&mut store.begin(tx_options).unwrap(), &store, &model, usable).await?;
         }
         let mut tx = store.begin(tx_options).unwrap();
+        compare_index(&mut tx, &store, &model, usable).await?;
         for name in TABLES {
             compare(&mut tx, &store, name, &model[name], everything(), Direction::Forward).await?;
             compare(&mut tx, &store, name, &model[name], everything(), Direction::Backward).await?;

@@ -1,7 +1,10 @@
 //! Which tables there are at one CSN: names, numbers, kinds, logs. Pure: what stands on the disk is [`encode`]d here, each table's
 //! entry by itself, and [`decode`]d from any bytes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use thiserror::Error;
 
@@ -28,11 +31,12 @@ pub(super) mod entry_at {
 pub const ENTRY_KEY_BYTES: usize = 4;
 
 /// What a table holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum TableKind {
     /// Rows that are logged.
+    #[default]
     Rows,
-    /// Rows that are never logged: empty after an open.
+    /// Rows that are never logged, and in memory alone: empty after an open.
     Memory,
     /// What is derived from another table's rows; never logged.
     Index {
@@ -42,6 +46,9 @@ pub enum TableKind {
         derive: Arc<str>,
     },
 }
+
+/// [`TableInfo::meta`] of an index that doesn't follow its rows.
+const NOT_KEPT: u64 = 1;
 
 /// What is fixed of a table while it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +61,18 @@ pub struct TableInfo {
     pub kind: TableKind,
     /// The log that its rows are written to, from 0; below 16.
     pub log: u8,
-    /// The version of its metadata.
+    /// The version of its metadata. Of an index: 1 if it doesn't follow its rows.
     pub meta: u64,
     /// The commit that created it; not none.
     pub created: Csn,
+}
+
+impl TableInfo {
+    /// Whether it follows its rows, if it is an index.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !matches!((&self.kind, self.meta), (TableKind::Index { .. }, NOT_KEPT))
+    }
 }
 
 /// Why a table can't be added. Remedy: another name.
@@ -66,6 +81,9 @@ pub enum CatalogError {
     /// There is a table of this name.
     #[error("there is a table of this name")]
     NameTaken,
+    /// An index is derived from it.
+    #[error("an index is derived from it")]
+    Indexed,
     /// There is, or was, a table of this number.
     #[error("there is, or was, a table of this number")]
     NumberTaken,
@@ -80,6 +98,8 @@ pub struct Catalog {
     next: TableId,
     tables: BTreeMap<TableId, Arc<TableInfo>>,
     names: BTreeMap<Arc<str>, TableId>,
+    /// Indexes, each behind the table that it is of.
+    indexes: BTreeSet<(TableId, TableId)>,
 }
 
 impl Default for Catalog {
@@ -92,7 +112,7 @@ impl Catalog {
     /// No tables, and there never were any. Number 0 is that of the catalog itself.
     #[must_use]
     pub fn new() -> Catalog {
-        Catalog { next: TableId(1), tables: BTreeMap::new(), names: BTreeMap::new() }
+        Catalog { next: TableId(1), tables: BTreeMap::new(), names: BTreeMap::new(), indexes: BTreeSet::new() }
     }
 
     /// Adds a table; from now on newer ones get higher numbers.
@@ -104,6 +124,11 @@ impl Catalog {
             return Err(CatalogError::NumberTaken);
         }
         let next = TableId(table.id.0.checked_add(1).ok_or(CatalogError::Range("id"))?);
+        if let TableKind::Index { of, .. } = table.kind
+            && self.table(of).is_none_or(|rows| rows.kind != TableKind::Rows)
+        {
+            return Err(CatalogError::Range("of"));
+        }
         let table = self.admit(table)?;
         self.next = next;
         Ok(table)
@@ -121,6 +146,9 @@ impl Catalog {
         let table = Arc::new(table);
         self.names.insert(Arc::clone(&table.name), table.id);
         self.tables.insert(table.id, Arc::clone(&table));
+        if let TableKind::Index { of, .. } = table.kind {
+            self.indexes.insert((of, table.id));
+        }
         Ok(table)
     }
 
@@ -128,7 +156,28 @@ impl Catalog {
     pub fn remove(&mut self, id: TableId) -> Option<Arc<TableInfo>> {
         let table = self.tables.remove(&id)?;
         self.names.remove(&table.name);
+        if let TableKind::Index { of, .. } = table.kind {
+            self.indexes.remove(&(of, id));
+        }
         Some(table)
+    }
+
+    /// The indexes of a table, by number.
+    pub fn indexes_of(&self, table: TableId) -> impl Iterator<Item = &Arc<TableInfo>> {
+        let range = (table, TableId(0))..=(table, TableId(u32::MAX));
+        self.indexes.range(range).filter_map(|(_, index)| self.table(*index))
+    }
+
+    /// Whether a table has indexes.
+    #[must_use]
+    pub fn is_indexed(&self, table: TableId) -> bool {
+        self.indexes_of(table).next().is_some()
+    }
+
+    /// Notes whether an index follows its rows.
+    pub(super) fn set_kept(&mut self, index: TableId, kept: bool) {
+        let Some(table) = self.tables.get_mut(&index).filter(|table| table.is_kept() != kept) else { return };
+        *table = Arc::new(TableInfo { meta: if kept { 0 } else { NOT_KEPT }, ..TableInfo::clone(table) });
     }
 
     /// The number of the next table.
@@ -306,6 +355,27 @@ mod tests {
         assert!(catalog.remove(TableId(4)).is_some() && catalog.named("a").is_none());
         assert_eq!(catalog.create(table(4, "a", TableKind::Rows)), Err(CatalogError::NumberTaken), "it was there once");
         catalog.create(table(6, "a", TableKind::Rows)).expect("the name is free");
+    }
+
+    #[test]
+    fn an_index_is_of_rows_that_there_are() {
+        let index = |of| TableKind::Index { of: TableId(of), derive: "f".into() };
+        let of =
+            |catalog: &Catalog, table| catalog.indexes_of(TableId(table)).map(|index| index.id.0).collect::<Vec<_>>();
+        let mut catalog = Catalog::new();
+        catalog.create(table(1, "rows", TableKind::Rows)).expect("a new name");
+        catalog.create(table(2, "memory", TableKind::Memory)).expect("a new name");
+        catalog.create(table(3, "one", index(1))).expect("there are rows");
+        for (id, of) in [(4, 2), (5, 3), (8, 7)] {
+            assert_eq!(catalog.create(table(id, "another", index(of))), Err(CatalogError::Range("of")));
+        }
+        catalog.create(table(4, "two", index(1))).expect("there are rows");
+        assert_eq!((of(&catalog, 1), of(&catalog, 2), of(&catalog, 3)), (vec![3, 4], vec![], vec![]));
+        catalog.remove(TableId(3));
+        assert!(of(&catalog, 1) == [4] && catalog.is_indexed(TableId(1)));
+        let before = catalog.clone();
+        catalog.set_kept(TableId(4), false);
+        assert!(catalog.table(TableId(4)).is_some_and(|index| !index.is_kept()) && before != catalog);
     }
 
     #[test]

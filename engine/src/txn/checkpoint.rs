@@ -207,6 +207,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         self.horizon.swap(|view| View {
             catalog: Arc::clone(&view.catalog),
             generations: view.generations.iter().take(1).cloned().collect(),
+            volatile: view.volatile.clone(),
             state,
         });
         drop(view);
@@ -246,9 +247,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                         let next_csn = pipeline.next.ok_or(CheckpointError::Closed)?;
                         let generation: Arc<Generation> = pipeline.generation.freeze();
                         pipeline.generation = Arc::clone(&generation);
+                        self.tidy(&mut pipeline);
                         self.horizon.swap(|view| View {
                             catalog: Arc::clone(&view.catalog),
                             generations: std::iter::once(generation).chain(view.generations.iter().cloned()).collect(),
+                            volatile: pipeline.volatile.clone(),
                             state: view.state.clone(),
                         });
                         // (The view cannot change before the commit mutex is free: the catalog is that of `csn`.)

@@ -17,6 +17,7 @@ use super::{
     error::{CommitError, Conflict, TxError},
     generation::Generation,
     ids::{Csn, TableId, TxnId},
+    index::Entries,
     locks::{Owner, Refusal},
     logs::{Capture, Lacking, Writers},
     options::Sync,
@@ -27,6 +28,7 @@ use super::{
     undo::{After, WriteSet},
     validate::{Changed, ReadSet},
     view::{View, Visibility},
+    volatile::Volatile,
 };
 
 /// What the commit mutex guards.
@@ -36,6 +38,8 @@ pub(super) struct Pipeline<E: Env> {
     /// The newest one.
     pub(super) generation: Arc<Generation>,
     pub(super) catalog: Arc<Catalog>,
+    /// Its Memory tables.
+    pub(super) volatile: Volatile,
     /// The number of the next commit; `None` once all of this epoch are used.
     pub(super) next: Option<Csn>,
     /// Of each log the epoch record, while no root states a later commit than that does.
@@ -57,7 +61,8 @@ impl<E: Env> AsMut<Writers<E>> for Pipeline<E> {
 pub(super) enum Writes<'a> {
     Set(&'a WriteSet),
     One(TableId, &'a [u8], &'a After),
-    Create(&'a str, &'a TableKind),
+    /// With what an index has at once.
+    Create(&'a str, &'a TableKind, &'a Entries),
     Drop(TableId),
 }
 
@@ -82,7 +87,7 @@ pub(super) struct Accepted {
 /// Why a commit was not accepted. Nothing happened.
 pub(super) enum Rejected {
     Never(CommitError),
-    /// Somebody owns the row of a single write.
+    /// A single write has to lock its row: somebody owns it, or it changes indexes as well.
     RowTaken,
     /// The table can't be created or dropped.
     Catalog(CatalogError),
@@ -107,13 +112,13 @@ impl<E: Env> Pipeline<E> {
     pub(super) fn new(
         writers: Writers<E>,
         generation: Arc<Generation>,
-        catalog: Arc<Catalog>,
+        (catalog, volatile): (Arc<Catalog>, Volatile),
         next: Option<Csn>,
         epoch_records: (Csn, Vec<Lsn>),
     ) -> Pipeline<E> {
         let (held, snapshots, epoch_records) = (VecDeque::new(), Vec::new(), Some(epoch_records));
         let writers = Some(writers);
-        Pipeline { writers, generation, catalog, next, epoch_records, held, snapshots }
+        Pipeline { writers, generation, catalog, volatile, next, epoch_records, held, snapshots }
     }
 }
 
@@ -166,6 +171,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     ) -> Result<Accepted, Attempt> {
         self.alive()?;
         let csn = pipeline.next.ok_or(TxError::Closed)?;
+        if let Writes::One(table, ..) = candidate.writes
+            && pipeline.catalog.is_indexed(table)
+        {
+            return Err(Attempt::Rejected(Rejected::RowTaken));
+        }
         let edited = edit(&pipeline.catalog, candidate.writes, csn, self.logs.count())
             .map_err(|error| Attempt::Rejected(Rejected::Catalog(error)))?;
         if let Some(edited) = &edited
@@ -174,7 +184,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             parts.add_catalog(edited, candidate.writes)?;
         }
         if let Some((reads, view, since)) = candidate.reads {
-            let changed = Since { view, catalog: &pipeline.catalog };
+            let changed = Since { view, catalog: &pipeline.catalog, volatile: &pipeline.volatile };
             let name = |table| view.catalog.table(table).map_or_else(String::new, |info| info.name.to_string());
             let validated = reads.validate(since, &changed);
             validated.map_err(|table| TxError::from(Conflict::Read { table: name(table) }))?;
@@ -202,9 +212,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if let Some(edited) = edited {
             let edited = Arc::new(edited);
             pipeline.catalog = Arc::clone(&edited);
+            pipeline.volatile = pipeline.volatile.follow(&edited, self.versions.memory());
             self.horizon.swap(|view| View {
                 catalog: edited,
                 generations: view.generations.clone(),
+                volatile: pipeline.volatile.clone(),
                 state: view.state.clone(),
             });
         }
@@ -250,11 +262,12 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             stamp.put(part).expect("a part was encoded, and a commit's number is above the last one that is durable");
             pipeline.as_mut().append(usize::from(*log), part);
         }
-        let Pipeline { generation, snapshots, catalog, .. } = pipeline;
+        let Pipeline { generation, snapshots, catalog, volatile, .. } = pipeline;
         let live = self.horizon.live(snapshots);
         let install = |table: TableId, key: &[u8], after: &After| {
             if catalog.table(table).is_some() {
-                let installed = generation.install(table, key, after.clone(), csn, &live);
+                let installed = volatile.install(table, key, after, csn, &live);
+                let installed = installed.unwrap_or_else(|| generation.install(table, key, after.clone(), csn, &live));
                 installed.expect("commits come in order, and the newest generation is not frozen");
             }
         };
@@ -265,8 +278,20 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 }
             }
             Writes::One(table, key, after) => install(table, key, after),
-            Writes::Create(..) | Writes::Drop(_) => {}
+            Writes::Create(_, _, entries) => {
+                for (key, value) in entries {
+                    let installed = generation.install(catalog.next(), key, Some(Arc::clone(value)), csn, &live);
+                    installed.expect("it is a new table, and each key is there once");
+                }
+            }
+            Writes::Drop(_) => {}
         }
+    }
+
+    /// Takes out of the Memory tables what is removed for everybody.
+    pub(super) fn tidy(&self, pipeline: &mut Pipeline<E>) {
+        let Pipeline { snapshots, volatile, .. } = pipeline;
+        *volatile = volatile.tidied(&self.horizon.live(snapshots));
     }
 
     /// Everything up to `csn` survives a power cut now: what waited for that goes on.
@@ -333,7 +358,7 @@ impl Parts {
 
     fn add_catalog(&mut self, edited: &Catalog, writes: Writes<'_>) -> Result<(), TxError> {
         match writes {
-            Writes::Create(name, _) => {
+            Writes::Create(name, ..) => {
                 let created = edited.named(name).map(|info| {
                     let shape = match &info.kind {
                         TableKind::Rows => Shape::Rows,
@@ -372,11 +397,12 @@ fn edit(catalog: &Catalog, writes: Writes<'_>, csn: Csn, logs: usize) -> Result<
         Writes::Set(_) | Writes::One(..) => return Ok(None),
     };
     match writes {
-        Writes::Create(name, kind) => {
+        Writes::Create(name, kind, _) => {
             let id = edited.next();
             let log = (id.0 as usize % logs) as u8;
             edited.create(TableInfo { id, name: name.into(), kind: kind.clone(), log, meta: 0, created: csn })?;
         }
+        Writes::Drop(id) if edited.is_indexed(id) => return Err(CatalogError::Indexed),
         Writes::Drop(id) => drop(edited.remove(id).ok_or(CatalogError::Range("table"))?),
         Writes::Set(_) | Writes::One(..) => {}
     }
@@ -387,15 +413,24 @@ fn edit(catalog: &Catalog, writes: Writes<'_>, csn: Csn, logs: usize) -> Result<
 struct Since<'a, S> {
     view: &'a View<S>,
     catalog: &'a Catalog,
+    volatile: &'a Volatile,
 }
 
 impl<S: State> Changed for Since<'_, S> {
     fn key(&self, table: TableId, key: &[u8], after: Csn) -> bool {
-        self.catalog.table(table).is_none() || self.view.newest(table, key).is_some_and(|newest| newest > after)
+        let newest = match self.volatile.table(table) {
+            Some(overlay) => overlay.newest(key),
+            None => self.view.newest(table, key),
+        };
+        self.catalog.table(table).is_none() || newest.is_some_and(|newest| newest > after)
     }
 
     fn range(&self, table: TableId, range: KeyRange<'_>, after: Csn) -> bool {
-        self.catalog.table(table).is_none() || self.view.changed_since(table, range, after)
+        self.catalog.table(table).is_none()
+            || match self.volatile.table(table) {
+                Some(overlay) => overlay.changed_since(range, after),
+                None => self.view.changed_since(table, range, after),
+            }
     }
 }
 

@@ -79,6 +79,12 @@ pub enum TxError {
     /// An index is written by writing the rows that it is derived from.
     #[error("table '{0}' is an index, which is derived from rows")]
     IndexIsDerived(String),
+    /// The index doesn't follow its rows: the store was opened without its function, or couldn't read what it is derived from; the
+    /// [report](super::RecoveryReport::unusable) says which. Remedy: mend that and reopen the store, and it is derived anew; or drop it.
+    #[error(
+        "index '{0}' doesn't follow its rows, see the report of the open; drop it, or mend that and reopen the store"
+    )]
+    IndexUnusable(String),
     /// Another transaction was there first; this one has ended.
     #[error("conflict: {0}; begin again")]
     Conflict(#[from] Conflict),
@@ -155,6 +161,12 @@ pub enum TableError {
     /// An index is derived from it. Remedy: drop that first.
     #[error("index '{0}' is derived from it; drop that first")]
     HasIndex(String),
+    /// There is no function of this name among the [options](super::options::Options::indexes). Remedy: open the store with it.
+    #[error("there is no function '{0}' to derive an index by")]
+    UnknownFunction(String),
+    /// An index is to be derived from something else than rows that are logged. Remedy: derive it from those.
+    #[error("table '{0}' has no rows that an index can be derived from")]
+    NotRows(String),
     /// It is done as a commit, and that failed.
     #[error(transparent)]
     Commit(#[from] CommitError),

@@ -33,6 +33,11 @@ impl Versions {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// What counts them beside what else is in memory.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.memory.add(bytes);

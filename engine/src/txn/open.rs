@@ -29,6 +29,7 @@ use super::{
     recover::{
         chain::Chain,
         decision::{self, Files, Ids, LogSeen, Reported, Row, Verdict, decide},
+        indexes::{self, UnusableIndex},
         replay::{Replayed, replay},
         summary::Collector,
     },
@@ -38,6 +39,7 @@ use super::{
     storage::{Birth, Direction, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions},
     undo::WriteSet,
     view::{Horizon, View},
+    volatile::Volatile,
 };
 
 /// What an open found, and what it made of it.
@@ -58,6 +60,8 @@ pub struct RecoveryReport {
     pub dropped_parts: u64,
     /// In point-in-time mode: the last commit that was stated to be durable, if it is beyond the end.
     pub missing: Option<Csn>,
+    /// Indexes that can't be read.
+    pub unusable: Vec<UnusableIndex>,
     /// By log, what its own open found.
     pub logs: Vec<wal::RecoveryReport>,
 }
@@ -119,10 +123,11 @@ pub(super) async fn verify<E: Env, S: Storage<E>>(
     let view = Arc::new(View {
         catalog: Arc::clone(&replayed.catalog),
         generations: [replayed.generation].into_iter().collect(),
+        volatile: Volatile::default(),
         state: storage.newest(),
     });
     let nothing = WriteSet::default();
-    for table in replayed.catalog.tables() {
+    for table in replayed.catalog.tables().filter(|table| table.is_kept()) {
         let all = (Bound::Unbounded, Bound::Unbounded);
         let view = Arc::clone(&view);
         let mut scan = Scan::<E, S>::new(view, report.end, &nothing, None, None, table.id, all, Direction::Forward);
@@ -202,7 +207,9 @@ async fn look<E: Env, S: Storage<E>>(
         Verdict::Open { chain, ids, report, .. } => {
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));
-            let replayed = replay(&storage.newest(), &chain, parts, generation).map_err(OpenError::Corrupt)?;
+            let state = storage.newest();
+            let mut replayed = replay(&state, &chain, parts, generation).map_err(OpenError::Corrupt)?;
+            replayed.unusable = indexes::follow::<E, S>(&state, &mut replayed, chain.end, &options.indexes).await?;
             let tables = Tables::Found { storage, chain, report, replayed };
             Ok(Found { env, options, versions, logs, ids, tables })
         }
@@ -223,6 +230,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
                 replayed: 0,
                 dropped_parts: 0,
                 missing: None,
+                unusable: Vec::new(),
                 logs,
             },
             Tables::Found { storage, chain, report, replayed } => RecoveryReport {
@@ -233,6 +241,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
                 replayed: replayed.commits,
                 dropped_parts: chain.dropped.iter().map(|dropped| dropped.parts).sum(),
                 missing: report.missing,
+                unusable: replayed.unusable.clone(),
                 logs,
             },
         })
@@ -264,7 +273,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
                 let storage = S::create(examined, birth).await?;
                 let catalog = Arc::clone(storage.newest().catalog());
                 let generation = Generation::new(Arc::clone(&versions));
-                (storage, Replayed { catalog, generation, commits: 0 }, None)
+                (storage, Replayed { catalog, generation, commits: 0, unusable: Vec::new() }, None)
             }
             Tables::Found { storage, chain, report: seen, replayed } => {
                 // What was found is no reason to take it for durable.
@@ -289,9 +298,11 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
         let writers = writers.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let records = (0..logs.count()).map(|log| Lsn(writers.next(log).0 - 1)).collect();
         let Replayed { catalog, generation, .. } = replayed;
+        let volatile = Volatile::default().follow(&catalog, versions.memory());
         let view = View {
             catalog: Arc::clone(&catalog),
             generations: [Arc::clone(&generation)].into_iter().collect(),
+            volatile: volatile.clone(),
             state: storage.newest(),
         };
         logs.found_durable(end);
@@ -299,7 +310,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
         let meta = *storage.newest().meta();
         let asked = options.checkpoint_after_recovery && report.replayed > 0;
         let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release, asked);
-        let pipeline = Pipeline::new(writers, generation, catalog, Some(Csn::first(epoch)), (end, records));
+        let pipeline = Pipeline::new(writers, generation, (catalog, volatile), Some(Csn::first(epoch)), (end, records));
         let shared = Shared::new(env, options, storage, versions, (uuid, epoch), horizon, logs, pipeline, checkpoints);
         Ok((shared, report))
     }

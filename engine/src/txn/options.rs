@@ -6,7 +6,7 @@ use crate::wal::{OptionsError, RecoveryMode};
 
 use crate::plant::Plants;
 
-use super::{logs::LogOptions, redo::MAX_LOGS, view::Visibility};
+use super::{catalog::TableKind, index::Functions, logs::LogOptions, redo::MAX_LOGS, view::Visibility};
 
 /// Options of a store. Each names its unit and range; a value out of range is an [`OptionsError`] at open.
 ///
@@ -63,6 +63,8 @@ pub struct Options {
     pub lock_timeout: Duration,
     /// How many keys and ranges a serializable transaction remembers one by one of what it read: 16 or more. Default 10,000.
     pub read_set_limit: usize,
+    /// What indexes are derived by, by name. Default none.
+    pub indexes: Functions,
     /// What open does about damage to a log. Default [`RecoveryMode::TolerateTornTail`].
     pub recovery: RecoveryMode,
     /// A planted bug.
@@ -94,6 +96,7 @@ impl Default for Options {
             max_txn_bytes: 64 << 20,
             lock_timeout: Duration::from_secs(10),
             read_set_limit: 10_000,
+            indexes: Functions::default(),
             recovery: RecoveryMode::default(),
             #[cfg(feature = "plants")]
             plants: Plants::default(),
@@ -211,6 +214,13 @@ impl FromStr for Sync {
             .find(|sync| sync.to_string().eq_ignore_ascii_case(text))
             .ok_or_else(|| UnknownSync(text.to_owned()))
     }
+}
+
+/// How a table is created. The default: [`TableKind::Rows`].
+#[derive(Clone, Debug, Default)]
+pub struct TableOptions {
+    /// What it holds.
+    pub kind: TableKind,
 }
 
 /// How a transaction sees others, and others' commits it. The default: [`Isolation::Snapshot`], not read-only, no retry.

@@ -193,9 +193,29 @@ impl Overlay {
         self.frozen.get_or_init(|| std::mem::take(&mut growing.tree));
     }
 
+    /// Another one with the same versions, but without the keys that are removed for everybody, as if they had never been there: so
+    /// nothing may be below. What is installed here meanwhile or later the other doesn't have.
+    pub(crate) fn without_removed(&self, live: &Live<'_>) -> Overlay {
+        let other = Overlay::default();
+        self.read(|tree| {
+            let mut versions = tree.versions(live);
+            // (It takes them in the order of CSNs; those of a key ascend already, and each has its own.)
+            versions.sort_by_key(|(csn, ..)| *csn);
+            for (csn, key, value) in versions {
+                other.install(key, value.clone(), csn, live).expect("nobody else knows it, and they are in order");
+            }
+        });
+        other
+    }
+
     /// All of it, to be read without a lock; `None` if it isn't frozen.
     pub(crate) fn frozen(&self) -> Option<&Tree> {
         self.frozen.get()
+    }
+
+    /// Keys that it has versions of.
+    pub(crate) fn len(&self) -> usize {
+        self.read(Tree::len)
     }
 
     /// Bytes that it holds: of keys, versions and their values, nodes and the filter, with the room that they have to grow.

@@ -10,3 +10,5 @@ pub(super) mod chain;
 pub(super) mod summary;
 
 pub(super) mod replay;
+
+pub(super) mod indexes;

@@ -99,7 +99,10 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
         let own = Own { current: rest.next(), rest };
         let layer =
             |overlay| Layer { overlay, batch: Batch::default(), next: 0, size: FIRST_BATCH, begun: false, more: true };
-        let layers = view.generations.iter().filter_map(|generation| generation.table(table)).map(layer).collect();
+        let layers = match view.volatile.table(table) {
+            Some(overlay) => std::iter::once(Arc::clone(overlay)).map(layer).collect(),
+            None => view.generations.iter().filter_map(|generation| generation.table(table)).map(layer).collect(),
+        };
         let below = Below { cursor: view.state.cursor(table, range, direction), begun: false };
         let range = (range.0.map(<[u8]>::to_vec), range.1.map(<[u8]>::to_vec));
         let value = Version::default();

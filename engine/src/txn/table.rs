@@ -33,15 +33,23 @@ impl Table {
 }
 
 impl<E: Env, S: Storage<E>> Shared<E, S> {
+    /// The table is there; an index follows its rows.
+    pub(super) fn check_readable(&self, table: &Table) -> Result<(), TxError> {
+        match self.horizon.view().catalog.table(table.id()) {
+            Some(info) => match info.kind {
+                TableKind::Index { .. } if !info.is_kept() => Err(TxError::IndexUnusable(table.name().to_owned())),
+                _ => Ok(()),
+            },
+            None => Err(TxError::UnknownTable(table.name().to_owned())),
+        }
+    }
+
     /// The table is there, and is not an index.
-    pub(super) fn check_table(&self, table: &Table) -> Result<(), TxError> {
+    pub(super) fn check_writable(&self, table: &Table) -> Result<(), TxError> {
         if let TableKind::Index { .. } = table.0.kind {
             return Err(TxError::IndexIsDerived(table.name().to_owned()));
         }
-        match self.horizon.view().catalog.table(table.id()) {
-            Some(_) => Ok(()),
-            None => Err(TxError::UnknownTable(table.name().to_owned())),
-        }
+        self.check_readable(table)
     }
 
     pub(super) fn check_key(&self, key: &[u8]) -> Result<(), TxError> {

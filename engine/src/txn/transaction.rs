@@ -5,9 +5,11 @@ use std::{future::Future, ops::RangeBounds, pin::pin, sync::Arc};
 use crate::{env::Env, plant::planted};
 
 use super::{
+    catalog::TableKind,
     commit::{Accepted, Candidate, Rejected, Writes, refused},
     error::{CommitError, Conflict, TxError},
     ids::{Csn, TableId, TxnId},
+    index::Entries,
     locks::Owner,
     options::{Isolation, TxOptions},
     pages::Pages,
@@ -150,23 +152,33 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
     async fn write(&mut self, table: &Table, key: &[u8], value: Option<&[u8]>) -> Result<(), TxError> {
         self.check_write(table)?;
         self.shared.check_key(key)?;
-        let (bytes, limit) = (self.writes.bytes() + key.len(), self.shared.options.max_txn_bytes);
-        let bytes = (bytes + value.map_or(0, <[u8]>::len)) as u64;
-        if bytes > limit {
-            return Err(TxError::TooLarge { bytes, limit });
-        }
+        self.check_room(key.len() + value.map_or(0, <[u8]>::len))?;
         self.lock_row(table.id(), key).await?;
         let plants = self.shared.options.plants();
         if let Some(csn) = self.snapshot()
             && !planted!(plants, TxnLostUpdate)
         {
-            let newest = self.view()?.newest(table.id(), key);
+            let view = self.view()?;
+            let view = if table.0.kind == TableKind::Memory { self.shared.horizon.view() } else { view };
+            let newest = view.newest(table.id(), key);
             if let Some(newer) = newest.filter(|newest| *newest > csn) {
                 return Err(self.conflict(Conflict::WriteWrite { newer }));
             }
         }
+        let derived = self.derived(table.id(), key, value).await?;
+        let bytes = derived.iter().map(|(_, key, after)| key.len() + after.as_ref().map_or(0, |value| value.len()));
+        self.check_room(key.len() + value.map_or(0, <[u8]>::len) + bytes.sum::<usize>())?;
         self.writes.write(table.id(), key, value.map(Into::into));
+        for (index, key, after) in derived {
+            self.writes.write(index, &key, after);
+        }
         Ok(())
+    }
+
+    /// Whether it may write so many bytes more.
+    fn check_room(&self, more: usize) -> Result<(), TxError> {
+        let (bytes, limit) = ((self.writes.bytes() + more) as u64, self.shared.options.max_txn_bytes);
+        if bytes > limit { Err(TxError::TooLarge { bytes, limit }) } else { Ok(()) }
     }
 
     /// Locks a whole table, for a transaction that will write much of it. Waits for all who have rows of it.
@@ -321,6 +333,26 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         }
     }
 
+    /// Commits nothing but a new index with its entries. It has ended then.
+    pub(super) async fn accept_index(
+        &mut self,
+        name: &str,
+        kind: &TableKind,
+        entries: &Entries,
+    ) -> Result<Accepted, Rejected> {
+        let timeout = self.shared.options.lock_timeout;
+        let begun = self.owner.begin_commit();
+        begun.map_err(|refusal| Rejected::Never(self.refused(refused(refusal, timeout)).into()))?;
+        let writes = Writes::Create(name, kind, entries);
+        let candidate = Candidate { txn: self.id, writes, owner: Some(&self.owner), reads: None };
+        let accepted = self.shared.accept(&candidate).await;
+        match &accepted {
+            Ok(_) => self.forget(),
+            Err(_) => self.abort(),
+        }
+        accepted
+    }
+
     /// Takes everything back. Nobody saw any of it.
     pub fn abort(&mut self) {
         if !self.ended {
@@ -350,7 +382,7 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         if !self.ended {
             self.check_active()?;
         }
-        self.shared.check_table(table)
+        self.shared.check_readable(table)
     }
 
     fn check_write(&mut self, table: &Table) -> Result<(), TxError> {
@@ -359,7 +391,7 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         if self.options.read_only {
             return Err(TxError::ReadOnly);
         }
-        self.shared.check_table(table)
+        self.shared.check_writable(table)
     }
 
     /// An older transaction may have taken its locks; then it has ended.

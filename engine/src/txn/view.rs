@@ -16,9 +16,13 @@ use super::{
     catalog::Catalog,
     generation::Generation,
     ids::{Csn, TableId},
-    overlay::{Found, Live},
+    overlay::{Found, Live, Overlay},
     storage::{Lookup, State, StorageError, Value},
+    volatile::Volatile,
 };
+
+/// No commit's, but a CSN that each is below.
+const ABOVE_ALL: Csn = Csn::from_bits(u64::MAX).expect("each of its parts is the largest");
 
 /// Everything that there is to read: versions above a state of the tables' storage.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(super) struct View<S> {
     pub(super) catalog: Arc<Catalog>,
     /// Newest first; all but the first are frozen.
     pub(super) generations: SmallVec<[Arc<Generation>; 2]>,
+    /// The Memory tables, of which nothing is elsewhere.
+    pub(super) volatile: Volatile,
     /// What is below them.
     pub(super) state: S,
 }
@@ -34,14 +40,24 @@ pub(super) struct View<S> {
 impl<S: State> View<S> {
     /// A key's value at a live CSN, unless the disk has to be asked.
     pub(super) fn get(&self, table: TableId, key: &[u8], at: Csn) -> Lookup {
-        self.look(table, key, |generation| generation.get(table, key, at))
+        self.look(table, key, |overlay| overlay.get(key, at), |generation| generation.get(table, key, at))
     }
 
     /// The same for who has no snapshot: the newest that is visible at some moment of the call. (Each generation is asked at what
     /// is visible then. Should that have risen in between, the version that an older one gives was visible, and the newest, at a
     /// moment between the two.)
     pub(super) fn get_now(&self, table: TableId, key: &[u8], visible: impl Fn() -> Csn) -> Lookup {
-        self.look(table, key, |generation| generation.get_now(table, key, &visible))
+        self.look(
+            table,
+            key,
+            |overlay| overlay.get_now(key, &visible),
+            |generation| generation.get_now(table, key, &visible),
+        )
+    }
+
+    /// The newest value that is committed, visible or not. Nobody may write the key meanwhile.
+    pub(super) fn get_newest(&self, table: TableId, key: &[u8]) -> Lookup {
+        self.get(table, key, ABOVE_ALL)
     }
 
     /// What the storage has, where [`View::get`] found that the disk has to be asked.
@@ -52,7 +68,19 @@ impl<S: State> View<S> {
         self.state.get(table, key).await
     }
 
-    fn look(&self, table: TableId, key: &[u8], look: impl Fn(&Generation) -> Found) -> Lookup {
+    fn look(
+        &self,
+        table: TableId,
+        key: &[u8],
+        volatile: impl Fn(&Overlay) -> Found,
+        look: impl Fn(&Generation) -> Found,
+    ) -> Lookup {
+        if let Some(overlay) = self.volatile.table(table) {
+            return match volatile(overlay) {
+                Found::Value(value) => Lookup::Found(value.into()),
+                Found::Removed | Found::Nothing => Lookup::Absent,
+            };
+        }
         for generation in &self.generations {
             match look(generation) {
                 Found::Value(value) => return Lookup::Found(value.into()),
@@ -63,13 +91,19 @@ impl<S: State> View<S> {
         self.state.get_now(table, key)
     }
 
-    /// Whether a key has a version above `after`, visible or not, also if it came after this view was made.
+    /// A key's newest version, visible or not, also if it came after this view was made; of a Memory table the present view is asked.
     pub(super) fn newest(&self, table: TableId, key: &[u8]) -> Option<Csn> {
+        if let Some(overlay) = self.volatile.table(table) {
+            return overlay.newest(key);
+        }
         self.oldest().and_then(|generation| generation.newest_from_here(table, key))
     }
 
-    /// Whether a key of a range has one.
+    /// Whether a key of a range has one above `after`.
     pub(super) fn changed_since(&self, table: TableId, range: super::overlay::KeyRange<'_>, after: Csn) -> bool {
+        if let Some(overlay) = self.volatile.table(table) {
+            return overlay.changed_since(range, after);
+        }
         self.oldest().is_some_and(|generation| generation.changed_from_here(table, range, after))
     }
 

@@ -146,7 +146,6 @@ impl Default for Chains {
 }
 
 impl Chains {
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -183,6 +182,19 @@ impl Chains {
             version = &self.versions[version.older];
         }
         Some(&version.value)
+    }
+
+    /// Whether nobody can find a value of the key any more.
+    pub(super) fn is_removed(&self, entry: u32, live: &Live<'_>) -> bool {
+        let newest = &self.entries[entry].newest;
+        let older = live.snapshots.first().is_some_and(|oldest| *oldest < newest.csn);
+        newest.value.is_none() && newest.csn <= live.visible && !older
+    }
+
+    /// All versions of an entry, the newest first.
+    pub(super) fn versions(&self, entry: u32) -> impl Iterator<Item = (Csn, &Option<Value>)> {
+        let older = |version: &&Version| (version.older != NONE).then(|| &self.versions[version.older]);
+        std::iter::successors(Some(&self.entries[entry].newest), older).map(|version| (version.csn, &version.value))
     }
 
     /// A key that has none yet gets its first version.

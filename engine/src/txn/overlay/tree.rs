@@ -69,7 +69,6 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// Keys that it has versions of.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.chains.len()
     }
@@ -300,6 +299,15 @@ impl Tree {
     pub(crate) fn entries(&self, at: Csn) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward, true)
             .filter_map(move |entry| Some((entry.key(), entry.at(at)?.as_deref())))
+    }
+
+    /// All versions, but none of a key that is removed for everybody.
+    pub(super) fn versions(&self, live: &Live<'_>) -> Vec<(Csn, &[u8], &Option<Value>)> {
+        let walk = self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward, true);
+        let there = walk.filter(|stop| !self.chains.is_removed(stop.entry, live));
+        there
+            .flat_map(|stop| self.chains.versions(stop.entry).map(move |(csn, value)| (csn, stop.key(), value)))
+            .collect()
     }
 
     #[cfg(test)]

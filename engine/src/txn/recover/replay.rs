@@ -15,16 +15,17 @@ use crate::txn::{
     storage::State,
 };
 
-use super::chain::Chain;
+use super::{chain::Chain, indexes::UnusableIndex};
 
 /// The tables as they were at the end.
 pub(in crate::txn) struct Replayed {
     pub(in crate::txn) catalog: Arc<Catalog>,
     pub(in crate::txn) generation: Arc<Generation>,
     pub(in crate::txn) commits: u64,
+    pub(in crate::txn) unusable: Vec<UnusableIndex>,
 }
 
-/// Replays what counts.
+/// Replays what counts of rows that are logged.
 ///
 /// # Errors
 /// What no run of the program writes.
@@ -43,7 +44,7 @@ pub(in crate::txn) fn replay(
         for_each_part(chain, Some(log), |part| replay.rows(&part))?;
     }
     let commits = chain.spans.iter().map(|(first, last)| last.to_bits() - first.to_bits() + 1).sum();
-    Ok(Replayed { catalog: Arc::new(catalog), generation, commits })
+    Ok(Replayed { catalog: Arc::new(catalog), generation, commits, unusable: Vec::new() })
 }
 
 /// The parts of a log that count. (All records of it were read once already.)
@@ -107,6 +108,9 @@ impl Replay<'_> {
                     let known = self.catalog.table(id).is_some();
                     if !known && !self.dropped.contains(&id) {
                         return Err(format!("commit {csn} has rows of table {}, which there isn't", id.0));
+                    }
+                    if self.catalog.table(id).is_some_and(|info| info.kind != TableKind::Rows) {
+                        return Err(format!("commit {csn} has rows of table {}, of which none are logged", id.0));
                     }
                     table = known.then_some(id);
                     continue;
