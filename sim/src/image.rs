@@ -166,7 +166,8 @@ pub fn closed_end_is_proven(
     let mut damaged = pessimal.fork();
     let Some(dir) = damaged.dir_at(Path::new(LOG_DIR)) else { return Ok(()) };
     let segments = files(pessimal).into_iter().filter(|(name, _)| name.ends_with(".seg"));
-    let started = segments.filter_map(|(name, length)| Some((started(&read_head(pessimal, dir, name.as_ref()))?, name, length)));
+    let started =
+        segments.filter_map(|(name, length)| Some((started(&read_head(pessimal, dir, name.as_ref()))?, name, length)));
     let Some((_, last, length)) = started.max_by_key(|(identity, ..)| identity.generation) else { return Ok(()) };
     damaged.damage(dir, OsStr::new(last), FIRST_FRAME_OFFSET, &vec![0; (length - FIRST_FRAME_OFFSET) as usize]);
     match recover(&damaged) {

@@ -517,7 +517,10 @@ pub fn drawn(plan: &Plan) -> Vec<(&'static str, String)> {
             ("sync", txn.sync.to_string()),
             ("sync_period_us", txn.sync_period_us.to_string()),
             ("sync_threshold", txn.sync_threshold.to_string()),
-            ("visibility", txn.visibility.map_or("usual".into(), |visibility| format!("{visibility:?}").to_lowercase())),
+            (
+                "visibility",
+                txn.visibility.map_or("usual".into(), |visibility| format!("{visibility:?}").to_lowercase()),
+            ),
             ("dirty_bytes", txn.dirty_bytes.to_string()),
             ("chunk_bytes", txn.chunk_bytes.to_string()),
             ("checkpoint_period_us", txn.checkpoint_period_us.to_string()),

@@ -13,7 +13,9 @@ const SEEDS: [u64; 6] = [1, 7, 42, 410, 979, u64::MAX];
 
 #[test]
 fn the_same_seed_gives_the_same_hash_twice_in_one_process() {
-    for (seed, subject) in SEEDS.into_iter().flat_map(|seed| ["wal", "aof", "rewrite", "txn"].map(|subject| (seed, subject))) {
+    for (seed, subject) in
+        SEEDS.into_iter().flat_map(|seed| ["wal", "aof", "rewrite", "txn"].map(|subject| (seed, subject)))
+    {
         let plan = draw(seed, subject, false);
         assert_eq!(run_one(&plan, None).trace_hash, run_one(&plan, None).trace_hash, "{subject} seed {seed}");
     }

@@ -163,14 +163,13 @@ async fn look<E: Env, S: Storage<E>>(
 ) -> Result<Found<E, S>, OpenError> {
     let memory = Memory::new(options.cache_bytes);
     let versions = Versions::new(Arc::clone(&memory));
-    let storage_options =
-        StorageOptions {
-            chunk_bytes: options.chunk_bytes,
-            piece_bytes: options.checkpoint_piece_bytes,
-            #[cfg(feature = "plants")]
-            plants: options.plants(),
-            ..StorageOptions::new(memory)
-        };
+    let storage_options = StorageOptions {
+        chunk_bytes: options.chunk_bytes,
+        piece_bytes: options.checkpoint_piece_bytes,
+        #[cfg(feature = "plants")]
+        plants: options.plants(),
+        ..StorageOptions::new(memory)
+    };
     let examined = S::examine(&env, dir, &storage_options).await?;
     let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
 

@@ -102,7 +102,12 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
         if !refusal.io {
             shared.history.count("I25");
             let unchanged = self.machine.with_disk(|disk| S::same_files(disk, image));
-            ensure(unchanged || refusal.message.starts_with(UNREAD), "I25", "a refused open changes no byte", &refusal.message)?;
+            ensure(
+                unchanged || refusal.message.starts_with(UNREAD),
+                "I25",
+                "a refused open changes no byte",
+                &refusal.message,
+            )?;
             if self.damaged {
                 shared.history.count("I4");
                 *self.crashes.entry(REFUSED).or_default() += 1;

@@ -252,8 +252,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
         }
         tx.delete(self.rows(last), &last.to_be_bytes()).await?;
         tx.put(&self.tables.meta, NEXT, &0_u64.to_be_bytes()).await?;
-        tx.delete(&self.tables.receipts, &last.to_be_bytes()).await
-            .map_err(CommitError::from)
+        tx.delete(&self.tables.receipts, &last.to_be_bytes()).await.map_err(CommitError::from)
     }
 
     /// A transaction that comes to nothing.

@@ -70,7 +70,8 @@ pub(super) fn draw(seed: u64, no_faults: bool) -> Plan {
 
 fn draw_options(prng: &Prng) -> EngineOptions {
     let mut options = prng.fork("options");
-    let sync = *options.pick(&[Sync::Instant, Sync::Instant, Sync::Instant, Sync::Periodic, Sync::Periodic, Sync::NoSync]);
+    let sync =
+        *options.pick(&[Sync::Instant, Sync::Instant, Sync::Instant, Sync::Periodic, Sync::Periodic, Sync::NoSync]);
     let visibility = *options.pick(&[None, None, Some(Visibility::Committed), Some(Visibility::Durable)]);
     let small_pages = !options.chance(1, 4);
     let page_bytes = if small_pages { 512 } else { 8192 };
@@ -133,10 +134,10 @@ fn draw_life(prng: &Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> 
     }
     let mut crashes = prng.fork("crashes");
     let opening = if crashes.chance(1, 4) { 1 + crashes.below(2) } else { 0 };
-    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 60, 4)).collect();
+    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 160, 4)).collect();
     let end = match crashes.below(8) {
         0 => End::Close,
-        _ => End::Crash(draw_crash(&mut crashes, 12 + 6 * ops, 5)),
+        _ => End::Crash(draw_crash(&mut crashes, 20 + 12 * ops, 5)),
     };
     Life { clients, opening, end, ..Life::default() }
 }

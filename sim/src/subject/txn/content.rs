@@ -39,8 +39,9 @@ impl Content {
             (None, Some(first)) if table == RECEIPTS => {
                 number(value).is_some_and(|count| self.receipts.insert(first, count).is_none())
             }
-            (None, _) if table == META => number(value)
-                .is_some_and(|number| self.counters.insert(key.to_vec(), number).is_none()),
+            (None, _) if table == META => {
+                number(value).is_some_and(|number| self.counters.insert(key.to_vec(), number).is_none())
+            }
             _ => false,
         };
         if !taken {
@@ -74,7 +75,8 @@ impl Content {
             }
             at += count;
         }
-        (!begins || at != next).then(|| format!("{counters}, the receipts reach from {:?} to {at}", self.receipts.keys().next()))
+        (!begins || at != next)
+            .then(|| format!("{counters}, the receipts reach from {:?} to {at}", self.receipts.keys().next()))
     }
 
     pub(super) fn into_records(self) -> Vec<(u64, Bytes)> {

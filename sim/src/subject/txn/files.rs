@@ -42,7 +42,9 @@ impl<const B: usize> Inspect for Txn<SimEnv, B> {
     /// A write or a sync of a log. (A checkpoint that fails costs no more than that: the logs have everything.)
     fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
         let dir = op.file().and_then(|file| disk.dir_of(file));
-        dir.is_some_and(|dir| dirs(disk).iter().skip(1).any(|(_, log)| *log == dir) && image::concerns_a_log(disk, dir, op))
+        dir.is_some_and(|dir| {
+            dirs(disk).iter().skip(1).any(|(_, log)| *log == dir) && image::concerns_a_log(disk, dir, op)
+        })
     }
 
     fn same_files(one: &Disk, two: &Disk) -> bool {
