@@ -106,7 +106,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
         let mut retry_of = None;
         loop {
             let isolation = match work {
-                Work::Append(records) if mark(records) % 4 == 0 => Isolation::Serializable,
+                Work::Append(records) if mark(records).is_multiple_of(4) => Isolation::Serializable,
                 _ => Isolation::Snapshot,
             };
             let options = TxOptions { isolation, retry_of, ..TxOptions::default() };
@@ -178,7 +178,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
     async fn append_in(&self, tx: &mut Transaction<E, B>, records: &[Bytes]) -> Result<u64, CommitError> {
         let Tables { meta, receipts, .. } = &*self.tables;
         let next = counter(tx, meta, NEXT).await?;
-        if (mark(records) + next) % 3 == 0 {
+        if (mark(records) + next).is_multiple_of(3) {
             tx.savepoint("before")?;
             self.rubbish(tx, next).await?;
             tx.rollback_to("before")?;
@@ -261,7 +261,7 @@ impl<E: Env, const B: usize> Txn<E, B> {
         let Ok(next) = counter(&mut tx, &self.tables.meta, NEXT).await else { return };
         // Whether all of it was written or not, nothing of it counts.
         let _ = self.rubbish(&mut tx, next).await;
-        if mark(records) % 2 == 0 {
+        if mark(records).is_multiple_of(2) {
             tx.abort();
         }
     }
@@ -422,7 +422,7 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
         if records.is_empty() {
             return Err(NotAppended::Definite("nothing to append".into()));
         }
-        if mark(records) % 5 == 0 {
+        if mark(records).is_multiple_of(5) {
             self.in_vain(records).await;
         }
         match self.transact(&Work::Append(records), class).await {
