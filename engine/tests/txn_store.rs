@@ -2,7 +2,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "looks at the files from outside")]
 
-use std::{collections::BTreeMap, ops::Bound, path::Path};
+use std::{
+    collections::BTreeMap,
+    future::{Future, poll_fn},
+    ops::Bound,
+    path::Path,
+    task::Poll,
+    time::Duration,
+};
 
 use engine::{
     env::{OsEnv, block_on},
@@ -207,6 +214,60 @@ fn wrong_use_is_a_typed_error_and_changes_nothing() {
         store.close().await.unwrap();
         assert!(matches!(other.put(&again, b"k", b"").await, Err(CommitError::Not(TxError::Closed))));
         assert!(matches!(other.begin(TxOptions::default()), Err(TxError::Closed)));
+    });
+}
+
+/// Nobody waits for the first commit: neither its ticket nor its future. Its locks are held until it is durable all the same.
+#[test]
+fn a_commit_that_nobody_waits_for_becomes_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let quick = Options { sync_period: Duration::from_millis(5), lock_timeout: Duration::from_secs(5), ..instant() };
+    block_on(async {
+        let store = open(folder.path(), &quick).await;
+        let table = store.create_table("t").await.unwrap();
+        for (round, submits) in [true, false].into_iter().enumerate() {
+            let mut tx = store.begin(TxOptions::default()).unwrap();
+            tx.put(&table, b"row", b"first").await.unwrap();
+            if submits {
+                drop(tx.submit().await.unwrap());
+            } else {
+                let mut commit = Box::pin(tx.commit());
+                poll_fn(|context| Poll::Ready(commit.as_mut().poll(context).is_ready())).await;
+            }
+            let csn = store.committed();
+            while store.durable() < csn {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let mut tx = store.begin(TxOptions::default()).unwrap();
+            tx.put(&table, b"row", b"second").await.unwrap();
+            assert!(tx.commit().await.unwrap().durable, "{round}");
+        }
+        store.close().await.unwrap();
+    });
+}
+
+/// Nothing is logged, but a ticket and a close can be relied on.
+#[test]
+fn without_a_log_a_ticket_takes_a_checkpoint_and_so_does_a_close() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { sync: Sync::NoSync, logs: 2, checkpoint_at_close: false, ..Options::default() };
+    block_on(async {
+        let store = open(folder.path(), &options).await;
+        let table = store.create_table("t").await.unwrap();
+        let mut tx = store.begin(TxOptions::default()).unwrap();
+        tx.put(&table, b"waited for", b"1").await.unwrap();
+        let ticket = tx.submit().await.unwrap();
+        assert!(store.durable() < ticket.csn());
+        ticket.durable().await.unwrap();
+        assert!(store.durable() >= ticket.csn());
+        store.put(&table, b"closed", b"2").await.unwrap();
+        store.close().await.unwrap();
+        let store = open(folder.path(), &options).await;
+        let table = store.table("t").unwrap();
+        for (key, value) in [("waited for", "1"), ("closed", "2")] {
+            assert_eq!(store.get(&table, key.as_bytes()).await.unwrap().as_deref(), Some(value.as_bytes()));
+        }
+        store.close().await.unwrap();
     });
 }
 

@@ -134,10 +134,10 @@ fn draw_life(prng: &Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> 
     }
     let mut crashes = prng.fork("crashes");
     let opening = if crashes.chance(1, 4) { 1 + crashes.below(2) } else { 0 };
-    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 60, 4)).collect();
+    let opening = (0..opening).map(|_| draw_crash(&mut crashes, 160, 4)).collect();
     let end = match crashes.below(8) {
         0 => End::Close,
-        _ => End::Crash(draw_crash(&mut crashes, 12 + 6 * ops, 5)),
+        _ => End::Crash(draw_crash(&mut crashes, 20 + 12 * ops, 5)),
     };
     Life { clients, opening, end, ..Life::default() }
 }
