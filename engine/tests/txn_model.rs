@@ -80,9 +80,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..4_usize, bound(), bound(), any::<bool>()).prop_map(|(table, from, to, back)| Step::Scan(table, from, to, back)),
         1 => (0..4_usize).prop_map(Step::DropTable),
         2 => Just(Step::Checkpoint),
-        2 => Just(Step::Index),
-        1 => with().prop_map(Step::Close),
-        1 => with().prop_map(Step::Crash),
+        1 => Just(Step::Index),
+        2 => with().prop_map(Step::Close),
+        4 => with().prop_map(Step::Crash),
     ]
 }
 
