@@ -624,3 +624,49 @@ fn a_memory_table_is_one_table_for_all_and_gone_after_an_open() {
         store.close().await.unwrap();
     });
 }
+
+#[test]
+fn a_page_that_is_damaged_takes_an_index_and_not_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let first_letter =
+        |key: &[u8], value: &[u8], tell: &mut dyn FnMut(&[u8], &[u8])| tell(&[&value[..1], key].concat(), b"");
+    let options = Options { indexes: Functions::default().with("by value", first_letter), ..instant() };
+    let value = [b'z'; 100];
+    block_on(async {
+        let store = open(folder.path(), &options).await;
+        let (rows, others) = (store.create_table("rows").await.unwrap(), store.create_table("others").await.unwrap());
+        store.put(&rows, b"1", &value).await.unwrap();
+        store.put(&others, b"1", b"a").await.unwrap();
+        index(&store, &rows, "letters").await.unwrap();
+        index(&store, &others, "of others").await.unwrap();
+        store.checkpoint().await.unwrap();
+        store.put(&rows, b"2", b"y").await.unwrap();
+        store.put(&others, b"2", b"b").await.unwrap();
+        store.put(&others, b"1", b"c").await.unwrap();
+        drop(store);
+        let mut damaged = 0;
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let mut bytes = std::fs::read(&path).unwrap();
+                if let Some(at) = bytes.windows(value.len()).position(|window| window == value) {
+                    bytes[at] ^= 1;
+                    std::fs::write(&path, bytes).unwrap();
+                    damaged += 1;
+                }
+            }
+        }
+        assert_eq!(damaged, 1);
+        let (store, report) = <Db>::open(OsEnv, folder.path(), options.clone()).await.unwrap();
+        let names: Vec<_> = report.unusable.iter().map(|index| index.name.as_str()).collect();
+        assert_eq!(names, ["letters"], "{report:?}");
+        let letters = store.table("letters").unwrap();
+        assert!(matches!(store.get(&letters, b"y2").await, Err(TxError::IndexUnusable(_))));
+        assert_eq!(keys(&store, &store.table("of others").unwrap()).await, ["b2", "c1"]);
+        let rows = store.table("rows").unwrap();
+        assert_eq!(store.get(&rows, b"2").await.unwrap().as_deref(), Some(&b"y"[..]));
+        assert!(matches!(store.get(&rows, b"1").await, Err(TxError::Storage(_))));
+        store.drop_table("letters").await.unwrap();
+        drop(store);
+    });
+}
