@@ -17,7 +17,7 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
     (Plant::WalExposeUnsynced, 60, &["I1", "I6", "I9"]),
     (Plant::WalRemoveBeforeCut, 60, &["I1", "I5", "I6", "I9", "I20"]),
     (Plant::WalSealBeforeSuccessor, 60, &["I1", "I6", "I9", "I20"]),
-    (Plant::WalOrphanIsCorrupt, 509, &["I1", "I4a", "I6", "I9"]),
+    (Plant::WalOrphanIsCorrupt, 600, &["I1", "I4a", "I6", "I9"]),
     (Plant::WalGenerationReuse, 60, &["I1", "I6", "I9"]),
     (Plant::WalErrorIsEnd, 60, &["I1", "I2", "I6", "I9", "I24"]),
     (Plant::WalPublishPresent, 60, &["I1", "I6", "I9"]),
@@ -162,7 +162,7 @@ fn without_a_plant_no_seed_fails_and_nothing_stays_unchecked() {
         assert_eq!((storm.runs, storm.failed), (2000, 0), "{:?}", storm.failures.first());
         let Some(total) = storm.total else { panic!("{subject}: nothing ran") };
         assert_eq!(total.never(), Vec::<String>::new(), "{subject}");
-        assert!(subject == "wal" || total.checked.get("I16").is_some_and(|count| *count > 20), "{:?}", total.checked);
+        assert!(subject == "wal" || total.checked.get("I16").is_some_and(|count| *count > 10), "{:?}", total.checked);
     }
 }
 
