@@ -2,7 +2,7 @@
 //!
 //! A record is a row. Its LSN is allocated by the transaction that appends it: it reads the next one, puts the records under their
 //! LSNs in tables that have logs of their own, a receipt that says how many there are, and what is next now. So clients meet in locks and
-//! conflicts, every commit takes part in several logs, and whatever is there of a transaction in part shows ([`content`]).
+//! conflicts, every commit takes part in several logs, and whatever is there of a transaction in part shows (`txn/content.rs`).
 
 mod content;
 mod files;
