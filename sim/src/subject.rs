@@ -192,19 +192,23 @@ pub trait Inspect {
     /// # Errors
     /// A violation of I22.
     fn clean_directory(disk: &Disk, recovered: &Recovered, foreign: (&str, &[u8])) -> Result<(), Violation>;
-    /// What the report says was left behind is so.
+    /// What the report says was left behind is so. Nothing to look at where it says nothing beside what the delivery shows.
     ///
     /// # Errors
     /// A violation of I26.
-    fn report_is_true(image: &Disk, recovered: &Recovered) -> Result<(), Violation>;
-    /// After a clean close the loss of its end is noticed.
+    fn report_is_true(_image: &Disk, _recovered: &Recovered) -> Result<(), Violation> {
+        Ok(())
+    }
+    /// After a clean close the loss of its end is noticed. Nothing to look at where the format has nothing that proves an end (Redis's).
     ///
     /// # Errors
     /// A violation of I4.
     fn closed_end_is_proven(
-        pessimal: &Disk,
-        recover: impl FnOnce(&Disk) -> Result<Recovered, String>,
-    ) -> Result<(), Violation>;
+        _pessimal: &Disk,
+        _recover: impl FnOnce(&Disk) -> Result<Recovered, String>,
+    ) -> Result<(), Violation> {
+        Ok(())
+    }
     /// Damages a copy and opens it: a refusal changes nothing, and damage that must be noticed is. What was checked.
     ///
     /// # Errors

@@ -121,14 +121,7 @@ impl<E: Env> Storage<E> for MemoryStorage<E> {
 
     async fn create(examined: MemoryExamined<E>, birth: Birth) -> Result<Self, StorageError> {
         let catalog = Arc::new(Catalog::new());
-        let meta = RootMeta {
-            uuid: birth.uuid,
-            sequence: 0,
-            point: Point::of_new_store(),
-            next_table: catalog.next(),
-            logs: birth.logs,
-            wall_ns: examined.env.wall_ns(),
-        };
+        let meta = birth.root(&catalog, examined.env.wall_ns());
         let root = Root { meta, catalog, tables: BTreeMap::new() };
         prepare(&examined.dir, &file::encode(&root)).await?;
         put_in_place(&examined.dir, ROOT).await?;

@@ -347,6 +347,20 @@ pub struct Birth {
     pub logs: u16,
 }
 
+impl Birth {
+    /// What the first root says of itself.
+    pub(super) fn root(&self, catalog: &Catalog, wall_ns: i64) -> RootMeta {
+        RootMeta {
+            uuid: self.uuid,
+            sequence: 0,
+            point: Point::of_new_store(),
+            next_table: catalog.next(),
+            logs: self.logs,
+            wall_ns,
+        }
+    }
+}
+
 /// What a root says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootMeta {

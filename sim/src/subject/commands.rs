@@ -380,16 +380,6 @@ impl Inspect for Commands<SimEnv> {
         ensure(kept, "I22", format_args!("{} untouched", foreign.0), format_args!("{there:?}"))
     }
 
-    /// It says how far each file is whole, which the walk that delivers decides.
-    fn report_is_true(_: &Disk, _: &Recovered) -> Result<(), Violation> {
-        Ok(())
-    }
-
-    /// Redis's format has nothing that proves an end.
-    fn closed_end_is_proven(_: &Disk, _: impl FnOnce(&Disk) -> Result<Recovered, String>) -> Result<(), Violation> {
-        Ok(())
-    }
-
     /// One file is damaged. Where checksums or the manifest state what it holds, the damage is noticed: that is all of a log but for
     /// the end of an increment that was not closed.
     fn damage_is_refused(

@@ -21,7 +21,7 @@ use crate::{
         catalog::{self, Catalog},
         ids::PageNo,
         storage::{
-            Birth, Cursor, Point, RootCopy, RootMeta, Roots, StorageError, StorageOptions,
+            Birth, Cursor, RootCopy, Roots, StorageError, StorageOptions,
             files::{prepare, put_in_place, read_whole},
         },
     },
@@ -102,14 +102,7 @@ impl<E: Env> PagesExamined<E> {
         let most = bitmap_pages::<B>().min((CHUNK_LIMIT_BYTES / page_bytes::<B>()) as u32);
         let chunk_pages = u32::try_from(self.options.chunk_bytes / page_bytes::<B>()).unwrap_or(u32::MAX);
         let catalog = Arc::new(Catalog::new());
-        let meta = RootMeta {
-            uuid: birth.uuid,
-            sequence: 0,
-            point: Point::of_new_store(),
-            next_table: catalog.next(),
-            logs: birth.logs,
-            wall_ns: self.env.wall_ns(),
-        };
+        let meta = birth.root(&catalog, self.env.wall_ns());
         let root = Root {
             meta,
             page_bytes: page_bytes::<B>() as u32,

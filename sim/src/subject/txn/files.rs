@@ -81,14 +81,6 @@ impl<const B: usize> Inspect for Txn<SimEnv, B> {
         Ok(())
     }
 
-    fn report_is_true(_: &Disk, _: &Recovered) -> Result<(), Violation> {
-        Ok(())
-    }
-
-    fn closed_end_is_proven(_: &Disk, _: impl FnOnce(&Disk) -> Result<Recovered, String>) -> Result<(), Violation> {
-        Ok(())
-    }
-
     /// A bit of a file is flipped, or the file is lost: whatever opens then delivers no part of a transaction, and what is refused
     /// is left as it was.
     fn damage_is_refused(
