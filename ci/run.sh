@@ -144,6 +144,8 @@ step_os() {
   local folder
   folder=$(scratch os)
   cargo run --release -p sim -- --backend os --dir "$folder" --seeds 1..21
+  cargo run --release -p sim --example bank -- simulate
+  cargo run --release -p sim --example bank -- kill --dir "$folder/bank"
 }
 
 step_benches() {
