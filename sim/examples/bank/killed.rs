@@ -1,4 +1,5 @@
 //! The bank on a real disk, in a process that is killed with SIGKILL at a drawn moment.
+#![expect(clippy::disallowed_methods, reason = "a real process lives in real time")]
 
 use std::{
     collections::BTreeMap,
