@@ -84,7 +84,7 @@ use logs::LogsError;
 use options::{Isolation, Options, TableOptions, TxOptions};
 use pages::Pages;
 use shared::{Shared, lock};
-use storage::{Lookup, Storage, Value};
+use storage::{Storage, Value};
 
 /// A handle of an open store. Clones are the same store.
 ///
@@ -268,10 +268,12 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
 
     async fn write(&self, table: &Table, key: &[u8], after: undo::After) -> Result<Commit, CommitError> {
         let shared = &self.shared;
-        shared.check_writable(table)?;
+        if let TableKind::Index { .. } = table.0.kind {
+            return Err(TxError::IndexIsDerived(table.name().to_owned()).into());
+        }
         shared.check_key(key)?;
         let txn = shared.next_txn()?;
-        let writes = Writes::One(table.id(), key, &after);
+        let writes = Writes::One(table, key, &after);
         match shared.accept(&Candidate { txn, writes, owner: None, reads: None }).await {
             Ok(accepted) => Ok(Commit { csn: accepted.csn, durable: shared.settle(&accepted).await? }),
             Err(Rejected::Never(error)) => Err(error),
@@ -307,13 +309,7 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     /// [`TxError`].
     pub async fn get(&self, table: &Table, key: &[u8]) -> Result<Option<Value>, TxError> {
         self.shared.alive()?;
-        self.shared.check_readable(table)?;
-        let (lookup, view) = self.shared.get_visible(table.id(), key);
-        match lookup {
-            Lookup::Found(value) => Ok(Some(value)),
-            Lookup::Absent => Ok(None),
-            Lookup::NotInMemory => Ok(view.read(table.id(), key).await?),
-        }
+        self.shared.read_visible(table, key).await
     }
 
     /// Makes everything committed so far durable; the last commit of it.

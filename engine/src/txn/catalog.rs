@@ -171,7 +171,7 @@ impl Catalog {
     /// Whether a table has indexes.
     #[must_use]
     pub fn is_indexed(&self, table: TableId) -> bool {
-        self.indexes_of(table).next().is_some()
+        !self.indexes.is_empty() && self.indexes_of(table).next().is_some()
     }
 
     /// Notes whether an index follows its rows.

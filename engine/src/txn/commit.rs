@@ -6,6 +6,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use smallvec::SmallVec;
+
 use crate::{
     env::Env,
     plant::planted,
@@ -22,9 +24,10 @@ use super::{
     logs::{Capture, Lacking, Writers},
     options::Sync,
     overlay::KeyRange,
-    redo::{MAX_PART_BYTES, Op, Shape, Stamp, encode_part},
+    redo::{MAX_PART_BYTES, Op, PART_HEAD_BYTES, Shape, Stamp, encode_part},
     shared::Shared,
     storage::{State, Storage},
+    table::Table,
     undo::{After, WriteSet},
     validate::{Changed, ReadSet},
     view::{View, Visibility},
@@ -60,7 +63,7 @@ impl<E: Env> AsMut<Writers<E>> for Pipeline<E> {
 #[derive(Clone, Copy)]
 pub(super) enum Writes<'a> {
     Set(&'a WriteSet),
-    One(TableId, &'a [u8], &'a After),
+    One(&'a Table, &'a [u8], &'a After),
     /// With what an index has at once.
     Create(&'a str, &'a TableKind, &'a Entries),
     Drop(TableId),
@@ -106,7 +109,11 @@ impl From<TxError> for Attempt {
 
 /// The parts of a transaction, each with the log that it goes into.
 #[derive(Default)]
-struct Parts(Vec<(u8, Vec<u8>)>);
+struct Parts(SmallVec<[(u8, Vec<u8>); 2]>);
+
+/// What a part takes beside its keys and values: its head and a table, and so much for each row.
+const PART_ROOM: usize = PART_HEAD_BYTES + 16;
+const ROW_ROOM: usize = 8;
 
 impl<E: Env> Pipeline<E> {
     pub(super) fn new(
@@ -150,17 +157,22 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     }
 
     fn try_accept(&self, candidate: &Candidate<'_, S::State>) -> Result<Accepted, Attempt> {
-        let mut catalog = self.horizon.view().catalog.clone();
-        loop {
-            // Outside of the mutex, since rows may be many; a change of the catalog is a few bytes, and needs the number.
-            let parts = self.parts_of_rows(&catalog, candidate.writes)?;
-            let mut pipeline = self.commit();
-            if Arc::ptr_eq(&pipeline.catalog, &catalog) {
-                return self.accept_under(&mut pipeline, candidate, parts);
+        // Outside of the mutex, since rows may be many; a change of the catalog is a few bytes, and needs the number.
+        let (view, parts) = match candidate.writes {
+            Writes::One(table, key, after) => (None, self.part_of_row(table, key, after)?),
+            writes => {
+                let view = self.horizon.look();
+                let parts = self.parts_of_rows(&view.catalog, writes)?;
+                (Some(view), parts)
             }
-            // A table may have gone, and the rows of it with it.
-            catalog = Arc::clone(&pipeline.catalog);
+        };
+        let mut pipeline = self.commit();
+        if view.is_none_or(|view| Arc::ptr_eq(&pipeline.catalog, &view.catalog)) {
+            return self.accept_under(&mut pipeline, candidate, parts);
         }
+        // A table may have gone, and the rows of it with it.
+        let parts = self.parts_of_rows(&Arc::clone(&pipeline.catalog), candidate.writes)?;
+        self.accept_under(&mut pipeline, candidate, parts)
     }
 
     fn accept_under(
@@ -171,10 +183,13 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     ) -> Result<Accepted, Attempt> {
         self.alive()?;
         let csn = pipeline.next.ok_or(TxError::Closed)?;
-        if let Writes::One(table, ..) = candidate.writes
-            && pipeline.catalog.is_indexed(table)
-        {
-            return Err(Attempt::Rejected(Rejected::RowTaken));
+        if let Writes::One(table, ..) = candidate.writes {
+            if pipeline.catalog.table(table.id()).is_none() {
+                return Err(TxError::UnknownTable(table.name().to_owned()).into());
+            }
+            if pipeline.catalog.is_indexed(table.id()) {
+                return Err(Attempt::Rejected(Rejected::RowTaken));
+            }
         }
         let edited = edit(&pipeline.catalog, candidate.writes, csn, self.logs.count())
             .map_err(|error| Attempt::Rejected(Rejected::Catalog(error)))?;
@@ -205,7 +220,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             // Whoever takes the row from here on sees its new version: nobody takes it between the look at it and that.
             Writes::One(table, key, _) => self
                 .locks
-                .while_free(table, key, || self.write(pipeline, candidate, csn, &mut parts))
+                .while_free(table.id(), key, || self.write(pipeline, candidate, csn, &mut parts))
                 .ok_or(Attempt::Rejected(Rejected::RowTaken))?,
             Writes::Set(_) | Writes::Create(..) | Writes::Drop(_) => self.write(pipeline, candidate, csn, &mut parts),
         }
@@ -277,7 +292,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                     writes.for_each(|(key, after)| install(table, key, after));
                 }
             }
-            Writes::One(table, key, after) => install(table, key, after),
+            Writes::One(table, key, after) => install(table.id(), key, after),
             Writes::Create(_, _, entries) => {
                 for (key, value) in entries {
                     let installed = generation.install(catalog.next(), key, Some(Arc::clone(value)), csn, &live);
@@ -312,6 +327,20 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         self.options.sync != Sync::NoSync
     }
 
+    /// The part of a single write.
+    fn part_of_row(&self, table: &Table, key: &[u8], after: &After) -> Result<Parts, TxError> {
+        let (mut parts, info) = (Parts::default(), &*table.0);
+        match info.kind {
+            _ if !self.is_logged() => {}
+            TableKind::Rows => {
+                let bytes = ROW_ROOM + key.len() + after.as_ref().map_or(0, |value| value.len());
+                parts.add(info.log, bytes, [head(info), row(key, after)])?;
+            }
+            TableKind::Memory | TableKind::Index { .. } => parts.add(0, 0, [])?,
+        }
+        Ok(parts)
+    }
+
     /// One part per log, with the rows of all its tables; those of tables that are gone, or are not logged, are left out. If there
     /// are none, a void one, so that there is no gap in the numbers.
     fn parts_of_rows(&self, catalog: &Catalog, writes: Writes<'_>) -> Result<Parts, TxError> {
@@ -320,11 +349,6 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             return Ok(parts);
         }
         match writes {
-            Writes::One(table, key, after) => {
-                if let Some(info) = logged(catalog, table) {
-                    parts.add(info.log, [head(info), row(key, after)])?;
-                }
-            }
             Writes::Set(set) => {
                 for log in 0..self.logs.count() as u8 {
                     let tables = set.tables().filter_map(|(table, writes)| Some((logged(catalog, table)?, writes)));
@@ -333,22 +357,24 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                         let ops = of_log.flat_map(|(info, writes)| {
                             std::iter::once(head(info)).chain(writes.map(|(key, after)| row(key, after)))
                         });
-                        parts.add(log, ops)?;
+                        // (All of it is in this log, mostly.)
+                        parts.add(log, set.bytes() + ROW_ROOM * set.len(), ops)?;
                     }
                 }
             }
-            Writes::Create(..) | Writes::Drop(_) => return Ok(parts),
+            Writes::One(..) | Writes::Create(..) | Writes::Drop(_) => return Ok(parts),
         }
         if parts.0.is_empty() {
-            parts.add(0, [])?;
+            parts.add(0, 0, [])?;
         }
         Ok(parts)
     }
 }
 
 impl Parts {
-    fn add<'a>(&mut self, log: u8, ops: impl IntoIterator<Item = Op<'a>>) -> Result<(), TxError> {
-        let mut part = Vec::new();
+    /// `bytes`: about so many keys and values.
+    fn add<'a>(&mut self, log: u8, bytes: usize, ops: impl IntoIterator<Item = Op<'a>>) -> Result<(), TxError> {
+        let mut part = Vec::with_capacity(PART_ROOM + bytes);
         // Keys and values were checked when they came in, so it is all of them together.
         encode_part(&mut part, ops)
             .map_err(|_| TxError::TooLarge { bytes: MAX_PART_BYTES + 1, limit: MAX_PART_BYTES })?;
@@ -367,9 +393,9 @@ impl Parts {
                     };
                     Op::Create { id: info.id, log: info.log, name: &info.name, shape }
                 });
-                self.add(0, created)
+                self.add(0, 0, created)
             }
-            Writes::Drop(id) => self.add(0, [Op::Drop { id }]),
+            Writes::Drop(id) => self.add(0, 0, [Op::Drop { id }]),
             Writes::Set(_) | Writes::One(..) => Ok(()),
         }
     }

@@ -71,7 +71,7 @@ impl Locks {
         deadline: Duration,
         now: N,
     ) -> Acquire<'a, N> {
-        let row = (table, Key::from(key));
+        let row = (table, Key::from_slice(key));
         let place = Place { shard: self.shard_of(&row), what: What::Row(row) };
         Acquire { locks: self, owner, place, deadline, now, queued: false }
     }
@@ -93,7 +93,7 @@ impl Locks {
 
     /// Does `act` while nobody can take the row; `None`, and nothing is done, if somebody owns it.
     pub(super) fn while_free<T>(&self, table: TableId, key: &[u8], act: impl FnOnce() -> T) -> Option<T> {
-        let row = (table, Key::from(key));
+        let row = (table, Key::from_slice(key));
         let shard = self.shard(self.shard_of(&row));
         if !shard.is_free(&row) {
             return None;

@@ -1,6 +1,6 @@
 //! The keys of a range in order: a transaction's own writes, the generations' versions and what is below, merged.
 
-use std::{ops::Bound, sync::Arc};
+use std::{cmp::Ordering, ops::Bound, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -29,15 +29,14 @@ pub struct Scan<'a, E: Env, S: Storage<E>> {
     range: (Bound<Vec<u8>>, Bound<Vec<u8>>),
     own: Own<'a>,
     layers: SmallVec<[Layer; 2]>,
-    below: Below<<S::State as State>::Cursor>,
+    /// What the storage has.
+    below: <S::State as State>::Cursor,
     reads: Option<&'a mut ReadSet>,
     /// The moment, if it is this statement's alone.
     _statement: Option<Statement<E, S>>,
-    /// The last key that was taken. What stands at it in each source is passed when the next one is asked for, so that nothing is
-    /// lost should that fail, or be dropped.
-    key: Option<Vec<u8>>,
-    /// Its value, if it is not of the storage.
-    value: Version,
+    /// What stands at the key that was taken last, and the storage before its first: it is passed when the next one is asked for, so that
+    /// nothing is lost should that fail, or be dropped.
+    taken: SmallVec<[Source; 4]>,
     ended: bool,
 }
 
@@ -62,13 +61,6 @@ struct Layer {
     begun: bool,
     /// There may be more behind the batch.
     more: bool,
-}
-
-/// What the storage has.
-struct Below<C> {
-    cursor: C,
-    /// It has been asked for its first key.
-    begun: bool,
 }
 
 /// Where the next key is from.
@@ -97,17 +89,19 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
             Direction::Backward => Box::new(own.rev()),
         };
         let own = Own { current: rest.next(), rest };
-        let layer =
-            |overlay| Layer { overlay, batch: Batch::default(), next: 0, size: FIRST_BATCH, begun: false, more: true };
+        let layer = |overlay| {
+            let (batch, next, size) = (Batch::default(), 0, FIRST_BATCH);
+            Layer { overlay, batch, next, size, begun: false, more: true }
+        };
         let layers = match view.volatile.table(table) {
             Some(overlay) => std::iter::once(Arc::clone(overlay)).map(layer).collect(),
             None => view.generations.iter().filter_map(|generation| generation.table(table)).map(layer).collect(),
         };
-        let below = Below { cursor: view.state.cursor(table, range, direction), begun: false };
+        let below = view.state.cursor(table, range, direction);
+        let taken = SmallVec::from_slice(&[Source::Below]);
         let range = (range.0.map(<[u8]>::to_vec), range.1.map(<[u8]>::to_vec));
-        let value = Version::default();
         let _statement = statement;
-        Scan { at, direction, table, range, own, layers, below, reads, _statement, key: None, value, ended: false }
+        Scan { at, direction, table, range, own, layers, below, reads, _statement, taken, ended: false }
     }
 
     /// The next key with its value; `None` at the end, and from then on.
@@ -120,104 +114,84 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
                 return Ok(None);
             }
             self.pass().await?;
-            for layer in &mut self.layers {
-                layer.fill(&self.range, self.at, self.direction);
-            }
-            let Some(source) = self.first() else {
-                self.ended = true;
-                self.note_range(None);
-                return Ok(None);
-            };
-            let found = self.take(source);
-            if self.reads.is_some() {
-                let key = self.key.take();
-                self.note_range(key.as_deref());
-                self.key = key;
-            }
-            if found {
-                break source;
+            let source = self.take();
+            self.note_range(source);
+            match source {
+                None => {
+                    self.ended = true;
+                    return Ok(None);
+                }
+                Some(source) if self.at(source).is_some_and(|(_, value)| value.is_some()) => break source,
+                // It is removed.
+                Some(_) => {}
             }
         };
-        Ok(match source {
-            Source::Below => self.below.cursor.current(),
-            Source::Own | Source::Layer(_) => self.key.as_deref().map(|key| (key, &*self.value)),
-        })
+        Ok(self.at(source).and_then(|(key, value)| Some((key, value?))))
     }
 
     /// Goes behind the last key wherever it stands: in all sources but the newest it has older versions.
     async fn pass(&mut self) -> Result<(), TxError> {
-        let at_key = |current: Option<(&[u8], &[u8])>| {
-            current.zip(self.key.as_deref()).is_some_and(|((current, _), key)| current == key)
-        };
-        if !self.below.begun || at_key(self.below.cursor.current()) {
-            self.below.cursor.advance().await?;
-            self.below.begun = true;
+        while let Some(source) = self.taken.last() {
+            match source {
+                Source::Own => self.own.current = self.own.rest.next(),
+                Source::Layer(nth) => self.layers[*nth].next += 1,
+                Source::Below => drop(self.below.advance().await?),
+            }
+            self.taken.pop();
         }
-        if let Some(key) = &self.key {
-            self.own.pass(key);
-            self.layers.iter_mut().for_each(|layer| layer.pass(key));
-        }
+        self.layers.iter_mut().for_each(|layer| layer.fill(&self.range, self.at, self.direction));
         Ok(())
     }
 
-    /// Which source has the next key; of several the newest.
-    fn first(&self) -> Option<Source> {
+    /// Takes the next key from all sources that have it; the newest of them.
+    fn take(&mut self) -> Option<Source> {
+        let mut first: &[u8] = &[];
+        let below = self.below.current().map(|(key, _)| (key, Source::Below));
+        let layers = self.layers.iter().enumerate().rev();
+        let layers = layers.filter_map(|(nth, layer)| Some((layer.current()?.0, Source::Layer(nth))));
         let own = self.own.current.map(|(key, _)| (key, Source::Own));
-        let layers = self.layers.iter().enumerate().filter_map(|(nth, layer)| Some((layer.key()?, Source::Layer(nth))));
-        let below = self.below.cursor.current().map(|(key, _)| (key, Source::Below));
-        let mut first: Option<(&[u8], Source)> = None;
-        for (key, source) in own.into_iter().chain(layers).chain(below) {
-            let before = first.is_none_or(|(first, _)| match self.direction {
-                Direction::Forward => key < first,
-                Direction::Backward => key > first,
-            });
-            if before {
-                first = Some((key, source));
+        for (key, source) in below.into_iter().chain(layers).chain(own) {
+            let order = match self.direction {
+                Direction::Forward => key.cmp(first),
+                Direction::Backward => first.cmp(key),
+            };
+            if self.taken.is_empty() || order == Ordering::Less {
+                self.taken.clear();
+            } else if order == Ordering::Greater {
+                continue;
             }
+            first = key;
+            self.taken.push(source);
         }
-        first.map(|(_, source)| source)
+        self.taken.last().copied()
     }
 
-    /// Takes the key from there, and its value unless that can be borrowed; false if it is removed.
-    fn take(&mut self, source: Source) -> bool {
-        let (key, value) = match source {
-            Source::Own => self.own.current.map(|(key, after)| (key, after.clone())),
-            Source::Layer(nth) => self.layers[nth].current().map(|(key, value)| (key, value.cloned())),
-            Source::Below => self.below.cursor.current().map(|(key, _)| (key, Some(Version::default()))),
+    /// The key that a source is at, with its value unless it is removed.
+    fn at(&self, source: Source) -> Option<(&[u8], Option<&[u8]>)> {
+        match source {
+            Source::Own => self.own.current.map(|(key, after)| (key, after.as_deref())),
+            Source::Layer(nth) => self.layers[nth].current().map(|(key, value)| (key, value.map(|value| &**value))),
+            Source::Below => self.below.current().map(|(key, value)| (key, Some(value))),
         }
-        .unwrap_or_default();
-        let taken = self.key.get_or_insert_default();
-        taken.clear();
-        taken.extend_from_slice(key);
-        let found = value.is_some();
-        self.value = value.unwrap_or_default();
-        found
     }
 
-    /// What a serializable transaction has read: from the range's beginning to this key, or all of it.
-    fn note_range(&mut self, to: Option<&[u8]>) {
-        let Some(reads) = &mut self.reads else { return };
+    /// What a serializable transaction has read: from the range's beginning to the key that was taken, or all of it.
+    fn note_range(&mut self, to: Option<Source>) {
+        let Some(reads) = self.reads.take() else { return };
         let (from, end) = (self.range.0.as_ref().map(Vec::as_slice), self.range.1.as_ref().map(Vec::as_slice));
-        let range = match (to, self.direction) {
+        let range = match (to.and_then(|source| self.at(source)), self.direction) {
             (None, _) => (from, end),
-            (Some(key), Direction::Forward) => (from, Bound::Included(key)),
-            (Some(key), Direction::Backward) => (Bound::Included(key), end),
+            (Some((key, _)), Direction::Forward) => (from, Bound::Included(key)),
+            (Some((key, _)), Direction::Backward) => (Bound::Included(key), end),
         };
         reads.range(self.table, range);
+        self.reads = Some(reads);
     }
 }
 
 impl<E: Env, S: Storage<E>> Drop for Statement<E, S> {
     fn drop(&mut self) {
         self.shared.horizon.end(&self.snapshot);
-    }
-}
-
-impl Own<'_> {
-    fn pass(&mut self, key: &[u8]) {
-        if self.current.is_some_and(|(own, _)| own == key) {
-            self.current = self.rest.next();
-        }
     }
 }
 
@@ -239,15 +213,5 @@ impl Layer {
 
     fn current(&self) -> Option<(&[u8], Option<&Version>)> {
         self.batch.nth(self.next)
-    }
-
-    fn key(&self) -> Option<&[u8]> {
-        self.current().map(|(key, _)| key)
-    }
-
-    fn pass(&mut self, key: &[u8]) {
-        if self.key() == Some(key) {
-            self.next += 1;
-        }
     }
 }

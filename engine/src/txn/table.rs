@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
+
 use crate::env::Env;
 
 use super::{
-    catalog::{TableInfo, TableKind},
+    catalog::{Catalog, TableInfo, TableKind},
     error::TxError,
     ids::TableId,
     shared::Shared,
-    storage::{Lookup, Storage},
-    view::View,
+    storage::{Lookup, Storage, Value},
 };
 
 /// A table. It stays the same one whatever happens to its name; once it was dropped, statements on it fail with
@@ -35,13 +36,7 @@ impl Table {
 impl<E: Env, S: Storage<E>> Shared<E, S> {
     /// The table is there; an index follows its rows.
     pub(super) fn check_readable(&self, table: &Table) -> Result<(), TxError> {
-        match self.horizon.view().catalog.table(table.id()) {
-            Some(info) => match info.kind {
-                TableKind::Index { .. } if !info.is_kept() => Err(TxError::IndexUnusable(table.name().to_owned())),
-                _ => Ok(()),
-            },
-            None => Err(TxError::UnknownTable(table.name().to_owned())),
-        }
+        readable(&self.horizon.look().catalog, table)
     }
 
     /// The table is there, and is not an index.
@@ -62,9 +57,27 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if bytes > limit { Err(TxError::ValueTooLarge { bytes, limit }) } else { Ok(()) }
     }
 
-    /// The newest visible value of a key, unless the disk has to be asked: then through the view.
-    pub(super) fn get_visible(&self, table: TableId, key: &[u8]) -> (Lookup, Arc<View<S::State>>) {
-        let view = self.horizon.view();
-        (view.get_now(table, key, || self.horizon.visible()), view)
+    /// The newest visible value of a key.
+    pub(super) async fn read_visible(&self, table: &Table, key: &[u8]) -> Result<Option<Value>, TxError> {
+        let view = {
+            let view = self.horizon.look();
+            readable(&view.catalog, table)?;
+            match view.get_now(table.id(), key, || self.horizon.visible()) {
+                Lookup::Found(value) => return Ok(Some(value)),
+                Lookup::Absent => return Ok(None),
+                Lookup::NotInMemory => Guard::into_inner(view),
+            }
+        };
+        Ok(view.read(table.id(), key).await?)
+    }
+}
+
+fn readable(catalog: &Catalog, table: &Table) -> Result<(), TxError> {
+    match catalog.table(table.id()) {
+        Some(info) => match info.kind {
+            TableKind::Index { .. } if !info.is_kept() => Err(TxError::IndexUnusable(table.name().to_owned())),
+            _ => Ok(()),
+        },
+        None => Err(TxError::UnknownTable(table.name().to_owned())),
     }
 }

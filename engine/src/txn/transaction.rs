@@ -118,14 +118,9 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         if let Some(reads) = &mut self.reads {
             reads.key(table.id(), key);
         }
-        let (lookup, view) = match self.snapshot() {
-            Some(csn) => {
-                let view = self.view()?;
-                (view.get(table.id(), key, csn), view)
-            }
-            None => self.shared.get_visible(table.id(), key),
-        };
-        match lookup {
+        let Some(csn) = self.snapshot() else { return self.shared.read_visible(table, key).await };
+        let view = self.view()?;
+        match view.get(table.id(), key, csn) {
             Lookup::Found(value) => Ok(Some(value)),
             Lookup::Absent => Ok(None),
             Lookup::NotInMemory => Ok(view.read(table.id(), key).await?),

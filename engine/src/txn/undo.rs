@@ -66,12 +66,12 @@ impl WriteSet {
             }
             None => {
                 self.write_bytes += key.len();
-                writes.insert(key.into(), after);
+                writes.insert(Key::from_slice(key), after);
                 None
             }
         };
         if !self.savepoints.is_empty() {
-            let undo = Undo { table, key: key.into(), before };
+            let undo = Undo { table, key: Key::from_slice(key), before };
             self.undo_bytes += undo.bytes();
             self.chain.push(undo);
         }
@@ -143,6 +143,11 @@ impl WriteSet {
     /// Bytes of all keys and values, those that are only kept for a rollback included.
     pub(super) fn bytes(&self) -> usize {
         self.write_bytes + self.undo_bytes
+    }
+
+    /// Rows that it changes.
+    pub(super) fn len(&self) -> usize {
+        self.tables.values().map(BTreeMap::len).sum()
     }
 
     fn undo_last(&mut self) {

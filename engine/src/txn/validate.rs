@@ -47,7 +47,7 @@ impl ReadSet {
 
     /// A key was read, whether it was there or not.
     pub(super) fn key(&mut self, table: TableId, key: &[u8]) {
-        if self.tables.entry(table).or_default().keys.insert(key.into()) {
+        if self.tables.entry(table).or_default().keys.insert(Key::from_slice(key)) {
             self.entries += 1;
             self.keep_limit();
         }

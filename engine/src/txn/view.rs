@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
 
 use crate::sync::{Mutex, MutexGuard};
@@ -124,6 +125,8 @@ pub enum Visibility {
 /// The present view, and the snapshots that are in use.
 #[derive(Debug)]
 pub(super) struct Horizon<S> {
+    /// Replaced under the mutex, looked at without it.
+    view: ArcSwap<View<S>>,
     inner: Mutex<Inner<S>>,
     visibility: Visibility,
     committed: AtomicU64,
@@ -132,7 +135,6 @@ pub(super) struct Horizon<S> {
 
 #[derive(Debug)]
 struct Inner<S> {
-    view: Arc<View<S>>,
     /// The views of live snapshots are kept alive here, so that they can be let go when they hold too much.
     snapshots: BTreeMap<(Csn, u64), Option<Arc<View<S>>>>,
     next: u64,
@@ -163,8 +165,9 @@ impl<S> Snapshot<S> {
 impl<S> Horizon<S> {
     /// At a moment when everything up to `csn` is durable.
     pub(super) fn new(view: View<S>, csn: Csn, visibility: Visibility) -> Horizon<S> {
-        let inner = Inner { view: Arc::new(view), snapshots: BTreeMap::new(), next: 0 };
+        let inner = Inner { snapshots: BTreeMap::new(), next: 0 };
         Horizon {
+            view: ArcSwap::from_pointee(view),
             inner: Mutex::new(inner),
             visibility,
             committed: AtomicU64::new(csn.to_bits()),
@@ -175,7 +178,7 @@ impl<S> Horizon<S> {
     /// Begins a snapshot of what is visible.
     pub(super) fn begin(&self) -> Snapshot<S> {
         let mut inner = self.lock();
-        let (number, csn, view) = (inner.next, self.visible(), Arc::clone(&inner.view));
+        let (number, csn, view) = (inner.next, self.visible(), self.view());
         inner.next += 1;
         let snapshot = Snapshot { number, csn, view: Arc::downgrade(&view) };
         inner.snapshots.insert((csn, number), Some(view));
@@ -191,15 +194,20 @@ impl<S> Horizon<S> {
 
     /// What is read now.
     pub(super) fn view(&self) -> Arc<View<S>> {
-        Arc::clone(&self.lock().view)
+        self.view.load_full()
+    }
+
+    /// The same for a short look, that no other thread's look gets in the way of.
+    pub(super) fn look(&self) -> Guard<Arc<View<S>>> {
+        self.view.load()
     }
 
     /// Replaces what is read from now on.
     pub(super) fn swap(&self, change: impl FnOnce(&View<S>) -> View<S>) {
         let old = {
-            let mut inner = self.lock();
-            let view = Arc::new(change(&inner.view));
-            std::mem::replace(&mut inner.view, view)
+            let _inner = self.lock();
+            let view = Arc::new(change(&self.view.load()));
+            self.view.swap(view)
         };
         drop(old);
     }

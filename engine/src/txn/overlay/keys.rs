@@ -51,10 +51,12 @@ impl Keys {
     pub(super) fn find(&self, chains: &Chains, key: &[u8]) -> Result<usize, usize> {
         let skip = usize::from(self.skip);
         let head = head(key, skip);
-        // No branch: one head of each cache line first, so that all lines are asked for at once.
+        // No branch: one head of each cache line first, so that all lines are asked for at once; then halves of the one line.
         let below = |at: usize| usize::from(self.heads[at] < head);
-        let line = LINE * (1..FAN / LINE).map(|line| below(line * LINE - 1)).sum::<usize>();
-        let less = line + (line..line + LINE).map(below).sum::<usize>();
+        let mut less = LINE * (1..FAN / LINE).map(|line| below(line * LINE - 1)).sum::<usize>();
+        for half in [LINE / 2, LINE / 4, LINE / 8, 1] {
+            less += half * below(less + half - 1);
+        }
         let same = self.heads[less..self.len()].iter().take_while(|other| **other == head).count();
         if same == 0 {
             return Err(less);

@@ -149,6 +149,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Appends the shortest form of a number.
+#[inline]
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
