@@ -1,0 +1,4 @@
+//! What clients of a store of transactions were told, and what follows from it.
+
+mod rows;
+pub mod txn;
