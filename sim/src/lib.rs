@@ -26,6 +26,7 @@ pub mod damage;
 pub mod evidence;
 pub mod image;
 pub mod oracle;
+pub mod truth;
 
 pub mod subject;
 

@@ -1,0 +1,3 @@
+//! What clients of a store of transactions were told, and what follows from it.
+
+pub mod serial;
