@@ -26,9 +26,9 @@ pub mod damage;
 pub mod evidence;
 pub mod image;
 pub mod oracle;
+pub mod truth;
 
 pub mod subject;
-pub mod truth;
 
 pub mod plan;
 pub mod start;

@@ -18,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use engine::{
     plant::{Plant, Plants},
+    txn::options::Sync,
     wal::{Durability, Wal},
 };
 use madsim::{
@@ -413,6 +414,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             (Ended::Crashed, Some(crash)) | (Ended::Finished(()), Some(crash)) => {
                 self.in_place(&subject)?;
                 drop(subject);
+                self.pages_follow_logs()?;
                 self.crash(&node, &crash, None).await
             }
             (_, None) => {
@@ -448,6 +450,20 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             lock(&self.shared).history.count("I19");
         }
         Ok(())
+    }
+
+    /// No page on the disk has what the logs don't have there, at whatever moment a crash comes.
+    fn pages_follow_logs(&self) -> Result<(), Violation> {
+        if self.plan.engine.txn.sync == Sync::NoSync || self.plan.no_faults {
+            return Ok(());
+        }
+        let pessimal = self.machine.pessimal();
+        let Some(newest) = S::newest_page(&pessimal) else { return Ok(()) };
+        match self.recover_image(pessimal.image()).map(|found| found.stored) {
+            Ok(Some(stored)) => truth(&self.shared, |truth| truth.pages(newest, stored.end)),
+            // (The next open judges that.)
+            _ => Ok(()),
+        }
     }
 
     /// Runs an uninterrupted recovery.

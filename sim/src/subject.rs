@@ -217,6 +217,10 @@ pub trait Inspect {
         step: Step,
         around: &Surroundings,
     ) -> impl Future<Output = Result<Stepped, Violation>> + Send;
+    /// The newest commit that a page of a table on this disk states; `None` where there is no such rule.
+    fn newest_page(_disk: &Disk) -> Option<u64> {
+        None
+    }
     /// It was opened: tells the truth which tables there are.
     fn introduce(&self, truth: &mut Truth) {
         let _ = truth;

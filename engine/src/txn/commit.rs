@@ -173,6 +173,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         let csn = pipeline.next.ok_or(TxError::Closed)?;
         if let Writes::One(table, ..) = candidate.writes
             && pipeline.catalog.is_indexed(table)
+            && !planted!(self.options.plants(), TxnIndexNotDerived)
         {
             return Err(Attempt::Rejected(Rejected::RowTaken));
         }
@@ -184,7 +185,9 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             parts.add_catalog(edited, candidate.writes)?;
         }
         if let Some((reads, view, since)) = candidate.reads {
-            let changed = Since { view, catalog: &pipeline.catalog, volatile: &pipeline.volatile };
+            let (keys, ranges) =
+                (!planted!(self.options.plants(), TxnWriteSkew), !planted!(self.options.plants(), TxnPhantom));
+            let changed = Since { view, catalog: &pipeline.catalog, volatile: &pipeline.volatile, keys, ranges };
             let name = |table| view.catalog.table(table).map_or_else(String::new, |info| info.name.to_string());
             let validated = reads.validate(since, &changed);
             validated.map_err(|table| TxError::from(Conflict::Read { table: name(table) }))?;
@@ -263,7 +266,10 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             pipeline.as_mut().append(usize::from(*log), part);
         }
         let Pipeline { generation, snapshots, catalog, volatile, .. } = pipeline;
-        let live = self.horizon.live(snapshots);
+        let mut live = self.horizon.live(snapshots);
+        if planted!(self.options.plants(), TxnPruneLive) {
+            live.snapshots = &[];
+        }
         let install = |table: TableId, key: &[u8], after: &After| {
             if catalog.table(table).is_some() {
                 let installed = volatile.install(table, key, after, csn, &live);
@@ -414,6 +420,9 @@ struct Since<'a, S> {
     view: &'a View<S>,
     catalog: &'a Catalog,
     volatile: &'a Volatile,
+    /// What is looked at: false for a planted bug.
+    keys: bool,
+    ranges: bool,
 }
 
 impl<S: State> Changed for Since<'_, S> {
@@ -422,15 +431,15 @@ impl<S: State> Changed for Since<'_, S> {
             Some(overlay) => overlay.newest(key),
             None => self.view.newest(table, key),
         };
-        self.catalog.table(table).is_none() || newest.is_some_and(|newest| newest > after)
+        self.keys && (self.catalog.table(table).is_none() || newest.is_some_and(|newest| newest > after))
     }
 
     fn range(&self, table: TableId, range: KeyRange<'_>, after: Csn) -> bool {
-        self.catalog.table(table).is_none()
-            || match self.volatile.table(table) {
-                Some(overlay) => overlay.changed_since(range, after),
-                None => self.view.changed_since(table, range, after),
-            }
+        let changed = match self.volatile.table(table) {
+            Some(overlay) => overlay.changed_since(range, after),
+            None => self.view.changed_since(table, range, after),
+        };
+        self.ranges && (self.catalog.table(table).is_none() || changed)
     }
 }
 

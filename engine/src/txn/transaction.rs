@@ -121,6 +121,8 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         let (lookup, view) = match self.snapshot() {
             Some(csn) => {
                 let view = self.view()?;
+                let now = planted!(self.shared.options.plants(), TxnUnrepeatable);
+                let csn = if now { self.shared.horizon.visible() } else { csn };
                 (view.get(table.id(), key, csn), view)
             }
             None => self.shared.get_visible(table.id(), key),

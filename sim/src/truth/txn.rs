@@ -70,6 +70,17 @@ pub enum Read {
     },
 }
 
+impl Read {
+    fn what(&self) -> String {
+        match self {
+            Read::Get { key: (table, key), .. } => format!("{} of table {table}", key.escape_ascii()),
+            Read::Range { table, from, to, .. } => {
+                format!("{}..{} of table {table}", from.escape_ascii(), to.escape_ascii())
+            }
+        }
+    }
+}
+
 /// A transaction.
 #[derive(Clone, Debug)]
 pub struct Transaction {
@@ -351,9 +362,29 @@ impl Truth {
                 check = broken("I27", expected, format!("commit {} did", C(other)));
             }
         }
+        if transaction.level == Level::Serializable {
+            self.count("I27");
+            let changed = transaction.reads.iter().find(|read| !self.still_holds(read, csn - 1));
+            if let Some(read) = changed {
+                let expected = format!("transaction {number} reads at commit {} what it did before", C(csn));
+                check = check.and(broken("I27", expected, format!("something changed of {}", read.what())));
+            }
+        }
         transaction.writes.retain(|(key, value)| self.rows.install(csn, key, value.as_ref()));
         self.transactions.insert(number, transaction);
         check
+    }
+
+    /// Whether a read finds the same at a commit.
+    fn still_holds(&self, read: &Read, at: u64) -> bool {
+        match read {
+            Read::Get { key, found } => self.rows.get(key, at) == found.as_ref(),
+            Read::Range { table, from, to, found } => {
+                let rows = self.rows.table(*table, at);
+                let within = rows.iter().filter(|(key, _)| *key >= from && *key < to);
+                within.eq(found.iter().map(|(key, value)| (key, value)))
+            }
+        }
     }
 
     /// A commit's number was told.

@@ -2,6 +2,8 @@
 
 use std::{ffi::OsStr, path::Path};
 
+use engine::txn::pages::format::{PAGE_HEADER_BYTES, checksum};
+
 use super::{
     Txn,
     content::is_of_clients,
@@ -47,6 +49,22 @@ impl<const B: usize> Inspect for Txn<SimEnv, B> {
 
     async fn step(&self, seat: &mut Seat<B>, step: Step, around: &Surroundings) -> Result<Stepped, Violation> {
         Walk { store: &self.store, around }.step(seat, step).await
+    }
+
+    fn newest_page(disk: &Disk) -> Option<u64> {
+        let (_, store) = *dirs(disk).first()?;
+        let page_bytes = B + PAGE_HEADER_BYTES;
+        let chunks: Vec<_> = disk.files(store).map(|(name, _)| name.to_owned()).collect();
+        let chunks = chunks.iter().filter(|name| name.to_string_lossy().starts_with("chunk-"));
+        let bytes: Vec<_> = chunks.filter_map(|name| disk.read_file(store, name)).collect();
+        let word = |page: &[u8], at: usize| Some(u64::from_le_bytes(*page.get(at..)?.first_chunk()?));
+        let csn = |page: &[u8]| {
+            let (header, body) = page.split_first_chunk::<PAGE_HEADER_BYTES>()?;
+            let crc = u32::from_le_bytes(*header.first_chunk()?);
+            // (Others are parts of long values, or were torn.)
+            (crc == checksum(word(page, 16)?, header, body)).then(|| word(page, 8))?
+        };
+        bytes.iter().flat_map(|bytes| bytes.chunks_exact(page_bytes)).filter_map(csn).max()
     }
 
     fn introduce(&self, truth: &mut Truth) {

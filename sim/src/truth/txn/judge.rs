@@ -1,7 +1,15 @@
 //! What an open delivered, and what a disk holds, against the truth.
 
-use super::{Before, C, Check, Key, Kind, Standing, Stored, Table, Truth, broken, virtual_us, words, writer};
+use std::{collections::BTreeSet, ops::Bound};
+
 use bytes::Bytes;
+use engine::txn::options::Isolation;
+
+use super::{
+    Before, C, Check, Key, Kind, Level, Read, Standing, Stored, Table, Transaction, Truth, broken, virtual_us, words,
+    writer,
+};
+use crate::truth::serial::{self, Committed, ValueId};
 
 impl Truth {
     /// A life ends now; `calm`: nothing failed in it.
@@ -39,6 +47,7 @@ impl Truth {
             }
             self.rows.cut(end);
         }
+        let fits = if self.trusting { Ok(()) } else { self.fits_an_order(end) };
         for transaction in self.transactions.values_mut() {
             match transaction.standing {
                 Standing::Open | Standing::Committing => transaction.standing = Standing::Aborted,
@@ -47,6 +56,71 @@ impl Truth {
             }
         }
         (self.delivered, self.durable, self.visible) = (end, end, end);
+        fits
+    }
+
+    /// What those that are there were told fits an order of them.
+    fn fits_an_order(&mut self, end: u64) -> Check {
+        self.count("I28");
+        let (mut history, mut gone) = (Vec::new(), BTreeSet::new());
+        for (number, one) in &self.transactions {
+            match one.standing {
+                Standing::Accepted(csn) if csn <= end => history.push(self.committed(*number, csn, one)),
+                _ => drop(gone.insert(*number)),
+            }
+        }
+        match serial::check(&history, &gone) {
+            Ok(_) => Ok(()),
+            Err(anomaly) => broken("I28", "transactions fit an order", anomaly.to_string()),
+        }
+    }
+
+    fn committed(&self, number: u64, csn: u64, one: &Transaction) -> Committed {
+        // (What is in memory alone begins anew in every life.)
+        let lasts = |table: u32| self.rows.tables.get(&table).is_none_or(|table| table.kind == Kind::Rows);
+        let id = |value: &Bytes| {
+            let (transaction, statement) = writer(value).unwrap_or_default();
+            ValueId { transaction, statement }
+        };
+        let read = |read: &Read| match read {
+            Read::Get { key, found } => serial::Read::Get { key: key.clone(), found: found.as_ref().map(id) },
+            Read::Range { table, from, to, found } => serial::Read::Range {
+                table: *table,
+                from: Bound::Included(from.clone()),
+                to: Bound::Excluded(to.clone()),
+                found: found.iter().map(|(key, value)| (key.clone(), id(value))).collect(),
+            },
+        };
+        let of = |read: &&Read| match read {
+            Read::Get { key, .. } => lasts(key.0),
+            Read::Range { table, .. } => lasts(*table),
+        };
+        let writes = one.writes.iter().filter(|(key, _)| lasts(key.0));
+        Committed {
+            number,
+            csn,
+            isolation: match one.level {
+                Level::Committed => Isolation::ReadCommitted,
+                Level::Snapshot | Level::ReadOnly => Isolation::Snapshot,
+                Level::Serializable => Isolation::Serializable,
+            },
+            reads: one.reads.iter().filter(of).map(read).collect(),
+            writes: writes.map(|(key, value)| (key.clone(), value.as_ref().map(id))).collect(),
+            began: one.began,
+            acknowledged: one.acknowledged,
+        }
+    }
+
+    /// The newest commit that a page on the disk has, and the last one that would be there after a power cut.
+    pub fn pages(&mut self, newest: u64, end: u64) -> Check {
+        if self.trusting {
+            return Ok(());
+        }
+        self.count("I10");
+        if newest > end {
+            let expected = format!("pages of commits up to {}, where the logs end", C(end));
+            return broken("I10", expected, format!("a page of commit {}", C(newest)));
+        }
         Ok(())
     }
 
