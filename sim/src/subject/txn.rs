@@ -39,7 +39,7 @@ use engine::{
 pub use self::seat::Seat;
 use self::{
     content::{Content, FIRST, META, NEXT, RECEIPTS, ROWS, number},
-    seat::{DERIVE, DONE, NAMES},
+    seat::DERIVE,
 };
 use super::{NotAppended, NotRead, NotTruncated, Recovered, Refusal, Subject, UNREAD};
 use crate::{plan::EngineOptions, truth::txn::entry};
@@ -437,9 +437,6 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
         let rows = rows.try_into().map_err(|_| failed("three tables".into()))?;
         let meta = table(&store, META).await.map_err(created)?;
         let receipts = table(&store, RECEIPTS).await.map_err(created)?;
-        for name in NAMES[..3].iter().chain([&DONE]) {
-            table(&store, name).await.map_err(created)?;
-        }
         let logged = engine.txn.sync != Sync::NoSync;
         let txn = Txn { store, tables: Arc::new(Tables { meta, receipts, rows }), logged, known: Arc::default() };
         let recovered = content.recovered(&report);

@@ -441,6 +441,12 @@ impl Truth {
         self.rows.tables.iter().find(|(_, table)| table.name == name && table.dropped.is_none()).map(|(id, _)| *id)
     }
 
+    /// Whether there was never a table of this name.
+    #[must_use]
+    pub fn lacks(&self, name: &str) -> bool {
+        self.rows.tables.values().all(|table| table.name != name)
+    }
+
     /// A waiter for a row gave up. Nobody waits for a younger one that may want locks itself.
     pub fn timed_out(&mut self, number: u64, key: &Key) -> Check {
         self.count("I20");

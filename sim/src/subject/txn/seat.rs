@@ -72,6 +72,7 @@ fn row(table: &Table, key: &[u8]) -> Key {
 
 impl<const B: usize> Walk<'_, B> {
     pub(super) async fn step(&self, seat: &mut Seat<B>, step: Step) -> Result<Stepped, Violation> {
+        self.prepare().await?;
         match step {
             Step::Begin(level) => self.begin(seat, level),
             Step::Put { table, key, bytes } => self.write(seat, table, key, Some(bytes)).await,
@@ -527,6 +528,20 @@ impl<const B: usize> Walk<'_, B> {
             },
             _ => TableKind::Rows,
         };
+        self.create_named(name, kind).await
+    }
+
+    /// Creates what there never was of the tables that every plan has.
+    async fn prepare(&self) -> Result<(), Violation> {
+        for name in [NAMES[0], NAMES[1], NAMES[2], DONE] {
+            if self.truth(|truth| truth.lacks(name)) {
+                self.create_named(name, TableKind::Rows).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_named(&self, name: &str, kind: TableKind) -> Result<Stepped, Violation> {
         let told = kind_of(&kind);
         let created = self.store.create_table_with(name, TableOptions { kind });
         let created = self.observed(created, |truth, csn| {
