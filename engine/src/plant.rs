@@ -149,6 +149,19 @@ mod switches {
         TxnEpochBeforeEstablish "txn-epoch-before-establish" "say in the logs what was found before the root that it builds on is durable";
         TxnSavepointForward "txn-savepoint-forward" "roll back to a savepoint from the first change on, not from the last";
         TxnPeriodUnbounded "txn-period-unbounded" "make no pass of the period, and wait for the next commit";
+        TxnPhantom "txn-phantom" "validate the keys that a serializable transaction read, not its ranges";
+        TxnWriteSkew "txn-write-skew" "validate the ranges that a serializable transaction read, not its keys";
+        TxnUnrepeatable "txn-unrepeatable" "read a key as of now in a transaction that has a snapshot";
+        TxnVisibleEarly "txn-visible-early" "let others see a commit, and have its locks, before it is durable, where only what is durable is to be seen";
+        TxnPruneLive "txn-prune-live" "let go of versions that a live snapshot needs";
+        TxnDropOneLog "txn-drop-one-log" "replay the drop of a table for the first log alone, so that its rows in others come back";
+        TxnReplayTwice "txn-replay-twice" "replay what the root has, too, as far as the logs still hold it";
+        TxnUndoLeavesInserts "txn-undo-leaves-inserts" "leave keys that were new when a transaction goes back to a savepoint";
+        TxnIndexNotDerived "txn-index-not-derived" "write a row by itself without a look at its indexes";
+        TxnDeadlock "txn-deadlock" "wait for whoever has a row, younger or older";
+        CkptAheadOfWal "ckpt-ahead-of-wal" "write pages before the logs have what is in them";
+        BackupUnpinned "backup-unpinned" "copy each table as the newest root has it by then, and not as one root does";
+        BackupRootFirst "backup-root-first" "create the logs of a backup before its tables are there";
         TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";
     }
 

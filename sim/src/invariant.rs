@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use engine::txn::options::Sync;
+
 use crate::{
     fault::Fault,
     plan::{CrashKind, End, Plan},
-    workload::Op,
+    workload::{Op, Step},
 };
 
 /// A rule.
@@ -36,7 +38,11 @@ invariants! {
     "I7" "what was acknowledged after a recovery survives together with what that recovery delivered";
     "I8" "after a failed write or sync nothing is acknowledged Sync that was not durable before";
     "I9" "at the moment of an acknowledgement the record survives a power cut at its worst";
+    "I10" "no page is on the disk that has what the logs don't have there";
+    "I11" "a backup has all that was committed before it was asked for; one that was interrupted is refused";
     "I12" "a transaction is there as a whole or not at all, in all tables and logs; what was taken back is nowhere";
+    "I13" "after a crash every key has the last value that was committed to it, and tables are those of that moment";
+    "I14" "recovered commits are a beginning of their order, with all that was acknowledged as durable";
     "I15" "an LSN that was durable or delivered never names another record; generations only grow";
     "I16" "under everysec what a crash takes is no older than a second and the syncs under way";
     "I17" "loading gives a prefix of the executed commands, each once, and no part of a unit";
@@ -49,6 +55,12 @@ invariants! {
     "I24" "short, interrupted and failed reads are retried or reported, never taken for the end";
     "I25" "a refused open changes no byte";
     "I26" "the recovery report says what was recovered and what was left behind, where and how much";
+    "I27" "what a transaction reads and writes over is what its isolation lets it see, its own writes first";
+    "I28" "what committed transactions were told fits an order of them, as far as their isolation says so";
+}
+
+fn kills_or_cuts(plan: &Plan) -> bool {
+    plan.lives.iter().any(|life| matches!(life.end, End::Crash(_)))
 }
 
 /// The rules that `plan` gives an occasion to check.
@@ -62,6 +74,11 @@ pub fn applicable(plan: &Plan) -> BTreeSet<&'static str> {
         .filter(|id| match *id {
             "I16" => false,
             "I12" => plan.subject == "txn",
+            "I13" | "I14" | "I27" | "I28" => ops().any(|op| matches!(op, Op::Txn(_))),
+            "I10" => {
+                plan.subject == "txn" && kills_or_cuts(plan) && plan.engine.txn.sync != Sync::NoSync && !plan.lies()
+            }
+            "I11" => ops().any(|op| matches!(op, Op::Txn(Step::Backup))),
             "I17" | "I19" => commands,
             "I18" => ops().any(|op| matches!(op, Op::Rewrite | Op::RewriteWait | Op::RewriteSoon | Op::Switch)),
             "I1a" => kills,

@@ -1,6 +1,6 @@
 //! A seeded simulator that puts storage code through crashes, torn writes and lost syncs.
 //!
-//! From the top down: [`runner`] takes a [`plan`] to a verdict; [`workload`] draws plans; [`oracle`], [`image`] and [`damage`] judge;
+//! From the top down: [`runner`] takes a [`plan`] to a verdict; [`workload`] draws plans; [`oracle`], [`truth`], [`image`] and [`damage`] judge;
 //! [`subject`] is what is under test; [`mod@env`] is its machine, on the simulated [`disk`] with its [`fault`]s.
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ pub mod damage;
 pub mod evidence;
 pub mod image;
 pub mod oracle;
+pub mod truth;
 
 pub mod subject;
 

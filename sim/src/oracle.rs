@@ -665,10 +665,17 @@ fn whole(recovered: &Recovered) -> Check {
 }
 
 /// Two recoveries of the same state must deliver the same.
-pub fn same(invariant: &'static str, what: &str, one: &[(u64, Bytes)], two: &[(u64, Bytes)]) -> Check {
+pub fn same(invariant: &'static str, what: &str, one: &Recovered, two: &Recovered) -> Check {
+    let rows = |recovered: &Recovered| recovered.stored.as_ref().map(|stored| stored.rows.clone()).unwrap_or_default();
+    let (one, two) = ((&one.records, rows(one)), (&two.records, rows(two)));
     if one == two {
         return Ok(());
     }
+    if let Some((table, key)) = one.1.keys().chain(two.1.keys()).find(|key| one.1.get(*key) != two.1.get(*key)) {
+        let expected = format!("{what} delivers the same {} rows", one.1.len());
+        return violation(invariant, expected, format!("another {} of table {table}", key.escape_ascii()));
+    }
+    let (one, two) = (one.0, two.0);
     let at = one.iter().zip(two).position(|(one, two)| one != two).unwrap_or_else(|| one.len().min(two.len()));
     violation(
         invariant,

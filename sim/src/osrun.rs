@@ -306,7 +306,7 @@ async fn act(wal: &Wal<Telling>, issued: &Mutex<Issuer>, op: Op, last: &mut Opti
         // What is removed on purpose would need a second model of the truth here; the simulator has it.
         Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::Write { .. } => return Some(()),
         Op::Scan | Op::Follow | Op::Pause { .. } | Op::AppendTooLarge | Op::BatchEmpty => return Some(()),
-        Op::Rewrite | Op::RewriteWait | Op::RewriteSoon | Op::Switch => return Some(()),
+        Op::Rewrite | Op::RewriteWait | Op::RewriteSoon | Op::Switch | Op::Txn(_) => return Some(()),
     };
     let index = match class {
         Class::Buffered => 0,

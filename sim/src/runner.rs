@@ -18,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use engine::{
     plant::{Plant, Plants},
+    txn::options::Sync,
     wal::{Durability, Wal},
 };
 use madsim::{
@@ -38,10 +39,11 @@ use crate::{
     prng::Prng,
     report::{Outcome, Verdict, Violation},
     subject::{
-        Inspect, Recovered, Refusal, Subject,
+        Inspect, Recovered, Refusal, Subject, Surroundings,
         commands::Commands,
         txn::{SMALL_PAGE, Txn, USUAL_PAGE},
     },
+    truth::txn::{Truth, TruthRef},
     workload,
 };
 
@@ -114,6 +116,8 @@ impl From<Violation> for Stop {
 /// What the clients of a life share with the runner.
 struct Shared {
     history: History,
+    /// The same of transactions.
+    truth: TruthRef,
     /// Set by the first violation that a client saw.
     violation: Option<Violation>,
     /// The last operations.
@@ -130,6 +134,12 @@ type SharedRef = Arc<Mutex<Shared>>;
 
 fn lock(shared: &SharedRef) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks at the truth of transactions.
+fn truth<T>(shared: &SharedRef, look: impl FnOnce(&mut Truth) -> T) -> T {
+    let truth = lock(shared).truth.clone();
+    look(&mut crate::truth::txn::lock(&truth))
 }
 
 struct Run<'a, S> {
@@ -184,8 +194,10 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             disk.write_foreign(dir, FOREIGN.0, FOREIGN.1);
         });
         let history = History::new(plan.lies(), plan.loss_window_us());
+        let truth = Truth::new(plan.lies(), plan.loss_window_us());
         let shared = Shared {
             history,
+            truth: Arc::new(Mutex::new(truth)),
             violation: None,
             last: Vec::new(),
             operations: 0,
@@ -310,6 +322,9 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
                 disk.power_cut(&Keep::All, &mut Prng::new(0));
                 damage.apply(disk)
             });
+            if self.damaged {
+                truth(&self.shared, Truth::damaged);
+            }
         }
         Ok(())
     }
@@ -374,6 +389,13 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
                         .fork_nth("life", self.life as u64)
                         .fork_nth("number", number as u64),
                     mine: Vec::new(),
+                    seat: S::Seat::default(),
+                    around: Surroundings {
+                        truth: lock(&self.shared).truth.clone(),
+                        machine: self.machine.clone(),
+                        options: self.plan.engine.clone(),
+                        reading: self.plants.for_reading(),
+                    },
                 };
                 node.spawn(Box::pin(client.run(ops.clone())))
             })
@@ -392,6 +414,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             (Ended::Crashed, Some(crash)) | (Ended::Finished(()), Some(crash)) => {
                 self.in_place(&subject)?;
                 drop(subject);
+                self.pages_follow_logs()?;
                 self.crash(&node, &crash, None).await
             }
             (_, None) => {
@@ -429,10 +452,29 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
         Ok(())
     }
 
+    /// No page on the disk has what the logs don't have there, at whatever moment a crash comes.
+    fn pages_follow_logs(&self) -> Result<(), Violation> {
+        if self.plan.engine.txn.sync == Sync::NoSync || self.plan.no_faults {
+            return Ok(());
+        }
+        let pessimal = self.machine.pessimal();
+        let Some(newest) = S::newest_page(&pessimal) else { return Ok(()) };
+        match self.recover_image(pessimal.image()).map(|found| found.stored) {
+            Ok(Some(stored)) => truth(&self.shared, |truth| truth.pages(newest, stored.end)),
+            // (The next open judges that.)
+            _ => Ok(()),
+        }
+    }
+
     /// Runs an uninterrupted recovery.
     fn recover_image(&self, image: Image) -> Result<Recovered, String> {
+        self.recover_image_at(image, LOG_DIR)
+    }
+
+    /// The same of what is in another directory.
+    fn recover_image_at(&self, image: Image, path: &str) -> Result<Recovered, String> {
         let reading = self.plants.for_reading();
-        recover_still::<S>(image, &self.plan.engine, &reading).map_err(String::from)
+        recover_still_at::<S>(image, Path::new(path), &self.plan.engine, &reading).map_err(String::from)
     }
 
     /// Waits for `work` or for the armed crash, whichever comes first.
@@ -466,6 +508,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
         let failed = failures.iter().any(|fault| self.machine.fired().count(*fault) > self.fired_before.count(*fault));
         let calm = !failed && attempt.is_none() && self.plan.machine.capacity_bytes == 0;
         lock(&self.shared).history.ends(calm);
+        truth(&self.shared, |truth| truth.ends(calm));
         let name = match crash.kind {
             CrashKind::Kill => "kill",
             CrashKind::PowerCut => "power-cut",
@@ -504,6 +547,10 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
 
     fn outcome(&self, verdict: Verdict, reached: Option<(&'static str, u64)>) -> Outcome {
         let shared = lock(&self.shared);
+        let mut checked = shared.history.checked();
+        for (id, count) in crate::truth::txn::lock(&shared.truth).checked() {
+            *checked.entry(id).or_default() += count;
+        }
         let fired = self.machine.fired();
         let mut fired: BTreeMap<&'static str, u64> = fired
             .iter()
@@ -528,7 +575,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             acknowledged: shared.history.acknowledged().clone(),
             enabled: self.plan.machine.rates.keys().map(|fault| fault.name()).collect(),
             fired,
-            checked: shared.history.checked(),
+            checked,
             applicable: invariant::applicable(self.plan),
             reached: reached.into_iter().collect(),
             records_recovered: self.records_recovered,
@@ -546,7 +593,16 @@ fn recover_still<S: Subject<SimEnv>>(
     options: &crate::plan::EngineOptions,
     plants: &Plants,
 ) -> Result<Recovered, Refusal> {
-    untold(|| run_still(S::peek(ImageEnv::new(image), Path::new(LOG_DIR), &options.still(), plants.clone())))
+    recover_still_at::<S>(image, Path::new(LOG_DIR), options, plants)
+}
+
+fn recover_still_at<S: Subject<SimEnv>>(
+    image: Image,
+    path: &Path,
+    options: &crate::plan::EngineOptions,
+    plants: &Plants,
+) -> Result<Recovered, Refusal> {
+    untold(|| run_still(S::peek(ImageEnv::new(image), path, &options.still(), plants.clone())))
 }
 
 /// The same, and the log is really opened.

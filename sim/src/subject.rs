@@ -15,12 +15,14 @@ use engine::{
 use crate::{
     damage,
     disk::{Disk, Op},
-    env::SimEnv,
+    env::{Machine, SimEnv},
     evidence::{self, Chain},
     image,
     plan::EngineOptions,
     prng::Prng,
     report::Violation,
+    truth::txn::{Stored, Truth, TruthRef},
+    workload::Step,
 };
 
 pub mod commands;
@@ -62,6 +64,8 @@ pub struct Recovered {
     pub tail: &'static str,
     /// What of it does not belong together.
     pub flaw: Option<String>,
+    /// What transactions of clients have left, where the subject has such.
+    pub stored: Option<Stored>,
 }
 
 impl Recovered {
@@ -177,8 +181,50 @@ pub trait Subject<E: Env>: Clone + Send + Sync + Sized + 'static {
     fn close(self) -> impl Future<Output = Result<(), String>> + Send;
 }
 
-/// What oracles know of a subject's files.
+/// What a client's step needs beside the subject.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// What everybody was told.
+    pub truth: TruthRef,
+    /// The machine.
+    pub machine: Machine,
+    /// Options of the engine.
+    pub options: EngineOptions,
+    /// What oracles read with.
+    pub reading: Plants,
+}
+
+/// How a step was answered.
+#[derive(Debug, Default)]
+pub struct Stepped {
+    /// In words.
+    pub answer: String,
+    /// What was acknowledged, if that is to be looked for on the disk.
+    pub after: Option<&'static str>,
+}
+
+/// What oracles know of a subject's files, and of its clients' transactions.
 pub trait Inspect {
+    /// What a client has open.
+    type Seat: Default + Send + 'static;
+    /// Takes a step of a transaction, and holds its answer against the truth.
+    ///
+    /// # Errors
+    /// A violation.
+    fn step(
+        &self,
+        seat: &mut Self::Seat,
+        step: Step,
+        around: &Surroundings,
+    ) -> impl Future<Output = Result<Stepped, Violation>> + Send;
+    /// The newest commit that a page of a table on this disk states; `None` where there is no such rule.
+    fn newest_page(_disk: &Disk) -> Option<u64> {
+        None
+    }
+    /// It was opened: tells the truth which tables there are.
+    fn introduce(&self, truth: &mut Truth) {
+        let _ = truth;
+    }
     /// Damage to its files is to be noticed.
     const NOTICES_DAMAGE: bool;
     /// Whether a failure of this call is one after which nothing may be acknowledged.
@@ -235,6 +281,12 @@ pub trait Inspect {
 }
 
 impl Inspect for Wal<SimEnv> {
+    type Seat = ();
+
+    async fn step(&self, (): &mut (), _: Step, _: &Surroundings) -> Result<Stepped, Violation> {
+        Ok(Stepped::default())
+    }
+
     const NOTICES_DAMAGE: bool = true;
 
     fn concerns_the_log(disk: &Disk, op: &Op) -> bool {
@@ -423,6 +475,7 @@ fn delivered(report: RecoveryReport, records: Vec<(u64, Bytes)>) -> Recovered {
             TailKind::End => "where nothing follows",
         },
         flaw: None,
+        stored: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! weights, so that rare combinations are not drowned by the average.
 
 mod commands;
+pub mod statement;
 mod txn;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -14,6 +15,7 @@ use crate::{
     plan::{At, CommandOptions, Crash, CrashKind, End, EngineOptions, Life, MachinePlan, Plan},
     prng::Prng,
 };
+pub use statement::{Level, Misuse, Step};
 
 /// When an append is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,8 @@ pub enum Op {
         /// Engine microseconds.
         us: u64,
     },
+    /// `tx STEP`, for a store.
+    Txn(Step),
 }
 
 impl fmt::Display for Class {
@@ -143,6 +147,7 @@ impl fmt::Display for Op {
             Op::RewriteSoon => f.write_str("rewrite soon"),
             Op::Switch => f.write_str("switch"),
             Op::Pause { us } => write!(f, "pause {us}"),
+            Op::Txn(step) => write!(f, "tx {step}"),
         }
     }
 }
@@ -154,6 +159,7 @@ impl Op {
         let (wal, txn) = (subject == "wal", subject == "txn");
         match self {
             Op::Follow => wal,
+            Op::Txn(_) => txn,
             Op::TruncateFront { .. } | Op::TruncateBack { .. } | Op::AppendTooLarge => wal || txn,
             Op::Read(_) | Op::Scan => wal || txn,
             Op::Switch => !wal && !txn,
@@ -164,7 +170,7 @@ impl Op {
 }
 
 /// Words that an operation begins with, for suggestions.
-pub const OP_WORDS: [&str; 16] = [
+pub const OP_WORDS: [&str; 17] = [
     "append",
     "batch",
     "append-too-large",
@@ -181,6 +187,7 @@ pub const OP_WORDS: [&str; 16] = [
     "rewrite",
     "switch",
     "pause",
+    "tx",
 ];
 
 impl FromStr for Op {
@@ -222,6 +229,7 @@ impl FromStr for Op {
             ["rewrite", "soon"] => Ok(Op::RewriteSoon),
             ["switch"] => Ok(Op::Switch),
             ["pause", us] => Ok(Op::Pause { us: number(us)? }),
+            ["tx", ..] => text.trim().trim_start_matches("tx").parse().map(Op::Txn),
             [] => Err("an operation is empty".into()),
             [word, ..] => Err(match suggest(word, &OP_WORDS) {
                 Some(near) if near == *word => format!("'{text}' has the wrong arguments for '{word}'"),

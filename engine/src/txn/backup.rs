@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::{
     env::{Dir, Env, interruptible},
     failure::Failure,
+    plant::planted,
     sync::Mutex,
     wal::Lsn,
 };
@@ -109,16 +110,24 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         };
         let birth = Birth { uuid, logs: state.meta().logs };
         let storage = S::create(S::examine(&self.env, &dir, &options).await?, birth).await?;
+        let logs_first = planted!(self.options.plants(), BackupRootFirst);
+        if logs_first {
+            self.create_logs(to, &storage.newest(), uuid).await?;
+        }
         let mut draft = storage.draft(point)?;
         let mut rows = 0;
         for table in state.catalog().tables() {
-            rows += self.copy_table(&state, table.id, &storage, &mut draft).await?;
+            let unpinned = planted!(self.options.plants(), BackupUnpinned).then(|| self.storage.newest());
+            let state = unpinned.as_ref().unwrap_or(&state);
+            rows += self.copy_table(state, table.id, &storage, &mut draft).await?;
         }
         let published = storage.publish(draft, Arc::clone(state.catalog())).await;
         let copy = published.map_err(|error| match error {
             PublishError::Not(error) | PublishError::Unknown(error) => error,
         })?;
-        self.create_logs(to, &copy, uuid).await?;
+        if !logs_first {
+            self.create_logs(to, &copy, uuid).await?;
+        }
         interruptible(|| dir.sync()).await.map_err(failed("sync"))?;
         Ok(BackupReport { csn, tables: state.catalog().tables().count() as u64, rows })
     }

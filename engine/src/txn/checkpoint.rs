@@ -173,7 +173,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             return Ok(CheckpointReport { csn: meta.point.csn, sequence: meta.sequence, changes: 0 });
         };
         let Frozen { to, view, capture, below } = frozen;
-        if self.is_logged() {
+        if self.is_logged() && !planted!(self.options.plants(), CkptAheadOfWal) {
             // Before the first page is written: what is in pages survives.
             self.logs.wait(&capture).await.map_err(|failure| CheckpointError::Log(failure.to_string()))?;
             self.became_durable(to.csn);

@@ -187,7 +187,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             if pipeline.catalog.table(table.id()).is_none() {
                 return Err(TxError::UnknownTable(table.name().to_owned()).into());
             }
-            if pipeline.catalog.is_indexed(table.id()) {
+            if pipeline.catalog.is_indexed(table.id()) && !planted!(self.options.plants(), TxnIndexNotDerived) {
                 return Err(Attempt::Rejected(Rejected::RowTaken));
             }
         }
@@ -199,7 +199,9 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             parts.add_catalog(edited, candidate.writes)?;
         }
         if let Some((reads, view, since)) = candidate.reads {
-            let changed = Since { view, catalog: &pipeline.catalog, volatile: &pipeline.volatile };
+            let (keys, ranges) =
+                (!planted!(self.options.plants(), TxnWriteSkew), !planted!(self.options.plants(), TxnPhantom));
+            let changed = Since { view, catalog: &pipeline.catalog, volatile: &pipeline.volatile, keys, ranges };
             let name = |table| view.catalog.table(table).map_or_else(String::new, |info| info.name.to_string());
             let validated = reads.validate(since, &changed);
             validated.map_err(|table| TxError::from(Conflict::Read { table: name(table) }))?;
@@ -278,7 +280,10 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             pipeline.as_mut().append(usize::from(*log), part);
         }
         let Pipeline { generation, snapshots, catalog, volatile, .. } = pipeline;
-        let live = self.horizon.live(snapshots);
+        let mut live = self.horizon.live(snapshots);
+        if planted!(self.options.plants(), TxnPruneLive) {
+            live.snapshots = &[];
+        }
         let install = |table: TableId, key: &[u8], after: &After| {
             if catalog.table(table).is_some() {
                 let installed = volatile.install(table, key, after, csn, &live);
@@ -440,6 +445,9 @@ struct Since<'a, S> {
     view: &'a View<S>,
     catalog: &'a Catalog,
     volatile: &'a Volatile,
+    /// What is looked at: false for a planted bug.
+    keys: bool,
+    ranges: bool,
 }
 
 impl<S: State> Changed for Since<'_, S> {
@@ -448,15 +456,15 @@ impl<S: State> Changed for Since<'_, S> {
             Some(overlay) => overlay.newest(key),
             None => self.view.newest(table, key),
         };
-        self.catalog.table(table).is_none() || newest.is_some_and(|newest| newest > after)
+        self.keys && (self.catalog.table(table).is_none() || newest.is_some_and(|newest| newest > after))
     }
 
     fn range(&self, table: TableId, range: KeyRange<'_>, after: Csn) -> bool {
-        self.catalog.table(table).is_none()
-            || match self.volatile.table(table) {
-                Some(overlay) => overlay.changed_since(range, after),
-                None => self.view.changed_since(table, range, after),
-            }
+        let changed = match self.volatile.table(table) {
+            Some(overlay) => overlay.changed_since(range, after),
+            None => self.view.changed_since(table, range, after),
+        };
+        self.ranges && (self.catalog.table(table).is_none() || changed)
     }
 }
 

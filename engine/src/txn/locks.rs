@@ -22,7 +22,10 @@ use std::{
 
 use foldhash::fast::FixedState;
 
-use crate::sync::{Mutex, MutexGuard};
+use crate::{
+    plant::{Plants, planted},
+    sync::{Mutex, MutexGuard},
+};
 
 use super::{ids::TableId, undo::Key};
 
@@ -49,6 +52,7 @@ pub(super) struct Locks {
     shards: Box<[Mutex<Shard>]>,
     /// Who waits until when.
     deadlines: Mutex<BTreeMap<(Duration, Age), Arc<Owner>>>,
+    plants: Plants,
 }
 
 impl Default for Locks {
@@ -58,9 +62,15 @@ impl Default for Locks {
 }
 
 impl Locks {
+    pub(super) fn planted(plants: Plants) -> Locks {
+        Locks { plants, ..Locks::default() }
+    }
+}
+
+impl Locks {
     fn new(shards: usize) -> Locks {
         let shards = (0..shards).map(|_| Mutex::default()).collect();
-        Locks { shards, deadlines: Mutex::default() }
+        Locks { shards, deadlines: Mutex::default(), plants: Plants::default() }
     }
 
     /// Waits for a row until `deadline` on the clock `now`, and holds it until [`Locks::end`]. A row that is held already is given.
@@ -136,7 +146,8 @@ impl Locks {
     /// Takes a lock that nothing stands against (true), else joins its queue.
     fn arrive(&self, owner: &Arc<Owner>, place: &Place, waker: &Waker) -> Result<bool, Refusal> {
         let mut later = Later::default();
-        let answer = self.shard(place.shard).arrive(owner, place, waker, &mut later);
+        let wounds = !planted!(self.plants, TxnDeadlock);
+        let answer = self.shard(place.shard).arrive(owner, place, waker, wounds, &mut later);
         self.finish(later);
         answer
     }

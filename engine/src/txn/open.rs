@@ -38,7 +38,7 @@ use super::{
     shared::Shared,
     storage::{Birth, Direction, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions},
     undo::WriteSet,
-    view::{Horizon, View},
+    view::{Horizon, View, Visibility},
     volatile::Volatile,
 };
 
@@ -208,7 +208,8 @@ async fn look<E: Env, S: Storage<E>>(
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));
             let state = storage.newest();
-            let mut replayed = replay(&state, &chain, parts, generation).map_err(OpenError::Corrupt)?;
+            let mut replayed =
+                replay(&state, &chain, parts, generation, &options.plants()).map_err(OpenError::Corrupt)?;
             replayed.unusable = indexes::follow::<E, S>(&state, &mut replayed, chain.end, &options.indexes).await?;
             let tables = Tables::Found { storage, chain, report, replayed };
             Ok(Found { env, options, versions, logs, ids, tables })
@@ -306,7 +307,11 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
             state: storage.newest(),
         };
         logs.found_durable(end);
-        let horizon = Horizon::new(view, end, options.visibility());
+        let visibility = match planted!(options.plants(), TxnVisibleEarly) {
+            true => Visibility::Committed,
+            false => options.visibility(),
+        };
+        let horizon = Horizon::new(view, end, visibility);
         let meta = *storage.newest().meta();
         let asked = options.checkpoint_after_recovery && report.replayed > 0;
         let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release, asked);

@@ -75,7 +75,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         pipeline: Pipeline<E>,
         checkpoints: Checkpoints,
     ) -> Shared<E, S> {
-        let passes = Passes::new(env.monotonic());
+        let (passes, locks) = (Passes::new(env.monotonic()), Locks::planted(options.plants()));
         Shared {
             env,
             options,
@@ -84,7 +84,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             uuid,
             epoch,
             horizon,
-            locks: Locks::default(),
+            locks,
             logs,
             commit: Mutex::new(pipeline),
             passes,

@@ -119,6 +119,8 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             reads.key(table.id(), key);
         }
         let Some(csn) = self.snapshot() else { return self.shared.read_visible(table, key).await };
+        let now = planted!(self.shared.options.plants(), TxnUnrepeatable);
+        let csn = if now { self.shared.horizon.visible() } else { csn };
         let view = self.view()?;
         match view.get(table.id(), key, csn) {
             Lookup::Found(value) => Ok(Some(value)),

@@ -153,6 +153,9 @@ impl WriteSet {
     fn undo_last(&mut self) {
         let Some(undo) = self.chain.pop() else { return };
         self.undo_bytes -= undo.bytes();
+        if undo.before.is_none() && planted!(self.plants, TxnUndoLeavesInserts) {
+            return;
+        }
         let Some(writes) = self.tables.get_mut(&undo.table) else { return };
         if let Some(before) = &undo.before {
             self.write_bytes += after_bytes(before);

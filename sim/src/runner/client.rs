@@ -10,14 +10,14 @@ use crate::{
     oracle::ensure,
     prng::Prng,
     report::Violation,
-    subject::{Inspect, NotAppended, NotRead, Subject},
+    subject::{Inspect, NotAppended, NotRead, Stepped, Subject, Surroundings},
     workload::{Class, Op, Which},
 };
 
 use super::{LAST_OPERATIONS, SharedRef, lock, recover_still};
 
 /// One client: its operations in order, each answer held against the history.
-pub(super) struct Client<S> {
+pub(super) struct Client<S: Inspect> {
     pub(super) number: usize,
     pub(super) subject: S,
     pub(super) machine: Machine,
@@ -31,6 +31,9 @@ pub(super) struct Client<S> {
     pub(super) alone: bool,
     /// A pause of this length lets the keeper mark the log.
     pub(super) quiet_us: u64,
+    /// Its transactions.
+    pub(super) seat: S::Seat,
+    pub(super) around: Surroundings,
     /// LSNs that this client was given.
     pub(super) mine: Vec<u64>,
 }
@@ -188,6 +191,16 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 madsim::time::sleep(Duration::from_millis(*us)).await;
                 self.check_quiet(*us)
             }
+            Op::Txn(step) => {
+                // Most steps wait for nothing: others get their turn in between.
+                madsim::task::yield_now().await;
+                let Stepped { answer, after } = self.subject.step(&mut self.seat, *step, &self.around).await?;
+                self.note(op, answer);
+                match after {
+                    Some(after) => self.check_image(after).await,
+                    None => Ok(()),
+                }
+            }
         }
     }
 
@@ -265,7 +278,11 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
             Some((judged, recovered)) if judged.shares_all(&image) => recovered,
             _ => recover_still::<S>(image.clone(), &self.options, &self.reading).map_err(String::from),
         };
-        let verdict = shared.history.pessimal(&recovered, log_errors, after);
+        let mut verdict = shared.history.pessimal(&recovered, log_errors, after);
+        if let Some(stored) = recovered.as_ref().map(|recovered| recovered.stored.as_ref()).transpose() {
+            let failed = shared.history.failed(log_errors);
+            verdict = verdict.and_then(|()| crate::truth::txn::lock(&shared.truth).pessimal(stored, failed, after));
+        }
         // Whoever is alone is never told twice, and to hold an image has its price: what it shares is copied when it changes.
         shared.judged = (!self.alone).then_some((image, recovered));
         verdict

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use madsim::runtime::{Handle, NodeHandle};
 
-use super::{Ended, FAULTY_OPENS, FOREIGN, LOG_DIR, Run, Stop, lock, open_still};
+use super::{Ended, FAULTY_OPENS, FOREIGN, LOG_DIR, Run, Stop, lock, open_still, truth};
 use crate::{
     damage::REFUSED,
     disk::{Disk, Keep},
@@ -27,7 +27,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
                 && let Ok(baseline) = self.recover_image(image.image())
             {
                 lock(&self.shared).history.count("I5");
-                same("I5", "a recovery that was interrupted", &expected.records, &baseline.records)?;
+                same("I5", "a recovery that was interrupted", expected, &baseline)?;
             }
             let (attempt, crash) = crashes.next().map_or((0, None), |(attempt, crash)| (attempt, Some(crash)));
             let (calls_before, fired_before) = (self.machine.io_count(), self.machine.fired());
@@ -65,6 +65,8 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
                     let calls = self.machine.io_count() - calls_before;
                     self.machine.with_disk(|disk| subject.opened(disk));
                     self.judge(&image, evicted, &recovered, before, faulty, calls)?;
+                    self.judge_backups(&image)?;
+                    truth(&self.shared, |truth| subject.introduce(truth));
                     return Ok(Some((node, subject)));
                 }
                 (Ended::Finished(Some(Err(refusal))), _) => {
@@ -90,6 +92,15 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
                 }
             }
         }
+    }
+
+    /// What became of the backups that a crash has interrupted.
+    fn judge_backups(&mut self, image: &Disk) -> Result<(), Stop> {
+        for path in truth(&self.shared, |truth| truth.interrupted()) {
+            let found = self.recover_image_at(image.image(), &path).map(|found| found.stored.unwrap_or_default());
+            truth(&self.shared, |truth| truth.backed_up(&path, None, found.as_ref()))?;
+        }
+        Ok(())
     }
 
     /// Whether an open may fail like this. `false`: a lying drive was found out, and the run ends well.
@@ -133,6 +144,9 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
         self.bytes_dropped += recovered.dropped.iter().map(|dropped| dropped.bytes).sum::<u64>();
         let log_errors = self.machine.marked_errors();
         let lying = lock(&self.shared).history.lying();
+        if let Some(stored) = &recovered.stored {
+            truth(&self.shared, |truth| truth.recovered(stored, before))?;
+        }
         {
             let mut shared = lock(&self.shared);
             shared.history.recovered(recovered, before, log_errors)?;
@@ -166,7 +180,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
             let (invariant, what) =
                 if faulty { ("I24", "an open through I/O faults") } else { ("I5", "a recovery of the same image") };
             lock(&self.shared).history.count(invariant);
-            same(invariant, what, &baseline.records, &recovered.records)?;
+            same(invariant, what, &baseline, recovered)?;
             S::report_is_true(image, recovered)?;
         }
         if !faulty && !lying {
@@ -182,7 +196,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
             lock(&self.shared).history.count("I6");
             lock(&self.shared).history.count("I5");
             match pessimal {
-                Ok(pessimal) => same("I6", "a power cut right after recovery", &recovered.records, &pessimal.records)?,
+                Ok(pessimal) => same("I6", "a power cut right after recovery", recovered, &pessimal)?,
                 Err(refused) => {
                     ensure(recovered.records.is_empty(), "I6", "what was delivered survives a power cut", refused)?;
                 }

@@ -10,7 +10,7 @@ use crate::{
     disk::Keep,
     fault::Fault,
     plan::{At, Crash, CrashKind, End, FaultAt, Life},
-    workload::{Op, suggest},
+    workload::{Op, Step, suggest},
 };
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -45,6 +45,7 @@ impl Total {
             Op::Batch { count, bytes, .. } | Op::Write { count, bytes } => {
                 count.saturating_mul(bytes.saturating_add(8))
             }
+            Op::Txn(Step::Put { bytes, .. }) => *bytes,
             _ => 0,
         };
         self.bytes = self.bytes.saturating_add(bytes);

@@ -21,7 +21,9 @@ use engine::{
     wal::Durability,
 };
 
-use super::{Inspect, NotAppended, NotRead, NotTruncated, Recovered, Refusal, Subject, stream::Stream};
+use super::{
+    Inspect, NotAppended, NotRead, NotTruncated, Recovered, Refusal, Stepped, Subject, Surroundings, stream::Stream,
+};
 use crate::{
     disk::{Disk, Keep, Op},
     env::SimEnv,
@@ -30,6 +32,7 @@ use crate::{
     prng::Prng,
     report::Violation,
     runner::LOG_DIR,
+    workload::Step,
 };
 
 /// The list that records are pushed to.
@@ -136,6 +139,7 @@ fn recovered(keys: &Keyspace) -> Recovered {
         segments: 0,
         tail: "with its last file",
         flaw: None,
+        stored: None,
     }
 }
 
@@ -343,6 +347,12 @@ fn manifest(disk: &Disk) -> Option<Manifest> {
 }
 
 impl Inspect for Commands<SimEnv> {
+    type Seat = ();
+
+    async fn step(&self, (): &mut (), _: Step, _: &Surroundings) -> Result<Stepped, Violation> {
+        Ok(Stepped::default())
+    }
+
     const NOTICES_DAMAGE: bool = false;
 
     /// A sync of an increment. (A write that fails is tried again; what fails in a rewrite costs no more than that.)

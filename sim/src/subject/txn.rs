@@ -4,8 +4,10 @@
 //! LSNs in tables that have logs of their own, a receipt that says how many there are, and what is next now. So clients meet in locks and
 //! conflicts, every commit takes part in several logs, and whatever is there of a transaction in part shows (`txn/content.rs`).
 
+mod care;
 mod content;
 mod files;
+mod seat;
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +25,10 @@ use engine::{
     env::Env,
     plant::Plants,
     txn::{
-        Store, Table, Tx,
+        Store, Table, Tx, Visibility,
         error::{CommitError, OpenError, TableError, TxError},
         ids::Csn,
+        index::Functions,
         options::{Isolation, Options, Sync, TxOptions},
         pages::Pages,
         storage::{Direction, StorageError},
@@ -33,9 +36,13 @@ use engine::{
     wal::{self, Durability},
 };
 
-use self::content::{Content, FIRST, META, NEXT, RECEIPTS, ROWS, number};
+pub use self::seat::Seat;
+use self::{
+    content::{Content, FIRST, META, NEXT, RECEIPTS, ROWS, number},
+    seat::DERIVE,
+};
 use super::{NotAppended, NotRead, NotTruncated, Recovered, Refusal, Subject, UNREAD};
-use crate::plan::EngineOptions;
+use crate::{plan::EngineOptions, truth::txn::entry};
 
 /// Pages of 512 bytes, so that some tens of rows make a deep tree.
 pub const SMALL_PAGE: usize = 480;
@@ -278,16 +285,9 @@ impl<E: Env, const B: usize> Txn<E, B> {
 
     /// Everything, as one snapshot shows it.
     async fn content(&self) -> Result<Content, TxError> {
-        let mut tx = self.store.begin(TxOptions { read_only: true, ..TxOptions::default() })?;
-        let mut content = Content::default();
         let Tables { meta, receipts, rows } = &*self.tables;
-        for table in [meta, receipts].into_iter().chain(rows) {
-            let mut scan = tx.scan(table, (Bound::Unbounded, Bound::Unbounded), Direction::Forward)?;
-            while let Some((key, value)) = scan.next().await? {
-                content.take(table.name(), key, value);
-            }
-        }
-        Ok(content)
+        let tables = [meta, receipts].into_iter().chain(rows).cloned().collect();
+        content_of(&self.store, tables).await
     }
 
     /// The front of the log was cut, or its back, and no crash takes that back.
@@ -329,6 +329,28 @@ async fn counter<E: Env, const B: usize>(
     Ok(value.and_then(|value| number(&value)).unwrap_or(1))
 }
 
+/// Everything in these tables, as one snapshot shows it.
+async fn content_of<E: Env, const B: usize>(
+    store: &Store<E, Pages<E, B>>,
+    tables: Vec<Table>,
+) -> Result<Content, TxError> {
+    let mut tx = store.begin(TxOptions { read_only: true, ..TxOptions::default() })?;
+    let mut content = Content::default();
+    for table in tables {
+        content.there(table.id(), table.name());
+        let mut scan = tx.scan(&table, (Bound::Unbounded, Bound::Unbounded), Direction::Forward)?;
+        while let Some((key, value)) = scan.next().await? {
+            content.take(table.id(), table.name(), key, value);
+        }
+    }
+    Ok(content)
+}
+
+/// The longest value that a client may write.
+fn most_value_bytes(engine: &EngineOptions) -> u64 {
+    engine.max_record_bytes.min(engine.txn.cache_bytes / 4)
+}
+
 fn options(engine: &EngineOptions, plants: Plants) -> Options {
     let txn = &engine.txn;
     Options {
@@ -346,7 +368,11 @@ fn options(engine: &EngineOptions, plants: Plants) -> Options {
         log_segment_bytes: engine.segment_bytes,
         log_buffer_bytes: engine.buffer_bytes,
         log_idle: Duration::from_micros(engine.idle_us),
-        max_value_bytes: engine.max_record_bytes.min(txn.cache_bytes / 4),
+        max_value_bytes: most_value_bytes(engine),
+        indexes: Functions::default().with(DERIVE, |key, value, tell| {
+            let (key, value) = entry(key, value);
+            tell(&key, &value);
+        }),
         max_txn_bytes: 1 << 20,
         plants,
         ..Options::default()
@@ -393,6 +419,17 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
         // What was found is sound; only the machine can keep it from being read.
         let failed = |error: String| Refusal { io: true, message: error };
         let created = |error: TableError| failed(error.to_string());
+        // As it was found, before anything is added to it.
+        let mut tables = Vec::new();
+        for info in store.tables() {
+            tables.push(store.table(&info.name).map_err(|error| failed(error.to_string()))?);
+        }
+        let content = content_of(&store, tables).await.map_err(|error| match not_read(&error) {
+            NotRead::Refused(message) => failed(message),
+            NotRead::Missing(message) | NotRead::Corrupt(message) => {
+                Refusal { io: false, message: format!("{UNREAD}{message}") }
+            }
+        })?;
         let mut rows = Vec::new();
         for name in ROWS {
             rows.push(table(&store, name).await.map_err(created)?);
@@ -402,12 +439,6 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
         let receipts = table(&store, RECEIPTS).await.map_err(created)?;
         let logged = engine.txn.sync != Sync::NoSync;
         let txn = Txn { store, tables: Arc::new(Tables { meta, receipts, rows }), logged, known: Arc::default() };
-        let content = txn.content().await.map_err(|error| match not_read(&error) {
-            NotRead::Refused(message) => failed(message),
-            NotRead::Missing(message) | NotRead::Corrupt(message) => {
-                Refusal { io: false, message: format!("{UNREAD}{message}") }
-            }
-        })?;
         let recovered = content.recovered(&report);
         let next = recovered.next();
         *txn.known() = Known { recovered: next, next, commits: BTreeMap::new() };
@@ -527,7 +558,7 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
 async fn peek<E: Env, const B: usize>(env: E, path: &Path, options: Options) -> Result<Recovered, Refusal> {
     let mut content = Content::default();
     let verified = <Store<E, Pages<E, B>>>::verify(env, path, options, |table, key, value| {
-        content.take(&table.name, key, value);
+        content.take(table.id, &table.name, key, value);
     });
     match verified.await {
         Ok(report) => Ok(content.recovered(&report)),

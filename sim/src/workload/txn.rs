@@ -8,7 +8,11 @@ use crate::{
     prng::Prng,
 };
 
-use super::{Class, Op, Which, calm, draw_crash, draw_rates, weighted};
+use super::{
+    Class, Level, Misuse, Op, Step, Which, calm, draw_crash, draw_rates,
+    statement::{INDEX, MEMORY, TABLES},
+    weighted,
+};
 
 /// A quarter of the cache, which is as small as can be.
 const LARGEST_VALUE: u64 = 64 << 10;
@@ -50,7 +54,15 @@ pub(super) fn draw(seed: u64, no_faults: bool) -> Plan {
         classes.push((swarm.below(4), class));
     }
     let lives = 1 + prng.fork("lives").below(4);
-    let lives = (0..lives).map(|number| draw_life(&prng.fork_nth("life", number), &weights, &classes)).collect();
+    let habits = Habits::draw(&mut prng.fork("habits"));
+    let lives = (0..lives)
+        .map(|number| {
+            let prng = prng.fork_nth("life", number);
+            let mut life = draw_life(&prng, &weights, &classes);
+            habits.give_steps(&mut life, &mut prng.fork("steps"));
+            life
+        })
+        .collect();
     let mut plan = Plan {
         seed,
         subject: "txn".into(),
@@ -140,6 +152,125 @@ fn draw_life(prng: &Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> 
         _ => End::Crash(draw_crash(&mut crashes, 20 + 12 * ops, 5)),
     };
     Life { clients, opening, end, ..Life::default() }
+}
+
+/// What clients of this seed do with transactions.
+struct Habits {
+    /// One in so many clients has none; 0: nobody has any.
+    others: u64,
+    /// Keys of each table that are used.
+    keys: u64,
+    /// Weights of what a transaction does: puts, deletions, reads of a key, of a range, savepoints, ways back, pauses.
+    within: [u64; 7],
+    /// Weights of how it ends: commit, submit, abandon, abort, leave.
+    ends: [u64; 5],
+    /// And of what comes between transactions: single writes, checkpoints, syncs, backups, the catalog, wrong uses, pauses.
+    between: [u64; 7],
+    /// Weights of levels.
+    levels: [u64; 4],
+}
+
+impl Habits {
+    fn draw(prng: &mut Prng) -> Habits {
+        let mut some = |weights: &[u64]| -> Vec<u64> { weights.iter().map(|weight| weight * prng.below(4)).collect() };
+        let (within, ends) = (some(&[4, 2, 2, 2, 1, 1, 1]), some(&[3, 2, 1, 1, 1]));
+        let (between, levels) = (some(&[3, 2, 1, 1, 2, 1, 2]), some(&[1, 2, 2, 1]));
+        Habits {
+            others: *prng.pick(&[0, 2, 3, 4]),
+            keys: *prng.pick(&[3, 6, 12, 24]),
+            within: within.try_into().unwrap_or_default(),
+            ends: ends.try_into().unwrap_or_default(),
+            between: between.try_into().unwrap_or_default(),
+            levels: levels.try_into().unwrap_or_default(),
+        }
+    }
+
+    /// Some of a life's clients have transactions instead of what was drawn for them.
+    fn give_steps(&self, life: &mut Life, prng: &mut Prng) {
+        for client in &mut life.clients {
+            if self.others == 0 || prng.chance(1, self.others) {
+                continue;
+            }
+            client.clear();
+            for _ in 0..1 + prng.below(5) {
+                self.draw_transaction(prng, client);
+                if prng.chance(1, 2) {
+                    client.push(self.draw_between(prng));
+                }
+            }
+        }
+    }
+
+    fn draw_transaction(&self, prng: &mut Prng, steps: &mut Vec<Op>) {
+        let levels = [Level::Committed, Level::Snapshot, Level::Serializable, Level::ReadOnly];
+        steps.push(Op::Txn(Step::Begin(choose(prng, &self.levels, &levels).unwrap_or(Level::Snapshot))));
+        for _ in 0..1 + prng.below(8) {
+            let place = choose(prng, &self.within, &[0, 1, 2, 3, 4, 5, 6]).unwrap_or(0);
+            let (table, key) = (draw_table(prng), prng.below(self.keys));
+            steps.push(match place {
+                0 => Op::Txn(self.draw_put(prng)),
+                1 => Op::Txn(Step::Delete { table: table.min(MEMORY), key }),
+                2 => Op::Txn(Step::Get { table, key }),
+                3 if prng.chance(1, 4) => Op::Txn(Step::Prefix { table, tens: prng.below(3) }),
+                3 => {
+                    let from = prng.below(self.keys);
+                    let to = from + prng.below(self.keys + 1);
+                    Op::Txn(Step::Scan { table, from, to, back: prng.chance(1, 3) })
+                }
+                4 => Op::Txn(Step::Save(prng.below(3))),
+                5 => Op::Txn(Step::Undo(prng.below(3))),
+                _ => draw_pause(prng),
+            });
+        }
+        let ends = [Step::Commit, Step::Submit, Step::Abandon, Step::Abort, Step::Leave];
+        steps.push(Op::Txn(choose(prng, &self.ends, &ends).unwrap_or(Step::Commit)));
+    }
+
+    fn draw_put(&self, prng: &mut Prng) -> Step {
+        let bytes = match prng.below(16) {
+            0..=9 => 8 + prng.below(100),
+            10..=13 => 100 + prng.below(1500),
+            _ => prng.below(12 << 10),
+        };
+        Step::Put { table: draw_table(prng).min(MEMORY), key: prng.below(self.keys), bytes }
+    }
+
+    fn draw_between(&self, prng: &mut Prng) -> Op {
+        let place = choose(prng, &self.between, &[0, 1, 2, 3, 4, 5, 6]).unwrap_or(0);
+        Op::Txn(match place {
+            0 if prng.chance(1, 4) => Step::Delete { table: draw_table(prng).min(MEMORY), key: prng.below(self.keys) },
+            0 => self.draw_put(prng),
+            1 => Step::Checkpoint { wait: prng.chance(1, 2) },
+            2 => Step::Sync,
+            3 => Step::Backup,
+            4 if prng.chance(1, 3) => Step::Drop(prng.below(TABLES)),
+            4 => Step::Create(*prng.pick(&[0, 1, 2, MEMORY, MEMORY, INDEX, INDEX])),
+            5 => Step::Bad(prng.pick(&Misuse::ALL).0),
+            _ => return draw_pause(prng),
+        })
+    }
+}
+
+/// Most of what is done is done to rows.
+fn draw_table(prng: &mut Prng) -> u64 {
+    *prng.pick(&[0, 0, 0, 1, 1, 2, 2, MEMORY, INDEX])
+}
+
+fn draw_pause(prng: &mut Prng) -> Op {
+    Op::Pause { us: *prng.pick(&[10, 100, 2_000, 20_000]) }
+}
+
+/// One of these by its weight; none if all weigh nothing.
+fn choose<T: Copy>(prng: &mut Prng, weights: &[u64], choices: &[T]) -> Option<T> {
+    let total: u64 = weights.iter().sum();
+    let mut at = prng.below(total.max(1));
+    for (weight, choice) in weights.iter().zip(choices) {
+        if at < *weight {
+            return Some(*choice);
+        }
+        at -= weight;
+    }
+    None
 }
 
 fn draw_op(prng: &mut Prng, weights: &[(u64, Kind)], classes: &[(u64, Class)]) -> Op {

@@ -34,13 +34,16 @@ impl Shard {
         owner: &Arc<Owner>,
         place: &Place,
         waker: &Waker,
+        wounds: bool,
         later: &mut Later,
     ) -> Result<bool, Refusal> {
         owner.check()?;
         if self.owns(owner, place) {
             return Ok(true);
         }
-        self.wound(owner, place, later);
+        if wounds {
+            self.wound(owner, place, later);
+        }
         if self.is_ready(owner, &place.what) {
             owner.hold(place)?;
             self.lock(&place.what).owner = Some(owner.clone());

@@ -5,14 +5,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::txn::{
-    catalog::{Catalog, TableInfo, TableKind},
-    generation::Generation,
-    ids::{Csn, TableId},
-    open::Parts,
-    overlay::Live,
-    redo::{Op, Part, Record, Shape},
-    storage::State,
+use crate::{
+    plant::{Plants, planted},
+    txn::{
+        catalog::{Catalog, TableInfo, TableKind},
+        generation::Generation,
+        ids::{Csn, TableId},
+        open::Parts,
+        overlay::Live,
+        redo::{Op, Part, Record, Shape},
+        storage::State,
+    },
 };
 
 use super::{chain::Chain, indexes::UnusableIndex};
@@ -34,28 +37,35 @@ pub(in crate::txn) fn replay(
     chain: &Chain,
     logs: Vec<Parts>,
     generation: Arc<Generation>,
+    plants: &Plants,
 ) -> Result<Replayed, String> {
     let mut catalog = Catalog::clone(state.catalog());
     let mut dropped = BTreeSet::new();
     // Which tables there are first: rows of one that is gone by the end need not be read.
-    for_each_part(chain, logs.first(), |part| tables(&part, &mut catalog, &mut dropped))?;
+    for_each_part(chain, logs.first(), None, |part| tables(&part, &mut catalog, &mut dropped, plants))?;
     let replay = Replay { catalog: &catalog, dropped: &dropped, generation: &generation, end: chain.end };
+    let twice = planted!(plants, TxnReplayTwice).then(|| state.meta().point.csn);
+    let mut again = 0;
     for log in &logs {
-        for_each_part(chain, Some(log), |part| replay.rows(&part))?;
+        for_each_part(chain, Some(log), twice, |part| {
+            again += u64::from(twice.is_some_and(|root| part.stamp.csn <= root));
+            replay.rows(&part)
+        })?;
     }
-    let commits = chain.spans.iter().map(|(first, last)| last.to_bits() - first.to_bits() + 1).sum();
-    Ok(Replayed { catalog: Arc::new(catalog), generation, commits, unusable: Vec::new() })
+    let commits: u64 = chain.spans.iter().map(|(first, last)| last.to_bits() - first.to_bits() + 1).sum();
+    Ok(Replayed { catalog: Arc::new(catalog), generation, commits: commits + again, unusable: Vec::new() })
 }
 
-/// The parts of a log that count. (All records of it were read once already.)
+/// The parts of a log that count. (All records of it were read once already.) With a planted bug those up to the root, too.
 fn for_each_part<'a>(
     chain: &Chain,
     log: Option<&'a Parts>,
+    twice: Option<Csn>,
     mut act: impl FnMut(Part<'a>) -> Result<(), String>,
 ) -> Result<(), String> {
     for (_, record) in log.into_iter().flatten() {
         if let Ok(Record::Part(part)) = Record::decode(record)
-            && chain.counts(part.stamp.csn)
+            && (chain.counts(part.stamp.csn) || twice.is_some_and(|root| part.stamp.csn <= root))
         {
             act(part)?;
         }
@@ -64,7 +74,12 @@ fn for_each_part<'a>(
 }
 
 /// What a part does to the catalog.
-fn tables(part: &Part<'_>, catalog: &mut Catalog, dropped: &mut BTreeSet<TableId>) -> Result<(), String> {
+fn tables(
+    part: &Part<'_>,
+    catalog: &mut Catalog,
+    dropped: &mut BTreeSet<TableId>,
+    plants: &Plants,
+) -> Result<(), String> {
     let created = part.stamp.csn;
     for op in part.ops() {
         match op {
@@ -78,6 +93,10 @@ fn tables(part: &Part<'_>, catalog: &mut Catalog, dropped: &mut BTreeSet<TableId
                 catalog.create(table).map_err(|why| format!("commit {created} creates table '{name}': {why}"))?;
             }
             Op::Drop { id } => {
+                let elsewhere = catalog.table(id).is_some_and(|info| info.log != 0);
+                if elsewhere && planted!(plants, TxnDropOneLog) {
+                    continue;
+                }
                 let table = catalog.remove(id);
                 table.ok_or_else(|| format!("commit {created} drops table {}, which there isn't", id.0))?;
                 dropped.insert(id);

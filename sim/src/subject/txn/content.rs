@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use bytes::Bytes;
-use engine::txn::RecoveryReport;
+use engine::txn::{RecoveryReport, ids::TableId};
 
-use crate::subject::Recovered;
+use super::seat::{DONE, NAMES};
+use crate::{subject::Recovered, truth::txn::Stored};
 
 pub(super) const META: &str = "meta";
 pub(super) const RECEIPTS: &str = "receipts";
@@ -29,10 +30,28 @@ pub(super) struct Content {
     rows: BTreeMap<u64, (usize, Bytes)>,
     /// What is no row of this subject.
     stray: Option<String>,
+    /// What transactions of clients have left.
+    stored: Stored,
+}
+
+/// Whether transactions of clients use a table of this name.
+pub(super) fn is_of_clients(name: &str) -> bool {
+    NAMES.contains(&name) || name == DONE
 }
 
 impl Content {
-    pub(super) fn take(&mut self, table: &str, key: &[u8], value: &[u8]) {
+    /// There is a table.
+    pub(super) fn there(&mut self, id: TableId, table: &str) {
+        if is_of_clients(table) {
+            self.stored.tables.get_or_insert_default().insert(id.0, table.to_owned());
+        }
+    }
+
+    pub(super) fn take(&mut self, id: TableId, table: &str, key: &[u8], value: &[u8]) {
+        if is_of_clients(table) {
+            self.stored.rows.insert((id.0, key.to_vec()), Bytes::copy_from_slice(value));
+            return;
+        }
         let row = ROWS.iter().position(|name| *name == table);
         let taken = match (row, number(key)) {
             (Some(place), Some(lsn)) => self.rows.insert(lsn, (place, Bytes::copy_from_slice(value))).is_none(),
@@ -83,7 +102,9 @@ impl Content {
         self.rows.into_iter().map(|(lsn, (_, record))| (lsn, record)).collect()
     }
 
-    pub(super) fn recovered(self, report: &RecoveryReport) -> Recovered {
+    pub(super) fn recovered(mut self, report: &RecoveryReport) -> Recovered {
+        let Stored { root, end, replayed, .. } = &mut self.stored;
+        (*root, *end, *replayed) = (report.root.to_bits(), report.end.to_bits(), report.replayed);
         let contradicts = report.root > report.end || (report.end == report.root) != (report.replayed == 0);
         let flaw = self.flaw().or_else(|| {
             contradicts.then(|| format!("{} commits replayed from {} to {}", report.replayed, report.root, report.end))
@@ -93,7 +114,8 @@ impl Content {
     }
 
     /// The same, where nothing was opened.
-    pub(super) fn nothing(self) -> Recovered {
+    pub(super) fn nothing(mut self) -> Recovered {
+        let stored = Some(std::mem::take(&mut self.stored));
         let first = self.counter(FIRST);
         let records = self.into_records();
         Recovered {
@@ -106,6 +128,7 @@ impl Content {
             segments: 0,
             tail: "before it began",
             flaw: None,
+            stored,
         }
     }
 }
@@ -128,13 +151,13 @@ mod tests {
 
     fn content(first: u64, next: u64, receipts: &[(u64, u64)], rows: impl Iterator<Item = u64>) -> Content {
         let mut content = Content::default();
-        content.take(META, FIRST, &first.to_be_bytes());
-        content.take(META, NEXT, &next.to_be_bytes());
+        content.take(TableId(1), META, FIRST, &first.to_be_bytes());
+        content.take(TableId(1), META, NEXT, &next.to_be_bytes());
         for (from, count) in receipts {
-            content.take(RECEIPTS, &from.to_be_bytes(), &count.to_be_bytes());
+            content.take(TableId(1), RECEIPTS, &from.to_be_bytes(), &count.to_be_bytes());
         }
         for lsn in rows {
-            content.take(ROWS[(lsn % 3) as usize], &lsn.to_be_bytes(), b"record");
+            content.take(TableId(1), ROWS[(lsn % 3) as usize], &lsn.to_be_bytes(), b"record");
         }
         content
     }
@@ -158,7 +181,7 @@ mod tests {
             assert!(wrong.flaw().is_some());
         }
         let mut misplaced = content(1, 2, &[(1, 1)], 1..1);
-        misplaced.take(ROWS[0], &1_u64.to_be_bytes(), b"record");
+        misplaced.take(TableId(1), ROWS[0], &1_u64.to_be_bytes(), b"record");
         assert!(misplaced.flaw().is_some_and(|flaw| flaw.contains("t0")));
     }
 }

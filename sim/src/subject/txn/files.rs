@@ -2,7 +2,13 @@
 
 use std::{ffi::OsStr, path::Path};
 
-use super::Txn;
+use engine::txn::pages::format::{PAGE_HEADER_BYTES, checksum};
+
+use super::{
+    Txn,
+    content::is_of_clients,
+    seat::{Seat, Walk, kind_of},
+};
 use crate::{
     disk::{DirId, Disk, Keep, Op},
     env::SimEnv,
@@ -11,7 +17,9 @@ use crate::{
     prng::Prng,
     report::Violation,
     runner::LOG_DIR,
-    subject::{Inspect, Recovered, UNREAD},
+    subject::{Inspect, Recovered, Stepped, Surroundings, UNREAD},
+    truth::txn::Truth,
+    workload::Step,
 };
 
 /// A store has so many logs at most.
@@ -37,6 +45,34 @@ fn belongs(name: &str) -> bool {
 }
 
 impl<const B: usize> Inspect for Txn<SimEnv, B> {
+    type Seat = Seat<B>;
+
+    async fn step(&self, seat: &mut Seat<B>, step: Step, around: &Surroundings) -> Result<Stepped, Violation> {
+        Walk { store: &self.store, around }.step(seat, step).await
+    }
+
+    fn newest_page(disk: &Disk) -> Option<u64> {
+        let (_, store) = *dirs(disk).first()?;
+        let page_bytes = B + PAGE_HEADER_BYTES;
+        let chunks: Vec<_> = disk.files(store).map(|(name, _)| name.to_owned()).collect();
+        let chunks = chunks.iter().filter(|name| name.to_string_lossy().starts_with("chunk-"));
+        let bytes: Vec<_> = chunks.filter_map(|name| disk.read_file(store, name)).collect();
+        let word = |page: &[u8], at: usize| Some(u64::from_le_bytes(*page.get(at..)?.first_chunk()?));
+        let csn = |page: &[u8]| {
+            let (header, body) = page.split_first_chunk::<PAGE_HEADER_BYTES>()?;
+            let crc = u32::from_le_bytes(*header.first_chunk()?);
+            // (Others are parts of long values, or were torn.)
+            (crc == checksum(word(page, 16)?, header, body)).then(|| word(page, 8))?
+        };
+        bytes.iter().flat_map(|bytes| bytes.chunks_exact(page_bytes)).filter_map(csn).max()
+    }
+
+    fn introduce(&self, truth: &mut Truth) {
+        for info in self.store.tables().iter().filter(|info| is_of_clients(&info.name)) {
+            truth.created(info.id.0, &info.name, kind_of(&info.kind), info.created.to_bits());
+        }
+    }
+
     const NOTICES_DAMAGE: bool = false;
 
     /// A write or a sync of a log. (A checkpoint that fails costs no more than that: the logs have everything.)
@@ -60,7 +96,8 @@ impl<const B: usize> Inspect for Txn<SimEnv, B> {
         let bytes: u64 = files.iter().map(|(_, _, length)| length).sum();
         // Injected interruptions and short transfers at most double what is needed, with a wide margin. A page of 512 bytes is read at
         // a time, and all rows are read back.
-        4 * (400 + 60 * files.len() as u64 + bytes / 256 + 4 * recovered.records.len() as u64)
+        let rows = recovered.records.len() + recovered.stored.as_ref().map_or(0, |stored| stored.rows.len());
+        4 * (400 + 60 * files.len() as u64 + bytes / 256 + 4 * rows as u64)
     }
 
     fn clean_directory(disk: &Disk, _: &Recovered, foreign: (&str, &[u8])) -> Result<(), Violation> {
