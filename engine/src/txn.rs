@@ -17,6 +17,8 @@ use std::{path::Path, sync::Arc};
 
 use crate::env::{Dir, Env};
 
+pub mod blocking;
+
 mod backup;
 
 mod keeper;
@@ -32,6 +34,9 @@ mod checkpoint;
 mod commit;
 mod durability;
 mod shared;
+
+mod explain;
+mod stats;
 
 pub mod error;
 pub mod options;
@@ -67,9 +72,11 @@ pub mod ids;
 
 pub use backup::{BackupError, BackupReport};
 pub use checkpoint::CheckpointReport;
+pub use explain::{Explanation, Loss};
 pub use open::RecoveryReport;
 pub use recover::indexes::UnusableIndex;
 pub use scan::Scan;
+pub use stats::{Stats, StorageStats};
 pub use table::Table;
 pub use transaction::{Commit, Retry, Ticket, Tx};
 pub use view::Visibility;
@@ -354,6 +361,18 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     #[must_use]
     pub fn visible(&self) -> Csn {
         self.shared.horizon.visible()
+    }
+
+    /// What it promises: what a commit waits for, what a crash takes at most, what others see before that.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.shared.explain()
+    }
+
+    /// What it has done since it was opened, and what it holds. Takes no time to speak of.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
     }
 
     /// Puts everything committed so far into tables on the disk, and lets the logs go of it. Others go on meanwhile.

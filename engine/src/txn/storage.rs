@@ -25,6 +25,7 @@ use thiserror::Error;
 use super::{
     catalog::Catalog,
     ids::{Csn, Epoch, TableId},
+    stats::StorageStats,
 };
 use crate::{env::Env, plant::Plants};
 
@@ -139,6 +140,11 @@ pub trait Storage<E: Env>: Send + Sync + Sized + 'static {
         draft: Self::Draft,
         catalog: Arc<Catalog>,
     ) -> impl Future<Output = Result<Self::State, PublishError>> + Send;
+
+    /// Its numbers.
+    fn stats(&self) -> StorageStats {
+        StorageStats::default()
+    }
 
     /// Nothing outside needs a state older than `state` any more: no log begins after it.
     fn released(&self, state: &Self::State) -> impl Future<Output = ()> + Send;
@@ -287,13 +293,21 @@ impl StorageOptions {
 pub struct Memory {
     limit: u64,
     used: AtomicU64,
+    /// What it is a part of, which has the bound.
+    whole: Option<Arc<Memory>>,
 }
 
 impl Memory {
     /// A bound in bytes.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Memory> {
-        Arc::new(Memory { limit, used: AtomicU64::new(0) })
+        Arc::new(Memory { limit, used: AtomicU64::new(0), whole: None })
+    }
+
+    /// A part of it, which is counted by itself as well.
+    #[must_use]
+    pub fn part(self: &Arc<Memory>) -> Arc<Memory> {
+        Arc::new(Memory { limit: self.limit, used: AtomicU64::new(0), whole: Some(Arc::clone(self)) })
     }
 
     /// Bytes that are in use.
@@ -305,17 +319,23 @@ impl Memory {
     /// Counts more.
     pub fn add(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.add(bytes);
+        }
     }
 
     /// Counts less: of what was added before.
     pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back(bytes);
+        }
     }
 
     /// Whether more is in use than there should be.
     #[must_use]
     pub fn is_beyond(&self) -> bool {
-        self.used() > self.limit
+        self.whole.as_ref().map_or_else(|| self.used() > self.limit, |whole| whole.is_beyond())
     }
 }
 
