@@ -20,6 +20,7 @@ use crate::env::{Dir, Env};
 pub mod blocking;
 
 mod backup;
+mod check;
 
 mod keeper;
 
@@ -71,6 +72,7 @@ pub mod redo;
 pub mod ids;
 
 pub use backup::{BackupError, BackupReport};
+pub use check::{CheckReport, Finding, Wrong};
 pub use checkpoint::CheckpointReport;
 pub use explain::{Explanation, Loss};
 pub use open::RecoveryReport;
@@ -157,6 +159,30 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         mut deliver: impl FnMut(&TableInfo, &[u8], &[u8]) + Send,
     ) -> Result<RecoveryReport, OpenError> {
         open::verify::<E, S>(env, path, options, &mut deliver).await
+    }
+
+    /// Looks at everything: both root copies, every page that the newest root leads to against who names it, which pages are in use
+    /// against which are named, the chunk files' headers, every record of every log, and what an open would say. Changes no byte, and
+    /// reports all that is wrong, not just the first. It takes as long as reading all of the store.
+    ///
+    /// ```
+    /// # use engine::{env::{OsEnv, block_on}, txn::{Store, options::Options}};
+    /// # let folder = tempfile::tempdir()?;
+    /// # block_on(async {
+    /// let (store, _) = <Store<OsEnv>>::open(OsEnv, folder.path(), Options::default()).await?;
+    /// store.close().await?;
+    /// let report = <Store<OsEnv>>::check(OsEnv, folder.path(), Options::default()).await?;
+    /// assert!(report.is_clean());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What makes a look impossible: [`OpenError::Options`], [`OpenError::NotFound`], [`OpenError::Locked`], [`OpenError::Io`].
+    /// Why an open would be refused otherwise is [part of the report](CheckReport::refused).
+    pub async fn check(env: E, path: &Path, options: Options) -> Result<CheckReport, OpenError> {
+        check::check::<E, S>(env, path, options).await
     }
 
     /// Creates a table of rows.

@@ -1,11 +1,16 @@
-//! What a stranger meets of the store: the front end without futures, its numbers, its explanation.
+//! What a stranger meets of the store: the front end without futures, its numbers, its explanation, a look at its files.
 
-use std::{path::Path, time::Duration};
+#![expect(clippy::disallowed_methods, reason = "looks at the files from outside")]
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use engine::txn::{
     Stats,
     blocking::Store,
-    error::{CommitError, Conflict, TxError},
+    error::{CommitError, Conflict, OpenError, TxError},
     options::{Isolation, Options, Sync, TxOptions},
     storage::Direction,
 };
@@ -226,4 +231,81 @@ fn checkpoints_and_the_cache_are_counted() {
     assert!(store.stats().storage.misses > full.storage.misses);
     drop(tx);
     store.close().unwrap();
+}
+
+/// The files of a folder and those below it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_check_changes_nothing_and_finds_what_is_wrong_in_any_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    assert!(matches!(Store::check(&path, options()), Err(OpenError::NotFound)));
+    let options = Options { logs: 2, log_segment_bytes: 16 << 10, log_buffer_bytes: 16 << 10, ..options() };
+    let store = open(&path, &options);
+    assert!(matches!(Store::check(&path, options.clone()), Err(OpenError::Locked)));
+    let [one, two] = ["one", "two"].map(|name| store.create_table(name).unwrap());
+    for number in 0..30_u8 {
+        store.put(&one, &[number], &[number; 100]).unwrap();
+        store.put(&two, &[number], &[number; 100]).unwrap();
+    }
+    store.checkpoint().unwrap();
+    for number in 0..20_u8 {
+        store.put(&one, &[number], &[1; 50]).unwrap();
+        store.put(&two, &[number], &[1; 50]).unwrap();
+    }
+    store.backup(folder.path().join("copy")).unwrap();
+    // Nothing of it is closed: the checkpoint of the backup is there, and what comes after it is in the logs alone.
+    for number in 0..20_u8 {
+        store.put(&one, &[number], &[2; 50]).unwrap();
+        store.put(&two, &[number], &[2; 50]).unwrap();
+    }
+    let store_of_a_crash = folder.path().join("crashed");
+    let status = std::process::Command::new("cp").arg("-r").args([&path, &store_of_a_crash]).status().unwrap();
+    assert!(status.success());
+    store.close().unwrap();
+
+    let copied = Store::check(folder.path().join("copy"), options.clone()).unwrap();
+    assert!(copied.is_clean() && copied.rows == 60, "{copied:?}");
+    let crashed = Store::check(&store_of_a_crash, options.clone()).unwrap();
+    assert!(
+        crashed.is_sound() && crashed.recovery.as_ref().is_some_and(|recovery| recovery.replayed == 40),
+        "{crashed:?}"
+    );
+
+    for (path, closed) in [(path, true), (store_of_a_crash, false)] {
+        let before: Vec<_> = files(&path).into_iter().map(|file| (std::fs::read(&file).unwrap(), file)).collect();
+        assert!(Store::check(&path, options.clone()).unwrap().is_clean(), "closed: {closed}");
+        let after: Vec<_> = files(&path).into_iter().map(|file| (std::fs::read(&file).unwrap(), file)).collect();
+        assert!(before == after, "it changes nothing");
+        let mut found_in_logs = [0, 0];
+        for (bytes, file) in &before {
+            let name = file.strip_prefix(&path).unwrap().to_str().unwrap();
+            let is_root = name.starts_with("root");
+            for at in (0..bytes.len().min(90_000)).step_by(if is_root { 11 } else { 211 }) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 4;
+                std::fs::write(file, &damaged).unwrap();
+                let report = Store::check(&path, options.clone()).unwrap();
+                if report.is_clean() {
+                    assert!(!is_root, "byte {at} of {name}");
+                    continue;
+                }
+                assert!(report.findings.iter().any(|finding| finding.file == name), "byte {at} of {name}: {report:?}");
+                if let Some(log) = name.strip_prefix("log-") {
+                    // One of two identities, or the end of a log that was not closed, may be as a crash leaves them.
+                    found_in_logs[usize::from(log.starts_with('1'))] += usize::from(at >= 8192);
+                } else if !is_root {
+                    assert!(!report.is_sound(), "byte {at} of {name}");
+                }
+            }
+            std::fs::write(file, bytes).unwrap();
+        }
+        assert!(found_in_logs.iter().all(|found| *found > 5), "closed: {closed}, {found_in_logs:?}");
+    }
 }

@@ -38,7 +38,7 @@ use std::{ops::RangeBounds, path::Path, sync::Arc};
 use crate::env::{OsEnv, block_on};
 
 use super::{
-    BackupError, BackupReport, CheckpointReport, Commit, Explanation, RecoveryReport, Retry, Stats, Table,
+    BackupError, BackupReport, CheckReport, CheckpointReport, Commit, Explanation, RecoveryReport, Retry, Stats, Table,
     catalog::TableInfo,
     error::{CheckpointError, CommitError, OpenError, SyncError, TableError, TxError},
     ids::{Csn, Epoch, TxnId},
@@ -69,6 +69,14 @@ impl Store {
         deliver: impl FnMut(&TableInfo, &[u8], &[u8]) + Send,
     ) -> Result<RecoveryReport, OpenError> {
         block_on(<super::Store<OsEnv>>::verify(OsEnv, path.as_ref(), options, deliver))
+    }
+
+    /// As [`super::Store::check`].
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn check(path: impl AsRef<Path>, options: Options) -> Result<CheckReport, OpenError> {
+        block_on(<super::Store<OsEnv>>::check(OsEnv, path.as_ref(), options))
     }
 
     /// As [`super::Store::create_table`].

@@ -23,6 +23,7 @@ use std::{
 pub use super::storage::Changes;
 use super::{
     catalog::Catalog,
+    check::CheckReport,
     ids::{PageNo, TableId},
     stats::StorageStats,
     storage::{
@@ -36,6 +37,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
+mod check;
 mod draft;
 mod open;
 mod state;
@@ -55,7 +57,7 @@ pub mod node;
 
 use cache::Cache;
 pub use draft::PagesDraft;
-use draft::Finished;
+use draft::{CATALOG, Finished};
 use format::{ChildRef, Run, page_at};
 use node::{Flaw, Node, PageError};
 pub use open::PagesExamined;
@@ -227,6 +229,10 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
 
     fn roots(examined: &PagesExamined<E>) -> &Roots {
         &examined.roots
+    }
+
+    async fn check(examined: &PagesExamined<E>, report: &mut CheckReport) {
+        examined.check::<B>(report).await;
     }
 
     async fn load(examined: PagesExamined<E>) -> Result<Self, StorageError> {

@@ -24,6 +24,7 @@ use thiserror::Error;
 
 use super::{
     catalog::Catalog,
+    check::CheckReport,
     ids::{Csn, Epoch, TableId},
     stats::StorageStats,
 };
@@ -85,6 +86,12 @@ pub trait Storage<E: Env>: Send + Sync + Sized + 'static {
 
     /// What was found.
     fn roots(examined: &Self::Examined) -> &Roots;
+
+    /// Looks at all that the best root leads to, and notes what is wrong with it; what root copies say by themselves is noted already.
+    /// Changes no byte.
+    fn check(_examined: &Self::Examined, _report: &mut CheckReport) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// The best root, [`Roots::best`], as the newest state: it can be read, and no byte was changed. Checks what stands between the
     /// root and its tables; their own pages are checked as they are read.
