@@ -1,6 +1,6 @@
 //! One file of the log: its name, its identity, its creation, and reading frames out of it.
 
-use std::{io, sync::OnceLock};
+use std::{io, path::Path, sync::OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,7 +9,7 @@ use crate::{
         BadIdentity, FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, Header, IDENTITY_BYTES, IDENTITY_OFFSETS, Identity,
         Position, Undecodable,
     },
-    env::{Dir, File, OpenMode, interruptible, read_at_most, write_all_at},
+    env::{Dir, Env, File, OpenMode, interruptible, read_at_most, write_all_at},
     plant::{Plants, planted},
 };
 
@@ -235,6 +235,24 @@ async fn read_generations<F: File>(file: &F) -> io::Result<[Option<u64>; 2]> {
     let mut head = Head::default();
     let copies = head.read(file).await?;
     Ok(copies.map(|copy| copy.ok().map(|identity| identity.generation)))
+}
+
+/// Of all segments of a log the copies of identities that can't be read: the file, and where in it.
+pub(crate) async fn unreadable_identities<E: Env>(env: &E, path: &Path) -> io::Result<Vec<(String, u64)>> {
+    let dir = match interruptible(|| env.dir(path, false)).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        dir => dir?,
+    };
+    let (mut head, mut unreadable) = (Head::default(), Vec::new());
+    for entry in interruptible(|| dir.list()).await? {
+        let Some(name @ Name::Segment(_)) = entry.name.to_str().and_then(Name::parse) else { continue };
+        let text = name.text();
+        let file = interruptible(|| dir.open(&text, OpenMode::Read)).await?;
+        let copies = head.read(&file).await?.into_iter().zip(IDENTITY_OFFSETS);
+        let bad = copies.filter(|(copy, _)| matches!(copy, Err(BadIdentity::Unreadable)));
+        unreadable.extend(bad.map(|(_, offset)| (text.clone(), offset)));
+    }
+    Ok(unreadable)
 }
 
 /// The bytes before the first frame, of one file after the other.

@@ -17,7 +17,10 @@ use std::{path::Path, sync::Arc};
 
 use crate::env::{Dir, Env};
 
+pub mod blocking;
+
 mod backup;
+mod check;
 
 mod keeper;
 
@@ -32,6 +35,9 @@ mod checkpoint;
 mod commit;
 mod durability;
 mod shared;
+
+mod explain;
+mod stats;
 
 pub mod error;
 pub mod options;
@@ -66,10 +72,13 @@ pub mod redo;
 pub mod ids;
 
 pub use backup::{BackupError, BackupReport};
+pub use check::{CheckReport, Finding, Wrong};
 pub use checkpoint::CheckpointReport;
+pub use explain::{Explanation, Loss};
 pub use open::RecoveryReport;
 pub use recover::indexes::UnusableIndex;
 pub use scan::Scan;
+pub use stats::{Stats, StorageStats};
 pub use table::Table;
 pub use transaction::{Commit, Retry, Ticket, Tx};
 pub use view::Visibility;
@@ -150,6 +159,30 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         mut deliver: impl FnMut(&TableInfo, &[u8], &[u8]) + Send,
     ) -> Result<RecoveryReport, OpenError> {
         open::verify::<E, S>(env, path, options, &mut deliver).await
+    }
+
+    /// Looks at everything: both root copies, every page that the newest root leads to against who names it, which pages are in use
+    /// against which are named, the chunk files' headers, every record of every log, and what an open would say. Changes no byte, and
+    /// reports all that is wrong, not just the first. It takes as long as reading all of the store.
+    ///
+    /// ```
+    /// # use engine::{env::{OsEnv, block_on}, txn::{Store, options::Options}};
+    /// # let folder = tempfile::tempdir()?;
+    /// # block_on(async {
+    /// let (store, _) = <Store<OsEnv>>::open(OsEnv, folder.path(), Options::default()).await?;
+    /// store.close().await?;
+    /// let report = <Store<OsEnv>>::check(OsEnv, folder.path(), Options::default()).await?;
+    /// assert!(report.is_clean());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What makes a look impossible: [`OpenError::Options`], [`OpenError::NotFound`], [`OpenError::Locked`], [`OpenError::Io`].
+    /// Why an open would be refused otherwise is [part of the report](CheckReport::refused).
+    pub async fn check(env: E, path: &Path, options: Options) -> Result<CheckReport, OpenError> {
+        check::check::<E, S>(env, path, options).await
     }
 
     /// Creates a table of rows.
@@ -350,6 +383,18 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     #[must_use]
     pub fn visible(&self) -> Csn {
         self.shared.horizon.visible()
+    }
+
+    /// What it promises: what a commit waits for, what a crash takes at most, what others see before that.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        self.shared.explain()
+    }
+
+    /// What it has done since it was opened, and what it holds. Takes no time to speak of.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
     }
 
     /// Puts everything committed so far into tables on the disk, and lets the logs go of it. Others go on meanwhile.

@@ -41,6 +41,8 @@ struct Inner {
     last: Result<CheckpointReport, CheckpointError>,
     /// When it did.
     at: Duration,
+    /// How many published a root, how many failed, and how many keys were changed.
+    counts: (u64, u64, u64),
     /// What no log needs to hold any more, since a root is published that has it.
     release: Option<Release>,
 }
@@ -71,7 +73,14 @@ impl Checkpoints {
     /// Of a store whose newest root is this; `release` is what the last life didn't come to. One is due if `asked`.
     pub(super) fn new(now: Duration, csn: Csn, sequence: u64, release: Option<Release>, asked: bool) -> Checkpoints {
         let last = Ok(CheckpointReport { csn, sequence, changes: 0 });
-        Checkpoints { inner: Mutex::new(Inner { asked: u64::from(asked), done: 0, last, at: now, release }) }
+        Checkpoints {
+            inner: Mutex::new(Inner { asked: u64::from(asked), done: 0, last, at: now, counts: (0, 0, 0), release }),
+        }
+    }
+
+    /// How many published a root, how many failed, and how many keys were changed.
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
+        lock(&self.inner).counts
     }
 }
 
@@ -112,6 +121,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         {
             let mut inner = lock(&self.checkpoints.inner);
             (inner.done, inner.at) = (asked, self.env.monotonic());
+            inner.counts.1 += u64::from(result.is_err());
             inner.last = result;
         }
         self.gates.checkpointed.open();
@@ -149,6 +159,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             if let Some(why) = self.stalled() {
                 return Err(CommitError::Stalled(why));
             }
+            self.counts.memory_wait();
             self.gates.checkpointed.wait(seen).await;
         }
     }
@@ -204,7 +215,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         let all = planted!(self.options.plants(), CkptReleaseAll);
         let now = if all { self.commit().capture(to.csn) } else { None };
         let below = now.map_or(below, |now| now.next.to_vec());
-        lock(&self.checkpoints.inner).release = Some(Release { sequence, csn: to.csn, below });
+        {
+            let mut inner = lock(&self.checkpoints.inner);
+            inner.release = Some(Release { sequence, csn: to.csn, below });
+            (inner.counts.0, inner.counts.2) = (inner.counts.0 + 1, inner.counts.2 + changes);
+        }
         if !self.is_logged() {
             self.became_durable(to.csn);
         }

@@ -49,6 +49,8 @@ pub(super) struct Pipeline<E: Env> {
     pub(super) epoch_records: Option<(Csn, Vec<Lsn>)>,
     /// Who keeps its locks until its commit is durable.
     held: VecDeque<(Csn, Arc<Owner>)>,
+    /// Records of commits that the logs were given.
+    pub(super) parts: u64,
     /// Room for the live snapshots.
     snapshots: Vec<Csn>,
 }
@@ -125,7 +127,7 @@ impl<E: Env> Pipeline<E> {
     ) -> Pipeline<E> {
         let (held, snapshots, epoch_records) = (VecDeque::new(), Vec::new(), Some(epoch_records));
         let writers = Some(writers);
-        Pipeline { writers, generation, catalog, volatile, next, epoch_records, held, snapshots }
+        Pipeline { writers, generation, catalog, volatile, next, epoch_records, held, parts: 0, snapshots }
     }
 }
 
@@ -279,6 +281,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             stamp.put(part).expect("a part was encoded, and a commit's number is above the last one that is durable");
             pipeline.as_mut().append(usize::from(*log), part);
         }
+        pipeline.parts += parts.0.len() as u64;
         let Pipeline { generation, snapshots, catalog, volatile, .. } = pipeline;
         let mut live = self.horizon.live(snapshots);
         if planted!(self.options.plants(), TxnPruneLive) {

@@ -84,7 +84,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             }
             Sync::Periodic => {
                 self.rouse_keeper();
-                let most = self.options.sync_period + self.options.sync_period / 2;
+                let most = self.options.most_unsynced();
                 if self.horizon.durable() < csn && self.env.monotonic() > self.passes.fresh_from() + most {
                     self.wait_until_durable(accepted).await?;
                 }

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// How often it is looked whether a checkpoint is due by time (L26).
-const CHECKPOINT_LOOKS: Duration = Duration::from_secs(3);
+pub(super) const CHECKPOINT_LOOKS: Duration = Duration::from_secs(3);
 
 /// The tasks, as the handles of a store hold them: they stop with the last handle.
 pub(super) struct Keeper<E: Env, S: Storage<E>> {

@@ -15,7 +15,10 @@ use std::{
     hash::{BuildHasher, Hasher},
     mem,
     pin::Pin,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -53,6 +56,8 @@ pub(super) struct Locks {
     /// Who waits until when.
     deadlines: Mutex<BTreeMap<(Duration, Age), Arc<Owner>>>,
     plants: Plants,
+    /// How often somebody had to wait.
+    waits: AtomicU64,
 }
 
 impl Default for Locks {
@@ -70,7 +75,7 @@ impl Locks {
 impl Locks {
     fn new(shards: usize) -> Locks {
         let shards = (0..shards).map(|_| Mutex::default()).collect();
-        Locks { shards, deadlines: Mutex::default(), plants: Plants::default() }
+        Locks { shards, deadlines: Mutex::default(), plants: Plants::default(), waits: AtomicU64::new(0) }
     }
 
     /// Waits for a row until `deadline` on the clock `now`, and holds it until [`Locks::end`]. A row that is held already is given.
@@ -135,6 +140,11 @@ impl Locks {
             waker.into_iter().for_each(Waker::wake);
         }
         next
+    }
+
+    /// How often somebody had to wait.
+    pub(super) fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Whether nobody has or wants any lock.
@@ -247,6 +257,7 @@ impl<N: Fn() -> Duration> Future for Acquire<'_, N> {
                 return Poll::Ready(Ok(()));
             }
             this.queued = true;
+            this.locks.waits.fetch_add(1, Ordering::Relaxed);
             this.locks.deadlines().insert((this.deadline, this.owner.age), this.owner.clone());
         }
         let mut answer = this.owner.answer(context.waker());

@@ -146,7 +146,11 @@ fn unread(error: TxError) -> OpenError {
 }
 
 /// The directory of a store, and its lock.
-async fn locked<E: Env>(env: &E, path: &Path, create: bool) -> Result<(E::Dir, <E::Dir as Dir>::Lock), OpenError> {
+pub(super) async fn locked<E: Env>(
+    env: &E,
+    path: &Path,
+    create: bool,
+) -> Result<(E::Dir, <E::Dir as Dir>::Lock), OpenError> {
     let opened = interruptible(|| env.dir(path, create)).await;
     let dir = opened.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if !create => OpenError::NotFound,
@@ -159,6 +163,30 @@ async fn locked<E: Env>(env: &E, path: &Path, create: bool) -> Result<(E::Dir, <
     Ok((dir, lock))
 }
 
+/// What an open would report.
+pub(super) async fn foresee<E: Env, S: Storage<E>>(
+    env: E,
+    dir: &E::Dir,
+    path: &Path,
+    options: Options,
+) -> Result<RecoveryReport, OpenError> {
+    let found = look::<E, S>(env, dir, path, options).await?;
+    found.report(found.logs.iter().map(|log| log.report().clone()).collect())
+}
+
+/// What is told to the tables' storage, and what counts the versions above it.
+pub(super) fn storage_options(options: &Options) -> (Arc<Versions>, StorageOptions) {
+    let memory = Memory::new(options.cache_bytes);
+    let storage_options = StorageOptions {
+        chunk_bytes: options.chunk_bytes,
+        piece_bytes: options.checkpoint_piece_bytes,
+        #[cfg(feature = "plants")]
+        plants: options.plants(),
+        ..StorageOptions::new(Arc::clone(&memory))
+    };
+    (Versions::new(memory), storage_options)
+}
+
 /// The reading half.
 async fn look<E: Env, S: Storage<E>>(
     env: E,
@@ -166,15 +194,7 @@ async fn look<E: Env, S: Storage<E>>(
     path: &Path,
     options: Options,
 ) -> Result<Found<E, S>, OpenError> {
-    let memory = Memory::new(options.cache_bytes);
-    let versions = Versions::new(Arc::clone(&memory));
-    let storage_options = StorageOptions {
-        chunk_bytes: options.chunk_bytes,
-        piece_bytes: options.checkpoint_piece_bytes,
-        #[cfg(feature = "plants")]
-        plants: options.plants(),
-        ..StorageOptions::new(memory)
-    };
+    let (versions, storage_options) = storage_options(&options);
     let examined = S::examine(&env, dir, &storage_options).await?;
     let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
 

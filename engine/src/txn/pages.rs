@@ -23,7 +23,9 @@ use std::{
 pub use super::storage::Changes;
 use super::{
     catalog::Catalog,
+    check::CheckReport,
     ids::{PageNo, TableId},
+    stats::StorageStats,
     storage::{
         Birth, Point, PublishError, RootMeta, Roots, Storage, StorageError, StorageOptions,
         files::{self, prepare, put_in_place},
@@ -35,6 +37,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
+mod check;
 mod draft;
 mod open;
 mod state;
@@ -53,13 +56,13 @@ pub mod merge;
 pub mod node;
 
 use cache::Cache;
-use draft::Finished;
 pub use draft::PagesDraft;
+use draft::{CATALOG, Finished};
 use format::{ChildRef, Run, page_at};
 use node::{Flaw, Node, PageError};
 pub use open::PagesExamined;
 use root::{Root, file_of, slot_of};
-use space::{DraftSpace, Unsure};
+use space::{ChunkSpace, DraftSpace, Unsure};
 use state::RootState;
 pub use state::{PagesCursor, PagesState};
 
@@ -228,6 +231,10 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         &examined.roots
     }
 
+    async fn check(examined: &PagesExamined<E>, report: &mut CheckReport) {
+        examined.check::<B>(report).await;
+    }
+
     async fn load(examined: PagesExamined<E>) -> Result<Self, StorageError> {
         examined.load().await
     }
@@ -357,6 +364,24 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         control.exists.iter_mut().skip(slot).take(1).for_each(|exists| *exists = true);
         drop(control);
         Ok(state)
+    }
+
+    fn stats(&self) -> StorageStats {
+        let (hits, misses, evictions, cached_bytes) = self.0.cache.counts();
+        let newest = Storage::newest(self);
+        let space = &newest.0.space;
+        let bytes = |pages: fn(&ChunkSpace) -> u32| {
+            space.values().map(|chunk| u64::from(pages(chunk)) * page_bytes::<B>()).sum()
+        };
+        StorageStats {
+            hits,
+            misses,
+            evictions,
+            cached_bytes,
+            files: space.len() as u64,
+            file_bytes: bytes(|chunk| chunk.pages),
+            used_bytes: bytes(|chunk| chunk.live.count()),
+        }
     }
 
     async fn released(&self, state: &PagesState<E, B>) {

@@ -22,6 +22,7 @@ use super::{
     locks::Locks,
     logs::Logs,
     options::Options,
+    stats::Counts,
     storage::Storage,
     view::Horizon,
 };
@@ -43,6 +44,7 @@ pub(super) struct Shared<E: Env, S: Storage<E>> {
     pub(super) passes: Passes,
     pub(super) checkpoints: Checkpoints,
     pub(super) gates: Gates,
+    pub(super) counts: Counts,
     next_txn: AtomicU64,
     closed: AtomicBool,
     /// The tasks are to end.
@@ -90,6 +92,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             passes,
             checkpoints,
             gates: Gates::default(),
+            counts: Counts::default(),
             next_txn: AtomicU64::new(TxnId::first(epoch).to_bits()),
             closed: AtomicBool::new(false),
             stops: AtomicBool::new(false),

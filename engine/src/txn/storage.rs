@@ -24,7 +24,9 @@ use thiserror::Error;
 
 use super::{
     catalog::Catalog,
+    check::CheckReport,
     ids::{Csn, Epoch, TableId},
+    stats::StorageStats,
 };
 use crate::{env::Env, plant::Plants};
 
@@ -85,6 +87,12 @@ pub trait Storage<E: Env>: Send + Sync + Sized + 'static {
     /// What was found.
     fn roots(examined: &Self::Examined) -> &Roots;
 
+    /// Looks at all that the best root leads to, and notes what is wrong with it; what root copies say by themselves is noted already.
+    /// Changes no byte.
+    fn check(_examined: &Self::Examined, _report: &mut CheckReport) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// The best root, [`Roots::best`], as the newest state: it can be read, and no byte was changed. Checks what stands between the
     /// root and its tables; their own pages are checked as they are read.
     ///
@@ -139,6 +147,11 @@ pub trait Storage<E: Env>: Send + Sync + Sized + 'static {
         draft: Self::Draft,
         catalog: Arc<Catalog>,
     ) -> impl Future<Output = Result<Self::State, PublishError>> + Send;
+
+    /// Its numbers.
+    fn stats(&self) -> StorageStats {
+        StorageStats::default()
+    }
 
     /// Nothing outside needs a state older than `state` any more: no log begins after it.
     fn released(&self, state: &Self::State) -> impl Future<Output = ()> + Send;
@@ -287,13 +300,21 @@ impl StorageOptions {
 pub struct Memory {
     limit: u64,
     used: AtomicU64,
+    /// What it is a part of, which has the bound.
+    whole: Option<Arc<Memory>>,
 }
 
 impl Memory {
     /// A bound in bytes.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Memory> {
-        Arc::new(Memory { limit, used: AtomicU64::new(0) })
+        Arc::new(Memory { limit, used: AtomicU64::new(0), whole: None })
+    }
+
+    /// A part of it, which is counted by itself as well.
+    #[must_use]
+    pub fn part(self: &Arc<Memory>) -> Arc<Memory> {
+        Arc::new(Memory { limit: self.limit, used: AtomicU64::new(0), whole: Some(Arc::clone(self)) })
     }
 
     /// Bytes that are in use.
@@ -305,17 +326,23 @@ impl Memory {
     /// Counts more.
     pub fn add(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.add(bytes);
+        }
     }
 
     /// Counts less: of what was added before.
     pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(whole) = &self.whole {
+            whole.give_back(bytes);
+        }
     }
 
     /// Whether more is in use than there should be.
     #[must_use]
     pub fn is_beyond(&self) -> bool {
-        self.used() > self.limit
+        self.whole.as_ref().map_or_else(|| self.used() > self.limit, |whole| whole.is_beyond())
     }
 }
 

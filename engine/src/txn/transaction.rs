@@ -293,22 +293,19 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         if self.writes.is_empty() {
             // What it saw is one moment, whether something has changed since or not.
             let csn = self.snapshot().unwrap_or_else(|| self.shared.horizon.visible());
-            self.abort();
+            self.end();
             return Ok(Accepted { csn, capture: None });
         }
         if let Err(refusal) = self.owner.begin_commit() {
             self.abort();
-            return Err(refused(refusal, self.shared.options.lock_timeout).into());
+            return Err(self.refused(refused(refusal, self.shared.options.lock_timeout)).into());
         }
         // From here on only the end is left, whatever it is. (Dropped before it is accepted, it aborts.)
         let view = self.snapshot.as_ref().and_then(Snapshot::view);
         let since = self.snapshot().unwrap_or_default();
         let reads = match (&self.reads, &view) {
             (Some(reads), Some(view)) => Some((reads, &**view, since)),
-            (Some(_), None) => {
-                self.abort();
-                return Err(TxError::SnapshotTooOld.into());
-            }
+            (Some(_), None) => return Err(self.refused(TxError::SnapshotTooOld).into()),
             (None, _) => None,
         };
         let candidate = Candidate { txn: self.id, writes: Writes::Set(&self.writes), owner: Some(&self.owner), reads };
@@ -320,6 +317,9 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             }
             Err(Rejected::Never(error)) => {
                 self.abort();
+                if let CommitError::Not(error) = &error {
+                    self.shared.counts.refused(error);
+                }
                 Err(error)
             }
             // (Of other writes than these.)
@@ -353,9 +353,15 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
     /// Takes everything back. Nobody saw any of it.
     pub fn abort(&mut self) {
         if !self.ended {
-            self.shared.locks.end(&self.owner);
-            self.forget();
+            self.shared.counts.abort();
+            self.end();
         }
+    }
+
+    /// Ends it without a commit.
+    fn end(&mut self) {
+        self.shared.locks.end(&self.owner);
+        self.forget();
     }
 
     /// It has ended; whose its locks are now is another matter.
@@ -406,6 +412,7 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
 
     /// With a conflict, or without its snapshot, it has ended.
     fn refused(&mut self, error: TxError) -> TxError {
+        self.shared.counts.refused(&error);
         if matches!(error, TxError::Conflict(_) | TxError::SnapshotTooOld) {
             self.abort();
         }

@@ -192,6 +192,11 @@ impl<S> Horizon<S> {
         drop(view);
     }
 
+    /// How many are in use.
+    pub(super) fn snapshots(&self) -> u64 {
+        self.lock().snapshots.len() as u64
+    }
+
     /// What is read now.
     pub(super) fn view(&self) -> Arc<View<S>> {
         self.view.load_full()

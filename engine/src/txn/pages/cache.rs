@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -100,7 +103,15 @@ pub(super) struct Cache<const B: usize> {
     clock: Mutex<Clock<B>>,
     /// Pages that somebody is reading from the disk.
     loading: Mutex<BTreeMap<PageNo, Arc<Gate>>>,
+    hits: [Stripe; STRIPES],
+    misses: AtomicU64,
 }
+
+/// A count apart from others, so that who reads other pages doesn't wait for its cache line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Stripe(AtomicU64);
+const STRIPES: usize = 16;
 
 /// A hand that goes round all slots.
 #[derive(Debug)]
@@ -108,12 +119,26 @@ struct Clock<const B: usize> {
     frames: Vec<Weak<Frames<B>>>,
     /// Which of them, which piece, which slot is next.
     at: (usize, usize, usize),
+    evictions: u64,
 }
 
 impl<const B: usize> Cache<B> {
     pub(super) fn new(memory: &Arc<Memory>) -> Cache<B> {
-        let clock = Mutex::new(Clock { frames: Vec::new(), at: (0, 0, 0) });
-        Cache { memory: Arc::clone(memory), clock, loading: Mutex::default() }
+        let clock = Mutex::new(Clock { frames: Vec::new(), at: (0, 0, 0), evictions: 0 });
+        let (hits, misses) = (Default::default(), AtomicU64::new(0));
+        Cache { memory: memory.part(), clock, loading: Mutex::default(), hits, misses }
+    }
+
+    /// Counts pages that were found in memory, the last of which is this.
+    pub(super) fn hit(&self, page: u32, pages: u64) {
+        self.hits[page as usize % STRIPES].0.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Hits, misses, evictions, bytes.
+    pub(super) fn counts(&self) -> (u64, u64, u64, u64) {
+        let hits = self.hits.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum();
+        let evictions = self.clock.lock().unwrap_or_else(PoisonError::into_inner).evictions;
+        (hits, self.misses.load(Ordering::Relaxed), evictions, self.memory.used())
     }
 
     /// From now on the clock goes over these, too.
@@ -141,10 +166,12 @@ impl<const B: usize> Cache<B> {
     ) -> Result<Arc<Node<B>>, StorageError> {
         loop {
             if let Some(node) = chunk.frames.look(child.page.index).and_then(Guard::into_inner) {
+                self.hit(child.page.index, 1);
                 return Ok(node);
             }
             let (gate, seen) = match self.enter(child.page) {
                 Ok(_reading) => {
+                    self.misses.fetch_add(1, Ordering::Relaxed);
                     let node = Arc::new(chunk.read_page(child).await?);
                     // So that it isn't what makes room for itself.
                     node.touch();
@@ -203,7 +230,7 @@ impl<const B: usize> Clock<B> {
             };
             self.at = (chunk, piece + 1, 0);
             for (slot, held) in slots.get().into_iter().flatten().enumerate().skip(slot) {
-                frames.tick(held);
+                self.evictions += u64::from(frames.tick(held));
                 if !memory.is_beyond() {
                     self.at = (chunk, piece, slot + 1);
                     return;

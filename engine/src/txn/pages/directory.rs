@@ -209,7 +209,7 @@ impl Bitmap {
     }
 
     /// One more than the last bit that is set.
-    fn end(&self) -> u32 {
+    pub(super) fn end(&self) -> u32 {
         let last = self.words.iter().rposition(|word| *word != 0);
         last.map_or(0, |at| at as u32 * 64 + 64 - self.words[at].leading_zeros())
     }

@@ -33,13 +33,13 @@ const CHUNK_LIMIT_BYTES: u64 = 256 << 20;
 /// What [`Pages`] found.
 #[derive(Debug)]
 pub struct PagesExamined<E: Env> {
-    env: E,
-    dir: E::Dir,
+    pub(super) env: E,
+    pub(super) dir: E::Dir,
     options: StorageOptions,
     pub(super) roots: Roots,
-    copies: [Option<Root>; 2],
+    pub(super) copies: [Option<Root>; 2],
     /// The numbers of all chunk files.
-    chunks: Vec<u32>,
+    pub(super) chunks: Vec<u32>,
 }
 
 impl<E: Env> PagesExamined<E> {

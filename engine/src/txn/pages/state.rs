@@ -117,11 +117,12 @@ impl<F: File, const B: usize> Reader<F, B> {
 
     /// A look-up in memory; `None` if the disk has to be asked.
     fn get_now(&self, table: TableId, root: &ChildRef, key: &[u8]) -> Option<Lookup> {
-        let mut held = self.look(root)?;
+        let (mut held, mut last, mut pages) = (self.look(root)?, root.page.index, 1);
         loop {
             let node = held.as_ref()?;
             node.touch();
             if node.is_leaf() {
+                self.cache.hit(last, pages);
                 let Ok(index) = node.find(key) else { return Some(Lookup::Absent) };
                 let (from, bytes, in_run) = node.value_at(index);
                 if in_run || node.table() != table {
@@ -133,7 +134,7 @@ impl<F: File, const B: usize> Reader<F, B> {
             let child = node.child(node.child_of(key));
             let next = self.look(&child)?;
             below(next.as_ref()?, &child, node).ok()?;
-            held = next;
+            (held, last, pages) = (next, child.page.index, pages + 1);
         }
     }
 
@@ -179,8 +180,12 @@ impl<F: File, const B: usize> Source<B> for InMemory<'_, F, B> {
 
     fn page(&self, child: &ChildRef) -> Result<Arc<Node<B>>, Stop<B>> {
         let held = self.held.as_ref().filter(|(held, _)| held == child).map(|(_, node)| Arc::clone(node));
-        let found = held.or_else(|| self.reader.look(child).and_then(arc_swap::Guard::into_inner));
-        let node = found.ok_or(Stop::Missing(*child))?;
+        let found = || {
+            let node = self.reader.look(child).and_then(arc_swap::Guard::into_inner)?;
+            self.reader.cache.hit(child.page.index, 1);
+            Some(node)
+        };
+        let node = held.or_else(found).ok_or(Stop::Missing(*child))?;
         of_table(&node, child, self.table)?;
         node.touch();
         Ok(node)

@@ -6,9 +6,13 @@ use super::*;
 use crate::{
     env::{OsEnv, block_on},
     txn::{
-        pages::node::Stored,
+        check::{CheckReport, Wrong},
+        pages::{
+            node::Stored,
+            root::{ROOT_BYTES, ROOT_FILES},
+        },
         storage::{
-            Cursor, Direction, Lookup, Memory, State,
+            Cursor, Direction, Lookup, Memory, RootCopy, State,
             suite::{self, Batch, Sorted, point, table},
         },
     },
@@ -358,5 +362,133 @@ fn damage_of_any_page_is_found_and_named() {
         assert_eq!(read_all(folder.path()).await.expect("it is as it was"), 60);
         let other: Result<Pages<OsEnv>, _> = Pages::load(suite::examine::<Pages<OsEnv>>(folder.path()).await).await;
         assert!(matches!(other, Err(StorageError::PageBytes { store: 512, ours: 8192 })));
+    });
+}
+
+/// What a check reports of a folder.
+async fn checked(path: &Path) -> CheckReport {
+    let mut report = CheckReport::default();
+    suite::examine::<Small>(path).await.check::<480>(&mut report).await;
+    report
+}
+
+/// Writes a file anew, whatever it had.
+async fn overwrite(path: &Path, name: &str, bytes: &[u8]) {
+    let dir = OsEnv.dir(path, false).await.expect("it is there");
+    let file = dir.open(name, OpenMode::Write).await.expect("it is there");
+    write_all_at(&file, bytes, 0).await.expect("the disk works");
+    file.set_len(bytes.len() as u64).await.expect("the disk works");
+}
+
+#[test]
+fn a_check_finds_every_byte_of_every_page_in_use_and_of_headers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let mut large = rows(0..40, Some(60));
+        large.extend(rows(50..52, Some(700)));
+        publish(&storage, 1, &[(1, large), (2, rows(0..9, Some(9)))], catalog(2)).await;
+        let state = publish(&storage, 2, &[(1, rows(3..6, None))], catalog(2)).await;
+        let used = in_use(&state);
+        drop((state, storage));
+        let report = checked(folder.path()).await;
+        assert!(report.is_clean() && report.leftovers.is_empty(), "{report:?}");
+        assert_eq!(report.rows, 37 + 2 + 9);
+        assert!(report.pages + 1 == used.len() as u64, "all but the header: {} of {}", report.pages, used.len());
+        let good = suite::files(folder.path());
+        let (name, bytes) = good.iter().find(|(name, _)| name.starts_with("chunk")).expect("there is one");
+        let mut behind = 0;
+        for PageNo { index, .. } in used {
+            let page = index as usize * 512;
+            for at in page..page + 512 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << (at % 8);
+                overwrite(folder.path(), name, &damaged).await;
+                let report = checked(folder.path()).await;
+                assert!(!report.is_sound(), "byte {at} of page {index}");
+                let finding = &report.findings[0];
+                assert_eq!(&finding.file, name);
+                behind += u32::from(finding.what == Wrong::Remainder);
+                // (Of a value the first of its pages is named.)
+                let first = finding.offset / 512;
+                assert!(first <= u64::from(index) && first + 2 > u64::from(index), "{finding} for byte {at}");
+            }
+        }
+        assert!(behind > 472, "also what means nothing is zero: {behind}");
+        overwrite(folder.path(), name, bytes).await;
+        for name in ROOT_FILES {
+            for at in 0..ROOT_BYTES {
+                let mut damaged = good[name].clone();
+                damaged[at] ^= 1 << (at % 8);
+                overwrite(folder.path(), name, &damaged).await;
+                let examined = suite::examine::<Small>(folder.path()).await;
+                let copy = examined.roots.copies.iter().find(|(file, _)| *file == name).expect("it is listed");
+                assert!(matches!(copy.1, RootCopy::Unreadable { .. }), "byte {at} of {name}");
+            }
+            overwrite(folder.path(), name, &good[name]).await;
+        }
+    });
+}
+
+#[test]
+fn a_check_reports_all_that_is_wrong_and_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let changes = [(1, rows(0..200, Some(60))), (2, rows(0..200, Some(60)))];
+        let state = publish(&storage, 1, &changes, catalog(2)).await;
+        let leaves: Vec<PageNo> = {
+            let RootState { trees, reader, .. } = &*state.0;
+            let mut leaves = Vec::new();
+            for (_, root) in trees {
+                let node = reader.load(root).await.expect("nothing is damaged");
+                leaves.push(node.child(1).page);
+            }
+            leaves
+        };
+        drop((state, storage));
+        let good = suite::files(folder.path());
+        let (name, bytes) = good.iter().find(|(name, _)| name.starts_with("chunk")).expect("there is one");
+        let mut damaged = bytes.clone();
+        damaged[39] ^= 1;
+        for leaf in &leaves {
+            damaged[leaf.index as usize * 512 + 300] ^= 1;
+        }
+        overwrite(folder.path(), name, &damaged).await;
+        let report = checked(folder.path()).await;
+        let found: Vec<(u64, Wrong)> =
+            report.findings.into_iter().map(|finding| (finding.offset, finding.what)).collect();
+        let page = |page: &PageNo| (u64::from(page.index) * 512, Wrong::Page(node::Flaw::Checksum));
+        let header = (chunk::CHUNK_HEADER_BYTES as u64 - 4, Wrong::Header("crc can't be this".to_owned()));
+        assert_eq!(found, [header, page(&leaves[0]), page(&leaves[1])]);
+        assert!(report.rows > 150, "the others are read: {}", report.rows);
+        // A file that isn't there, one that is too short, one that nobody needs.
+        overwrite(folder.path(), name, bytes).await;
+        let dir = OsEnv.dir(folder.path(), false).await.expect("it is there");
+        dir.open("chunk-00000009.pages", OpenMode::CreateNew).await.expect("the disk works");
+        assert_eq!(checked(folder.path()).await.leftovers, ["chunk-00000009.pages"]);
+        overwrite(folder.path(), name, &bytes[..bytes.len() - 512]).await;
+        let wrongs: Vec<_> = checked(folder.path()).await.findings.into_iter().map(|finding| finding.what).collect();
+        assert!(wrongs.contains(&Wrong::Short) || wrongs.contains(&Wrong::Beyond), "{wrongs:?}");
+        dir.rename(name, "elsewhere").await.expect("the disk works");
+        let wrongs: Vec<_> = checked(folder.path()).await.findings.into_iter().map(|finding| finding.what).collect();
+        assert_eq!(wrongs, [Wrong::Missing]);
+    });
+}
+
+/// A bitmap that is wrong though every page is whole: a defect, which only the whole walk finds.
+#[test]
+fn a_check_holds_bitmaps_against_what_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    block_on(async {
+        let storage = suite::create::<Small>(folder.path()).await;
+        let mut draft = storage.draft(point(1)).expect("there is no other");
+        let lost = draft.lose(2);
+        let batch = rows(0..60, Some(60));
+        storage.merge(&mut draft, TableId(1), &mut Sorted::new(&batch)).await.expect("the disk works");
+        storage.publish(draft, Arc::new(catalog(1))).await.expect("the disk works");
+        let report = checked(folder.path()).await;
+        let found: Vec<_> = report.findings.iter().map(|finding| (finding.offset, finding.what.clone())).collect();
+        assert_eq!(found, [(u64::from(lost.index) * 512, Wrong::Lost(2))]);
     });
 }
