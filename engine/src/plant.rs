@@ -149,6 +149,8 @@ mod switches {
         TxnEpochBeforeEstablish "txn-epoch-before-establish" "say in the logs what was found before the root that it builds on is durable";
         TxnSavepointForward "txn-savepoint-forward" "roll back to a savepoint from the first change on, not from the last";
         TxnPeriodUnbounded "txn-period-unbounded" "make no pass of the period, and wait for the next commit";
+        CkptReleaseLob "ckpt-release-lob" "let the logs go of pieces of values whose commits a checkpoint doesn't have";
+        TxnLobBehind "txn-lob-behind" "write a commit before the pieces of its large values";
         TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";
     }
 

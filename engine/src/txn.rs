@@ -31,6 +31,7 @@ mod checkpoint;
 
 mod commit;
 mod durability;
+mod lob;
 mod shared;
 
 pub mod error;
@@ -270,6 +271,9 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         let shared = &self.shared;
         shared.check_writable(table)?;
         shared.check_key(key)?;
+        if after.as_deref().is_some_and(|value| shared.is_large(value)) {
+            return self.write_locked(table, key, &after).await;
+        }
         let txn = shared.next_txn()?;
         let writes = Writes::One(table.id(), key, &after);
         match shared.accept(&Candidate { txn, writes, owner: None, reads: None }).await {

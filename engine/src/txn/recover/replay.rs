@@ -15,7 +15,7 @@ use crate::txn::{
     storage::State,
 };
 
-use super::{chain::Chain, indexes::UnusableIndex};
+use super::{chain::Chain, indexes::UnusableIndex, lobs::assemble};
 
 /// The tables as they were at the end.
 pub(in crate::txn) struct Replayed {
@@ -41,7 +41,7 @@ pub(in crate::txn) fn replay(
     for_each_part(chain, logs.first(), |part| tables(&part, &mut catalog, &mut dropped))?;
     let replay = Replay { catalog: &catalog, dropped: &dropped, generation: &generation, end: chain.end };
     for log in &logs {
-        for_each_part(chain, Some(log), |part| replay.rows(&part))?;
+        for_each_part(chain, Some(log), |part| replay.rows(log, &part))?;
     }
     let commits = chain.spans.iter().map(|(first, last)| last.to_bits() - first.to_bits() + 1).sum();
     Ok(Replayed { catalog: Arc::new(catalog), generation, commits, unusable: Vec::new() })
@@ -96,8 +96,8 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// What a part does to rows.
-    fn rows(&self, part: &Part<'_>) -> Result<(), String> {
+    /// What a part does to rows; their large values stand in front of it.
+    fn rows(&self, log: &Parts, part: &Part<'_>) -> Result<(), String> {
         let csn = part.stamp.csn;
         // Nobody reads anything older than the end.
         let live = Live { snapshots: &[], visible: self.end };
@@ -117,8 +117,11 @@ impl Replay<'_> {
                 }
                 Op::Put { key, value } => (key, Some(value.into())),
                 Op::Delete { key } => (key, None),
-                Op::PutLob { .. } => {
-                    return Err(format!("commit {csn} has a value in pieces, which nothing writes yet"));
+                // (Of a table that is gone by the end pieces may be, too.)
+                Op::PutLob { .. } if table.is_none() => continue,
+                Op::PutLob { key, value } => {
+                    let assembled = assemble(log, part.stamp.txn, value);
+                    (key, Some(assembled.map_err(|why| format!("commit {csn}: {why}"))?))
                 }
                 Op::Create { .. } | Op::Drop { .. } => continue,
             };
