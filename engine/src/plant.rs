@@ -162,6 +162,8 @@ mod switches {
         CkptAheadOfWal "ckpt-ahead-of-wal" "write pages before the logs have what is in them";
         BackupUnpinned "backup-unpinned" "copy each table as the newest root has it by then, and not as one root does";
         BackupRootFirst "backup-root-first" "create the logs of a backup before its tables are there";
+        CkptReleaseLob "ckpt-release-lob" "let the logs go of pieces of values whose commits a checkpoint doesn't have";
+        TxnLobBehind "txn-lob-behind" "write a commit before the pieces of its large values";
         TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";
     }
 

@@ -34,6 +34,7 @@ mod checkpoint;
 
 mod commit;
 mod durability;
+mod lob;
 mod shared;
 
 mod explain;
@@ -305,6 +306,9 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
             return Err(TxError::IndexIsDerived(table.name().to_owned()).into());
         }
         shared.check_key(key)?;
+        if after.as_deref().is_some_and(|value| shared.is_large(value)) {
+            return self.write_locked(table, key, &after).await;
+        }
         let txn = shared.next_txn()?;
         let writes = Writes::One(table, key, &after);
         match shared.accept(&Candidate { txn, writes, owner: None, reads: None }).await {

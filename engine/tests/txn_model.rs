@@ -55,9 +55,14 @@ fn number() -> impl Strategy<Value = u8> {
     prop_oneof![any::<u8>(), 0..8_u8]
 }
 
+/// A few are logged in pieces.
+fn bytes() -> impl Strategy<Value = usize> {
+    prop_oneof![6 => 0..50_usize, 6 => 0..700_usize, 1 => 1000..5000_usize]
+}
+
 fn write() -> impl Strategy<Value = Write> {
     prop_oneof![
-        4 => (0..4_usize, number(), prop_oneof![0..50_usize, 0..700_usize]).prop_map(|(table, key, bytes)| Write::Put(table, key, bytes)),
+        4 => (0..4_usize, number(), bytes()).prop_map(|(table, key, bytes)| Write::Put(table, key, bytes)),
         2 => (0..4_usize, number()).prop_map(|(table, key)| Write::Delete(table, key)),
         1 => (0..3_u8).prop_map(Write::Savepoint),
         1 => (0..3_u8).prop_map(Write::RollbackTo),
@@ -74,7 +79,7 @@ fn with() -> impl Strategy<Value = bool> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..4_usize, number(), 0..300_usize).prop_map(|(table, key, bytes)| Step::Put(table, key, bytes)),
+        4 => (0..4_usize, number(), bytes()).prop_map(|(table, key, bytes)| Step::Put(table, key, bytes)),
         2 => (0..4_usize, number()).prop_map(|(table, key)| Step::Delete(table, key)),
         6 => (prop::collection::vec(write(), 0..12), any::<bool>()).prop_map(|(writes, commits)| Step::Transaction(writes, commits)),
         3 => (0..4_usize, bound(), bound(), any::<bool>()).prop_map(|(table, from, to, back)| Step::Scan(table, from, to, back)),
@@ -326,7 +331,8 @@ fn options() -> impl Strategy<Value = (Options, Isolation)> {
             log_segment_bytes: 16 << 10,
             log_buffer_bytes: 16 << 10,
             max_value_bytes: 16 << 10,
-            max_txn_bytes: 64 << 10,
+            max_txn_bytes: 256 << 10,
+            lob_bytes: 1 << 10,
             ..Options::default()
         };
         (options, isolation)

@@ -252,6 +252,13 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                     Ok(()) => {
                         let capture = pipeline.as_mut().capture(csn);
                         let mut below = capture.next.to_vec();
+                        if !planted!(self.options.plants(), CkptReleaseLob) {
+                            // Their commits will be above `csn`.
+                            for ((log, _), first) in &pipeline.pieces {
+                                let below = &mut below[usize::from(*log)];
+                                *below = (*below).min(*first);
+                            }
+                        }
                         if let Some((prev_end, records)) = &pipeline.epoch_records {
                             // Until a root states a later commit, the epoch is known from its record alone.
                             if *prev_end >= csn {

@@ -20,11 +20,12 @@ use super::{
     generation::Generation,
     ids::{Csn, TableId, TxnId},
     index::Entries,
+    lob::{Lobs, Pieces, Refs},
     locks::{Owner, Refusal},
     logs::{Capture, Lacking, Writers},
     options::Sync,
     overlay::KeyRange,
-    redo::{MAX_PART_BYTES, Op, PART_HEAD_BYTES, Shape, Stamp, encode_part},
+    redo::{LobRef, MAX_PART_BYTES, Op, PART_HEAD_BYTES, Shape, Stamp, encode_part},
     shared::Shared,
     storage::{State, Storage},
     table::Table,
@@ -47,6 +48,8 @@ pub(super) struct Pipeline<E: Env> {
     pub(super) next: Option<Csn>,
     /// Of each log the epoch record, while no root states a later commit than that does.
     pub(super) epoch_records: Option<(Csn, Vec<Lsn>)>,
+    /// Values in pieces of transactions that have no number yet: no log is released beyond them.
+    pub(super) pieces: Pieces,
     /// Who keeps its locks until its commit is durable.
     held: VecDeque<(Csn, Arc<Owner>)>,
     /// Records of commits that the logs were given.
@@ -116,6 +119,8 @@ struct Parts(SmallVec<[(u8, Vec<u8>); 2]>);
 /// What a part takes beside its keys and values: its head and a table, and so much for each row.
 const PART_ROOM: usize = PART_HEAD_BYTES + 16;
 const ROW_ROOM: usize = 8;
+/// Room that is made in one step: large values are not in a part.
+const LARGEST_ROOM: usize = 1 << 20;
 
 impl<E: Env> Pipeline<E> {
     pub(super) fn new(
@@ -125,9 +130,9 @@ impl<E: Env> Pipeline<E> {
         next: Option<Csn>,
         epoch_records: (Csn, Vec<Lsn>),
     ) -> Pipeline<E> {
-        let (held, snapshots, epoch_records) = (VecDeque::new(), Vec::new(), Some(epoch_records));
-        let writers = Some(writers);
-        Pipeline { writers, generation, catalog, volatile, next, epoch_records, held, parts: 0, snapshots }
+        let (pieces, held, snapshots) = (Pieces::new(), VecDeque::new(), Vec::new());
+        let (writers, epoch_records) = (Some(writers), Some(epoch_records));
+        Pipeline { writers, generation, catalog, volatile, next, epoch_records, pieces, held, parts: 0, snapshots }
     }
 }
 
@@ -146,35 +151,47 @@ impl<E: Env> Pipeline<E> {
 impl<E: Env, S: Storage<E>> Shared<E, S> {
     /// Accepts a transaction: it gets its number and its places, and its versions are the newest. Waits only for room.
     pub(super) async fn accept(&self, candidate: &Candidate<'_, S::State>) -> Result<Accepted, Rejected> {
+        self.wait_for_memory().await.map_err(Rejected::Never)?;
+        let mut lobs = self.write_lobs(candidate.txn, candidate.writes).await.map_err(Rejected::Never)?;
         loop {
-            self.wait_for_memory().await.map_err(Rejected::Never)?;
-            match self.try_accept(candidate) {
+            match self.try_accept(candidate, &mut lobs) {
                 Ok(accepted) => return Ok(accepted),
                 Err(Attempt::Rejected(why)) => return Err(why),
                 Err(Attempt::Lack(lacking)) => {
                     self.logs.make_way(lacking).await.map_err(|error| Rejected::Never(not_appended(error)))?;
+                    self.wait_for_memory().await.map_err(Rejected::Never)?;
                 }
             }
         }
     }
 
-    fn try_accept(&self, candidate: &Candidate<'_, S::State>) -> Result<Accepted, Attempt> {
+    fn try_accept<'a>(
+        &self,
+        candidate: &Candidate<'a, S::State>,
+        lobs: &mut Lobs<'a, E, S>,
+    ) -> Result<Accepted, Attempt> {
         // Outside of the mutex, since rows may be many; a change of the catalog is a few bytes, and needs the number.
-        let (view, parts) = match candidate.writes {
+        let (view, mut parts) = match candidate.writes {
             Writes::One(table, key, after) => (None, self.part_of_row(table, key, after)?),
             writes => {
                 let view = self.horizon.look();
-                let parts = self.parts_of_rows(&view.catalog, writes)?;
+                let parts = self.parts_of_rows(&view.catalog, writes, &lobs.refs)?;
                 (Some(view), parts)
             }
         };
         let mut pipeline = self.commit();
-        if view.is_none_or(|view| Arc::ptr_eq(&pipeline.catalog, &view.catalog)) {
-            return self.accept_under(&mut pipeline, candidate, parts);
+        let behind = planted!(self.options.plants(), TxnLobBehind);
+        if behind {
+            self.predict_lobs(&mut pipeline, candidate.writes, lobs);
         }
         // A table may have gone, and the rows of it with it.
-        let parts = self.parts_of_rows(&Arc::clone(&pipeline.catalog), candidate.writes)?;
-        self.accept_under(&mut pipeline, candidate, parts)
+        if behind || view.is_some_and(|view| !Arc::ptr_eq(&pipeline.catalog, &view.catalog)) {
+            parts = match candidate.writes {
+                Writes::One(..) => parts,
+                writes => self.parts_of_rows(&pipeline.catalog, writes, &lobs.refs)?,
+            };
+        }
+        self.accept_under(&mut pipeline, candidate, parts, lobs)
     }
 
     fn accept_under(
@@ -182,6 +199,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         pipeline: &mut Pipeline<E>,
         candidate: &Candidate<'_, S::State>,
         mut parts: Parts,
+        lobs: &Lobs<'_, E, S>,
     ) -> Result<Accepted, Attempt> {
         self.alive()?;
         let csn = pipeline.next.ok_or(TxError::Closed)?;
@@ -209,7 +227,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             validated.map_err(|table| TxError::from(Conflict::Read { table: name(table) }))?;
         }
         for (log, part) in &parts.0 {
-            pipeline.as_mut().room(usize::from(*log), part.len()).map_err(Attempt::Lack)?;
+            let bytes = part.len() + lobs.behind_bytes(*log);
+            pipeline.as_mut().room(usize::from(*log), bytes).map_err(Attempt::Lack)?;
         }
         let csn = match candidate.writes {
             Writes::Set(_) if planted!(self.options.plants(), TxnMultishardNomarker) => {
@@ -228,6 +247,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 .ok_or(Attempt::Rejected(Rejected::RowTaken))?,
             Writes::Set(_) | Writes::Create(..) | Writes::Drop(_) => self.write(pipeline, candidate, csn, &mut parts),
         }
+        lobs.append_behind(pipeline);
         if let Some(edited) = edited {
             let edited = Arc::new(edited);
             pipeline.catalog = Arc::clone(&edited);
@@ -342,7 +362,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             _ if !self.is_logged() => {}
             TableKind::Rows => {
                 let bytes = ROW_ROOM + key.len() + after.as_ref().map_or(0, |value| value.len());
-                parts.add(info.log, bytes, [head(info), row(key, after)])?;
+                parts.add(info.log, bytes, [head(info), row(key, after, None)])?;
             }
             TableKind::Memory | TableKind::Index { .. } => parts.add(0, 0, [])?,
         }
@@ -351,7 +371,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
 
     /// One part per log, with the rows of all its tables; those of tables that are gone, or are not logged, are left out. If there
     /// are none, a void one, so that there is no gap in the numbers.
-    fn parts_of_rows(&self, catalog: &Catalog, writes: Writes<'_>) -> Result<Parts, TxError> {
+    fn parts_of_rows(&self, catalog: &Catalog, writes: Writes<'_>, lobs: &Refs<'_>) -> Result<Parts, TxError> {
         let mut parts = Parts::default();
         if !self.is_logged() {
             return Ok(parts);
@@ -363,10 +383,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                     let mut of_log = tables.filter(|(info, _)| info.log == log).peekable();
                     if of_log.peek().is_some() {
                         let ops = of_log.flat_map(|(info, writes)| {
-                            std::iter::once(head(info)).chain(writes.map(|(key, after)| row(key, after)))
+                            let rows = writes.map(|(key, after)| row(key, after, lobs.get(&(info.id, key))));
+                            std::iter::once(head(info)).chain(rows)
                         });
                         // (All of it is in this log, mostly.)
-                        parts.add(log, set.bytes() + ROW_ROOM * set.len(), ops)?;
+                        parts.add(log, set.bytes().min(LARGEST_ROOM) + ROW_ROOM * set.len(), ops)?;
                     }
                 }
             }
@@ -409,7 +430,8 @@ impl Parts {
     }
 }
 
-fn logged(catalog: &Catalog, table: TableId) -> Option<&TableInfo> {
+/// A table whose rows are logged.
+pub(super) fn logged(catalog: &Catalog, table: TableId) -> Option<&TableInfo> {
     catalog.table(table).map(|info| &**info).filter(|info| info.kind == TableKind::Rows)
 }
 
@@ -417,10 +439,11 @@ fn head(info: &TableInfo) -> Op<'static> {
     Op::Table { id: info.id, meta: info.meta }
 }
 
-fn row<'a>(key: &'a [u8], after: &'a After) -> Op<'a> {
-    match after {
-        Some(value) => Op::Put { key, value },
-        None => Op::Delete { key },
+fn row<'a>(key: &'a [u8], after: &'a After, lob: Option<&LobRef>) -> Op<'a> {
+    match (after, lob) {
+        (Some(_), Some(lob)) => Op::PutLob { key, value: *lob },
+        (Some(value), None) => Op::Put { key, value },
+        (None, _) => Op::Delete { key },
     }
 }
 

@@ -209,6 +209,8 @@ async fn look<E: Env, S: Storage<E>>(
     for ((log, read), collector) in (0..).zip(read).zip(collectors) {
         match read {
             Ok(examined) => {
+                // (What is below the log's floor may be there, or not.)
+                parts[usize::from(log)].retain(|(lsn, _)| *lsn >= examined.report().first);
                 seen.push(LogSeen::Read(collector.finish(examined.report())));
                 logs.push(examined);
             }

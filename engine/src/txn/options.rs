@@ -6,7 +6,13 @@ use crate::wal::{OptionsError, RecoveryMode};
 
 use crate::plant::Plants;
 
-use super::{catalog::TableKind, index::Functions, logs::LogOptions, redo::MAX_LOGS, view::Visibility};
+use super::{
+    catalog::TableKind,
+    index::Functions,
+    logs::LogOptions,
+    redo::{MAX_LOGS, MAX_PIECE_BYTES},
+    view::Visibility,
+};
 
 /// Options of a store. Each names its unit and range; a value out of range is an [`OptionsError`] at open.
 ///
@@ -57,6 +63,9 @@ pub struct Options {
     pub log_idle: Duration,
     /// The largest value, in bytes: 1 KiB to 128 MiB, at most a quarter of `cache_bytes`. Default 16 MiB.
     pub max_value_bytes: u64,
+    /// A value longer than this is logged in pieces of this length, in front of the commit that writes it: 1 KiB to 1 MiB, default
+    /// 64 KiB.
+    pub lob_bytes: u64,
     /// All keys and values that a transaction may write, in bytes: `max_value_bytes` to 240 MiB. Default 64 MiB.
     pub max_txn_bytes: u64,
     /// How long a transaction waits for a row: 1 ms to 1 h. Default 10 s.
@@ -93,6 +102,7 @@ impl Default for Options {
             log_buffer_bytes: 1 << 20,
             log_idle: Duration::from_secs(1),
             max_value_bytes: 16 << 20,
+            lob_bytes: 64 << 10,
             max_txn_bytes: 64 << 20,
             lock_timeout: Duration::from_secs(10),
             read_set_limit: 10_000,
@@ -139,6 +149,7 @@ impl Options {
                 (128 << 20).min(quarter),
                 "1024 bytes to 128 MiB, at most a quarter of cache_bytes",
             ),
+            ("lob_bytes", self.lob_bytes, 1 << 10, MAX_PIECE_BYTES, "1024 bytes to 1 MiB"),
             ("max_txn_bytes", self.max_txn_bytes, self.max_value_bytes, 239 << 20, "max_value_bytes to 239 MiB"),
             ("lock_timeout", ms(self.lock_timeout), 1, hour, "1 ms to 1 h"),
             ("read_set_limit", self.read_set_limit as u64, 16, u64::MAX, "16 or more"),
@@ -277,6 +288,8 @@ mod tests {
         assert_eq!(with(|options| options.dirty_bytes = (64 << 20) + 1), Err("dirty_bytes"));
         assert_eq!(with(|options| options.max_txn_bytes = 1 << 20), Err("max_txn_bytes"));
         assert_eq!(with(|options| options.max_value_bytes = 65 << 20), Err("max_value_bytes"));
+        assert_eq!(with(|options| options.lob_bytes = 1 << 20), Ok(()));
+        assert_eq!(with(|options| options.lob_bytes = 1023), Err("lob_bytes"));
         assert_eq!(with(|options| options.read_set_limit = 15), Err("read_set_limit"));
         assert_eq!(with(|options| options.log_segment_bytes = 1), Err("segment_bytes"));
         assert_eq!(with(|options| options.log_buffer_bytes = 0), Err("buffer_bytes"));

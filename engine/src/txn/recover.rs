@@ -9,6 +9,8 @@ pub(super) mod chain;
 
 pub(super) mod summary;
 
+mod lobs;
+
 pub(super) mod replay;
 
 pub(super) mod indexes;

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-use super::{chain::Chain, indexes::UnusableIndex};
+use super::{chain::Chain, indexes::UnusableIndex, lobs::assemble};
 
 /// The tables as they were at the end.
 pub(in crate::txn) struct Replayed {
@@ -49,7 +49,7 @@ pub(in crate::txn) fn replay(
     for log in &logs {
         for_each_part(chain, Some(log), twice, |part| {
             again += u64::from(twice.is_some_and(|root| part.stamp.csn <= root));
-            replay.rows(&part)
+            replay.rows(log, &part)
         })?;
     }
     let commits: u64 = chain.spans.iter().map(|(first, last)| last.to_bits() - first.to_bits() + 1).sum();
@@ -115,8 +115,8 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// What a part does to rows.
-    fn rows(&self, part: &Part<'_>) -> Result<(), String> {
+    /// What a part does to rows; their large values stand in front of it.
+    fn rows(&self, log: &Parts, part: &Part<'_>) -> Result<(), String> {
         let csn = part.stamp.csn;
         // Nobody reads anything older than the end.
         let live = Live { snapshots: &[], visible: self.end };
@@ -136,8 +136,11 @@ impl Replay<'_> {
                 }
                 Op::Put { key, value } => (key, Some(value.into())),
                 Op::Delete { key } => (key, None),
-                Op::PutLob { .. } => {
-                    return Err(format!("commit {csn} has a value in pieces, which nothing writes yet"));
+                // (Of a table that is gone by the end pieces may be, too.)
+                Op::PutLob { .. } if table.is_none() => continue,
+                Op::PutLob { key, value } => {
+                    let assembled = assemble(log, part.stamp.txn, value);
+                    (key, Some(assembled.map_err(|why| format!("commit {csn}: {why}"))?))
                 }
                 Op::Create { .. } | Op::Drop { .. } => continue,
             };
