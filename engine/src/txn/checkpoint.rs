@@ -6,7 +6,13 @@
 //!
 //! One task makes all checkpoints; who wants one asks it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tracing::{debug, warn};
 
@@ -30,6 +36,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     inner: Mutex<Inner>,
+    /// Bytes that commits have logged since the last freeze, as this life knows it.
+    logged: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -71,7 +79,14 @@ impl Checkpoints {
     /// Of a store whose newest root is this; `release` is what the last life didn't come to. One is due if `asked`.
     pub(super) fn new(now: Duration, csn: Csn, sequence: u64, release: Option<Release>, asked: bool) -> Checkpoints {
         let last = Ok(CheckpointReport { csn, sequence, changes: 0 });
-        Checkpoints { inner: Mutex::new(Inner { asked: u64::from(asked), done: 0, last, at: now, release }) }
+        let inner = Mutex::new(Inner { asked: u64::from(asked), done: 0, last, at: now, release });
+        Checkpoints { inner, logged: AtomicU64::new(0) }
+    }
+
+    /// A commit has logged so many bytes: whether that crosses a limit.
+    pub(super) fn logged(&self, bytes: u64, limit: u64) -> bool {
+        let before = self.logged.fetch_add(bytes, Ordering::Relaxed);
+        before < limit && before + bytes >= limit
     }
 }
 
@@ -122,7 +137,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         let late = self.env.monotonic().saturating_sub(inner.at) >= self.options.checkpoint_period;
         // After one that failed the next is due by time, or when somebody asks.
         let many = inner.last.is_ok() && self.version_bytes() >= self.options.dirty_bytes;
-        asked > inner.done || many || late
+        let much = self.checkpoints.logged.load(Ordering::Relaxed) >= self.options.checkpoint_log_bytes;
+        asked > inner.done || many || late || (much && inner.last.is_ok())
     }
 
     /// Bytes of versions that a checkpoint would give back.
@@ -225,6 +241,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 let mut pipeline = self.commit();
                 self.usable()?;
                 let csn = self.horizon.committed();
+                self.checkpoints.logged.store(0, Ordering::Relaxed);
                 if csn <= self.storage.newest().meta().point.csn {
                     return Ok(None);
                 }

@@ -262,6 +262,10 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             stamp.put(part).expect("a part was encoded, and a commit's number is above the last one that is durable");
             pipeline.as_mut().append(usize::from(*log), part);
         }
+        let bytes = parts.0.iter().map(|(_, part)| part.len() as u64).sum();
+        if self.checkpoints.logged(bytes, self.options.checkpoint_log_bytes) {
+            self.gates.checkpointer.open();
+        }
         let Pipeline { generation, snapshots, catalog, volatile, .. } = pipeline;
         let live = self.horizon.live(snapshots);
         let install = |table: TableId, key: &[u8], after: &After| {

@@ -73,6 +73,8 @@ struct Found<E: Env, S: Storage<E>> {
     versions: Arc<Versions>,
     logs: Vec<Examined<E>>,
     ids: Ids,
+    /// Bytes of the parts that the logs have.
+    logged: u64,
     tables: Tables<E, S>,
 }
 
@@ -200,10 +202,11 @@ async fn look<E: Env, S: Storage<E>>(
             }
         }
     }
+    let logged = parts.iter().flatten().map(|(_, part)| part.len() as u64).sum();
     match decide(&files(S::roots(&examined)), &seen, options.recovery) {
         Verdict::Refuse { row, log, csn, what } => Err(refusal(row, log, csn, what, errors)),
         Verdict::Create(_) if !options.create => Err(OpenError::NotFound),
-        Verdict::Create(ids) => Ok(Found { env, options, versions, logs, ids, tables: Tables::New(examined) }),
+        Verdict::Create(ids) => Ok(Found { env, options, versions, logs, ids, logged, tables: Tables::New(examined) }),
         Verdict::Open { chain, ids, report, .. } => {
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));
@@ -211,7 +214,7 @@ async fn look<E: Env, S: Storage<E>>(
             let mut replayed = replay(&state, &chain, parts, generation).map_err(OpenError::Corrupt)?;
             replayed.unusable = indexes::follow::<E, S>(&state, &mut replayed, chain.end, &options.indexes).await?;
             let tables = Tables::Found { storage, chain, report, replayed };
-            Ok(Found { env, options, versions, logs, ids, tables })
+            Ok(Found { env, options, versions, logs, ids, logged, tables })
         }
     }
 }
@@ -250,7 +253,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
     /// The writing half.
     async fn establish(self) -> Result<(Shared<E, S>, RecoveryReport), OpenError> {
         let mut report = self.report(Vec::new())?;
-        let Found { env, options, versions, logs, ids, tables } = self;
+        let Found { env, options, versions, logs, ids, logged, tables } = self;
         let (epoch, next) = ids.epoch.zip(ids.sequence).ok_or(OpenError::EpochsExhausted)?;
         let uuid = ids.uuid.unwrap_or_else(|| {
             let mut uuid = [0; 16];
@@ -310,6 +313,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
         let meta = *storage.newest().meta();
         let asked = options.checkpoint_after_recovery && report.replayed > 0;
         let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release, asked);
+        checkpoints.logged(logged, u64::MAX);
         let pipeline = Pipeline::new(writers, generation, (catalog, volatile), Some(Csn::first(epoch)), (end, records));
         let shared = Shared::new(env, options, storage, versions, (uuid, epoch), horizon, logs, pipeline, checkpoints);
         Ok((shared, report))
