@@ -22,6 +22,7 @@ use super::{
     error::{CheckpointError, CommitError, TxError},
     generation::Generation,
     ids::Csn,
+    loads::Load,
     logs::LogsError,
     redo::Checkpoint,
     shared::{Shared, lock},
@@ -179,8 +180,15 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     }
 
     async fn make_checkpoint(&self) -> Result<CheckpointReport, CheckpointError> {
+        let mut loads = self.loads.take();
+        let result = self.make_checkpoint_with(&mut loads).await;
+        self.settle_loads(loads, &result);
+        result
+    }
+
+    async fn make_checkpoint_with(&self, loads: &mut [Load<S::Build>]) -> Result<CheckpointReport, CheckpointError> {
         self.release().await?;
-        let Some(frozen) = self.freeze().await? else {
+        let Some(frozen) = self.freeze(loads).await? else {
             let meta = *self.storage.newest().meta();
             return Ok(CheckpointReport { csn: meta.point.csn, sequence: meta.sequence, changes: 0 });
         };
@@ -202,12 +210,16 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 }
             }
         }
+        for build in loads.iter_mut().filter_map(|load| load.build.take()) {
+            self.storage.adopt(&mut draft, build)?;
+        }
         if planted!(self.options.plants(), CkptReleaseEarly) {
             let sequence = self.storage.newest().meta().sequence + 1;
             lock(&self.checkpoints.inner).release = Some(Release { sequence, csn: to.csn, below: below.clone() });
             self.release().await?;
         }
-        let published = self.storage.publish(draft, Arc::clone(&view.catalog)).await;
+        let catalog = self.with_loads(&view.catalog, loads);
+        let published = self.storage.publish(draft, catalog).await;
         let state = published.map_err(|error| match error {
             PublishError::Not(error) => CheckpointError::Storage(error),
             PublishError::Unknown(error) => CheckpointError::Unknown(error),
@@ -220,12 +232,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if !self.is_logged() {
             self.became_durable(to.csn);
         }
-        self.horizon.swap(|view| View {
-            catalog: Arc::clone(&view.catalog),
-            generations: view.generations.iter().take(1).cloned().collect(),
-            volatile: view.volatile.clone(),
-            state,
-        });
+        self.expose(state, loads);
         drop(view);
         self.bound_pinned();
         self.gates.checkpointed.open();
@@ -235,11 +242,14 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     }
 
     /// Begins a new generation: what is below it is what this checkpoint is of. `None` if the newest root has it all.
-    async fn freeze(&self) -> Result<Option<Frozen<S::State>>, CheckpointError> {
+    async fn freeze(&self, loads: &mut [Load<S::Build>]) -> Result<Option<Frozen<S::State>>, CheckpointError> {
         loop {
-            let lacking = {
+            let lacking = 'lacking: {
                 let mut pipeline = self.commit();
                 self.usable()?;
+                if let Err(lacking) = self.date_loads(&mut pipeline, loads)? {
+                    break 'lacking lacking;
+                }
                 let csn = self.horizon.committed();
                 self.checkpoints.logged.store(0, Ordering::Relaxed);
                 if csn <= self.storage.newest().meta().point.csn {

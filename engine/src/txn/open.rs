@@ -36,7 +36,7 @@ use super::{
     redo::{EpochRecord, Record},
     scan::Scan,
     shared::Shared,
-    storage::{Birth, Direction, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions},
+    storage::{Birth, Direction, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions, Waiting},
     undo::WriteSet,
     view::{Horizon, View},
     volatile::Volatile,
@@ -71,6 +71,7 @@ struct Found<E: Env, S: Storage<E>> {
     env: E,
     options: Options,
     versions: Arc<Versions>,
+    waiting: Arc<Waiting>,
     logs: Vec<Examined<E>>,
     ids: Ids,
     /// Bytes of the parts that the logs have.
@@ -170,9 +171,11 @@ async fn look<E: Env, S: Storage<E>>(
 ) -> Result<Found<E, S>, OpenError> {
     let memory = Memory::new(options.cache_bytes);
     let versions = Versions::new(Arc::clone(&memory));
+    let waiting = Arc::<Waiting>::default();
     let storage_options = StorageOptions {
         chunk_bytes: options.chunk_bytes,
         piece_bytes: options.checkpoint_piece_bytes,
+        waiting: Some(Arc::clone(&waiting)),
         #[cfg(feature = "plants")]
         plants: options.plants(),
         ..StorageOptions::new(memory)
@@ -206,7 +209,9 @@ async fn look<E: Env, S: Storage<E>>(
     match decide(&files(S::roots(&examined)), &seen, options.recovery) {
         Verdict::Refuse { row, log, csn, what } => Err(refusal(row, log, csn, what, errors)),
         Verdict::Create(_) if !options.create => Err(OpenError::NotFound),
-        Verdict::Create(ids) => Ok(Found { env, options, versions, logs, ids, logged, tables: Tables::New(examined) }),
+        Verdict::Create(ids) => {
+            Ok(Found { env, options, versions, waiting, logs, ids, logged, tables: Tables::New(examined) })
+        }
         Verdict::Open { chain, ids, report, .. } => {
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));
@@ -214,7 +219,7 @@ async fn look<E: Env, S: Storage<E>>(
             let mut replayed = replay(&state, &chain, parts, generation).map_err(OpenError::Corrupt)?;
             replayed.unusable = indexes::follow::<E, S>(&state, &mut replayed, chain.end, &options.indexes).await?;
             let tables = Tables::Found { storage, chain, report, replayed };
-            Ok(Found { env, options, versions, logs, ids, logged, tables })
+            Ok(Found { env, options, versions, waiting, logs, ids, logged, tables })
         }
     }
 }
@@ -253,7 +258,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
     /// The writing half.
     async fn establish(self) -> Result<(Shared<E, S>, RecoveryReport), OpenError> {
         let mut report = self.report(Vec::new())?;
-        let Found { env, options, versions, logs, ids, logged, tables } = self;
+        let Found { env, options, versions, waiting, logs, ids, logged, tables } = self;
         let (epoch, next) = ids.epoch.zip(ids.sequence).ok_or(OpenError::EpochsExhausted)?;
         let uuid = ids.uuid.unwrap_or_else(|| {
             let mut uuid = [0; 16];
@@ -315,7 +320,17 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
         let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release, asked);
         checkpoints.logged(logged, u64::MAX);
         let pipeline = Pipeline::new(writers, generation, (catalog, volatile), Some(Csn::first(epoch)), (end, records));
-        let shared = Shared::new(env, options, storage, versions, (uuid, epoch), horizon, logs, pipeline, checkpoints);
+        let shared = Shared::new(
+            env,
+            options,
+            storage,
+            (versions, waiting),
+            (uuid, epoch),
+            horizon,
+            logs,
+            pipeline,
+            checkpoints,
+        );
         Ok((shared, report))
     }
 }
