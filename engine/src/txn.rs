@@ -19,6 +19,7 @@ use crate::env::{Dir, Env};
 
 mod backup;
 
+mod import;
 mod loader;
 
 mod keeper;
@@ -70,6 +71,7 @@ pub mod ids;
 
 pub use backup::{BackupError, BackupReport};
 pub use checkpoint::CheckpointReport;
+pub use import::{ImportError, ImportReport, Tell};
 pub use loader::{LoadError, LoadReport, Loader};
 pub use open::RecoveryReport;
 pub use recover::indexes::UnusableIndex;
