@@ -22,6 +22,9 @@ pub mod blocking;
 mod backup;
 mod check;
 
+mod import;
+mod loader;
+
 mod keeper;
 
 mod open;
@@ -31,6 +34,7 @@ mod table;
 mod transaction;
 
 mod checkpoint;
+mod loads;
 
 mod commit;
 mod durability;
@@ -76,6 +80,8 @@ pub use backup::{BackupError, BackupReport};
 pub use check::{CheckReport, Finding, Wrong};
 pub use checkpoint::CheckpointReport;
 pub use explain::{Explanation, Loss};
+pub use import::{ImportError, ImportReport, Tell};
+pub use loader::{LoadError, LoadReport, Loader};
 pub use open::RecoveryReport;
 pub use recover::indexes::UnusableIndex;
 pub use scan::Scan;
@@ -416,6 +422,34 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     /// [`BackupError`].
     pub async fn backup(&self, to: &Path) -> Result<BackupReport, BackupError> {
         self.shared.backup(to).await
+    }
+
+    /// Begins to build a table from rows in any order, fastest in ascending order, which is there as a whole once
+    /// [`finish`](Loader::finish) returns, and not at all before. Nothing of it goes through the logs, and others go on meanwhile; its
+    /// name is taken. Only [`TableKind::Rows`] can be loaded.
+    ///
+    /// ```
+    /// # use engine::{env::{OsEnv, block_on}, txn::{Store, options::{Options, TableOptions}}};
+    /// # let folder = tempfile::tempdir()?;
+    /// # block_on(async {
+    /// let (store, _) = <Store<OsEnv>>::open(OsEnv, folder.path(), Options::default()).await?;
+    /// let mut loader = store.loader("numbers", TableOptions::default())?;
+    /// for number in 0..1000_u32 {
+    ///     loader.add(&number.to_be_bytes(), b"a number").await?;
+    /// }
+    /// assert_eq!(loader.finish().await?.rows, 1000);
+    /// let numbers = store.table("numbers")?;
+    /// assert!(store.get(&numbers, &7_u32.to_be_bytes()).await?.is_some());
+    /// # store.close().await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn loader(&self, name: &str, options: TableOptions) -> Result<Loader<E, S>, LoadError> {
+        Loader::new(&self.shared, name, &options)
     }
 
     /// Closes the store: makes everything durable, with a checkpoint if [`Options::checkpoint_at_close`] says so or nothing is

@@ -331,6 +331,35 @@ fn a_checkpoint_goes_beside_readers_and_writers_and_the_log_shrinks() {
 }
 
 #[test]
+fn a_log_that_has_grown_makes_a_checkpoint_due_by_whoever_makes_it_grow() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { checkpoint_log_bytes: 1 << 20, checkpoint_after_recovery: false, ..instant() };
+    let chunks = || {
+        let names = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("chunk-")).count()
+    };
+    block_on(async {
+        let store = open(folder.path(), &options).await;
+        let table = store.create_table("table").await.unwrap();
+        for number in 0..60_u8 {
+            store.put(&table, &[number], &[number; 1 << 10]).await.unwrap();
+        }
+        drop(store);
+        assert_eq!(chunks(), 0, "60 KiB are less than 1 MiB");
+        // What is replayed is part of what the log has. (Nothing else would make one for an hour.)
+        let options = Options { checkpoint_log_bytes: 64 << 10, ..options };
+        let store = open(folder.path(), &options).await;
+        let mut number = 60;
+        while chunks() == 0 && number < 64 {
+            store.put(&table, &[number], &[number; 1 << 10]).await.unwrap();
+            std::thread::sleep(Duration::from_millis(500));
+            number += 1;
+        }
+        assert!(chunks() > 0, "a checkpoint with 64 KiB in the log, most of which an earlier life has written");
+    });
+}
+
+#[test]
 fn a_backup_is_a_store_of_its_own_while_the_store_goes_on() {
     let (folder, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let to = target.path().join("copy");

@@ -105,6 +105,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             memory: Memory::new(COPY_CACHE_BYTES),
             chunk_bytes: self.options.chunk_bytes,
             piece_bytes: self.options.checkpoint_piece_bytes,
+            // (It is written by whoever asks for it, who may not be able to sleep.)
+            waiting: None,
             #[cfg(feature = "plants")]
             plants: self.options.plants(),
         };

@@ -100,6 +100,8 @@ pub struct Catalog {
     names: BTreeMap<Arc<str>, TableId>,
     /// Indexes, each behind the table that it is of.
     indexes: BTreeSet<(TableId, TableId)>,
+    /// Names of tables that are still to come. Known in memory alone.
+    reserved: BTreeSet<Arc<str>>,
 }
 
 impl Default for Catalog {
@@ -112,7 +114,13 @@ impl Catalog {
     /// No tables, and there never were any. Number 0 is that of the catalog itself.
     #[must_use]
     pub fn new() -> Catalog {
-        Catalog { next: TableId(1), tables: BTreeMap::new(), names: BTreeMap::new(), indexes: BTreeSet::new() }
+        Catalog {
+            next: TableId(1),
+            tables: BTreeMap::new(),
+            names: BTreeMap::new(),
+            indexes: BTreeSet::new(),
+            reserved: BTreeSet::new(),
+        }
     }
 
     /// Adds a table; from now on newer ones get higher numbers.
@@ -134,13 +142,34 @@ impl Catalog {
         Ok(table)
     }
 
+    /// Sets a name and a number apart for a table that comes later, if at all.
+    pub(super) fn reserve(&mut self, name: &str) -> Result<TableId, CatalogError> {
+        if self.names.contains_key(name) || !self.reserved.insert(name.into()) {
+            return Err(CatalogError::NameTaken);
+        }
+        let id = self.next;
+        self.next = TableId(id.0.checked_add(1).ok_or(CatalogError::Range("id"))?);
+        Ok(id)
+    }
+
+    /// The table doesn't come. Its number is never given again.
+    pub(super) fn give_up(&mut self, name: &str) {
+        self.reserved.remove(name);
+    }
+
+    /// Adds a table under the name and the number that were set apart for it.
+    pub(super) fn create_reserved(&mut self, table: TableInfo) -> Result<Arc<TableInfo>, CatalogError> {
+        self.give_up(&table.name);
+        self.admit(table)
+    }
+
     /// Adds a table that was read, and says nothing of newer ones.
     fn admit(&mut self, table: TableInfo) -> Result<Arc<TableInfo>, CatalogError> {
         check(&table).map_err(CatalogError::Range)?;
         if self.tables.contains_key(&table.id) {
             return Err(CatalogError::NumberTaken);
         }
-        if self.names.contains_key(&table.name) {
+        if self.names.contains_key(&table.name) || self.reserved.contains(&table.name) {
             return Err(CatalogError::NameTaken);
         }
         let table = Arc::new(table);

@@ -16,7 +16,7 @@ use super::{
     options::Options,
     pages::node::Flaw,
     recover::summary::{Collector, Sense},
-    storage::{RootCopy, Storage},
+    storage::{Memory, RootCopy, Storage},
 };
 
 /// What a check found.
@@ -165,7 +165,7 @@ pub(super) async fn check<E: Env, S: Storage<E>>(
     let options = Options { create: false, ..options };
     options.validate()?;
     let (dir, _lock) = open::locked(&env, path, false).await?;
-    let examined = S::examine(&env, &dir, &open::storage_options(&options).1).await?;
+    let examined = S::examine(&env, &dir, &open::storage_options(&options, &Memory::new(options.cache_bytes))).await?;
     let mut report = CheckReport::default();
     let roots = S::roots(&examined);
     for (name, copy) in &roots.copies {

@@ -6,7 +6,13 @@
 //!
 //! One task makes all checkpoints; who wants one asks it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tracing::{debug, warn};
 
@@ -16,6 +22,7 @@ use super::{
     error::{CheckpointError, CommitError, TxError},
     generation::Generation,
     ids::Csn,
+    loads::Load,
     logs::LogsError,
     redo::Checkpoint,
     shared::{Shared, lock},
@@ -30,6 +37,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     inner: Mutex<Inner>,
+    /// Bytes that commits have logged since the last freeze, as this life knows it.
+    logged: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -73,9 +82,14 @@ impl Checkpoints {
     /// Of a store whose newest root is this; `release` is what the last life didn't come to. One is due if `asked`.
     pub(super) fn new(now: Duration, csn: Csn, sequence: u64, release: Option<Release>, asked: bool) -> Checkpoints {
         let last = Ok(CheckpointReport { csn, sequence, changes: 0 });
-        Checkpoints {
-            inner: Mutex::new(Inner { asked: u64::from(asked), done: 0, last, at: now, counts: (0, 0, 0), release }),
-        }
+        let inner = Inner { asked: u64::from(asked), done: 0, last, at: now, counts: (0, 0, 0), release };
+        Checkpoints { inner: Mutex::new(inner), logged: AtomicU64::new(0) }
+    }
+
+    /// A commit has logged so many bytes: whether that crosses a limit.
+    pub(super) fn logged(&self, bytes: u64, limit: u64) -> bool {
+        let before = self.logged.fetch_add(bytes, Ordering::Relaxed);
+        before < limit && before + bytes >= limit
     }
 
     /// How many published a root, how many failed, and how many keys were changed.
@@ -132,7 +146,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         let late = self.env.monotonic().saturating_sub(inner.at) >= self.options.checkpoint_period;
         // After one that failed the next is due by time, or when somebody asks.
         let many = inner.last.is_ok() && self.version_bytes() >= self.options.dirty_bytes;
-        asked > inner.done || many || late
+        let much = self.checkpoints.logged.load(Ordering::Relaxed) >= self.options.checkpoint_log_bytes;
+        asked > inner.done || many || late || (much && inner.last.is_ok())
     }
 
     /// Bytes of versions that a checkpoint would give back.
@@ -178,8 +193,15 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     }
 
     async fn make_checkpoint(&self) -> Result<CheckpointReport, CheckpointError> {
+        let mut loads = self.loads.take();
+        let result = self.make_checkpoint_with(&mut loads).await;
+        self.settle_loads(loads, &result);
+        result
+    }
+
+    async fn make_checkpoint_with(&self, loads: &mut [Load<S::Build>]) -> Result<CheckpointReport, CheckpointError> {
         self.release().await?;
-        let Some(frozen) = self.freeze().await? else {
+        let Some(frozen) = self.freeze(loads).await? else {
             let meta = *self.storage.newest().meta();
             return Ok(CheckpointReport { csn: meta.point.csn, sequence: meta.sequence, changes: 0 });
         };
@@ -201,12 +223,16 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 }
             }
         }
+        for build in loads.iter_mut().filter_map(|load| load.build.take()) {
+            self.storage.adopt(&mut draft, build)?;
+        }
         if planted!(self.options.plants(), CkptReleaseEarly) {
             let sequence = self.storage.newest().meta().sequence + 1;
             lock(&self.checkpoints.inner).release = Some(Release { sequence, csn: to.csn, below: below.clone() });
             self.release().await?;
         }
-        let published = self.storage.publish(draft, Arc::clone(&view.catalog)).await;
+        let catalog = self.with_loads(&view.catalog, loads);
+        let published = self.storage.publish(draft, catalog).await;
         let state = published.map_err(|error| match error {
             PublishError::Not(error) => CheckpointError::Storage(error),
             PublishError::Unknown(error) => CheckpointError::Unknown(error),
@@ -223,12 +249,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if !self.is_logged() {
             self.became_durable(to.csn);
         }
-        self.horizon.swap(|view| View {
-            catalog: Arc::clone(&view.catalog),
-            generations: view.generations.iter().take(1).cloned().collect(),
-            volatile: view.volatile.clone(),
-            state,
-        });
+        self.expose(state, loads);
         drop(view);
         self.bound_pinned();
         self.gates.checkpointed.open();
@@ -238,12 +259,16 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     }
 
     /// Begins a new generation: what is below it is what this checkpoint is of. `None` if the newest root has it all.
-    async fn freeze(&self) -> Result<Option<Frozen<S::State>>, CheckpointError> {
+    async fn freeze(&self, loads: &mut [Load<S::Build>]) -> Result<Option<Frozen<S::State>>, CheckpointError> {
         loop {
-            let lacking = {
+            let lacking = 'lacking: {
                 let mut pipeline = self.commit();
                 self.usable()?;
+                if let Err(lacking) = self.date_loads(&mut pipeline, loads)? {
+                    break 'lacking lacking;
+                }
                 let csn = self.horizon.committed();
+                self.checkpoints.logged.store(0, Ordering::Relaxed);
                 if csn <= self.storage.newest().meta().point.csn {
                     return Ok(None);
                 }

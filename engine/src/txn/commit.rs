@@ -21,6 +21,7 @@ use super::{
     ids::{Csn, TableId, TxnId},
     index::Entries,
     lob::{Lobs, Pieces, Refs},
+    loads::Loads,
     locks::{Owner, Refusal},
     logs::{Capture, Lacking, Writers},
     options::Sync,
@@ -221,7 +222,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if let Some((reads, view, since)) = candidate.reads {
             let (keys, ranges) =
                 (!planted!(self.options.plants(), TxnWriteSkew), !planted!(self.options.plants(), TxnPhantom));
-            let changed = Since { view, catalog: &pipeline.catalog, volatile: &pipeline.volatile, keys, ranges };
+            let Pipeline { catalog, volatile, .. } = &*pipeline;
+            let changed = Since { view, catalog, volatile, loads: &self.loads, keys, ranges };
             let name = |table| view.catalog.table(table).map_or_else(String::new, |info| info.name.to_string());
             let validated = reads.validate(since, &changed);
             validated.map_err(|table| TxError::from(Conflict::Read { table: name(table) }))?;
@@ -249,15 +251,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         }
         lobs.append_behind(pipeline);
         if let Some(edited) = edited {
-            let edited = Arc::new(edited);
-            pipeline.catalog = Arc::clone(&edited);
-            pipeline.volatile = pipeline.volatile.follow(&edited, self.versions.memory());
-            self.horizon.swap(|view| View {
-                catalog: edited,
-                generations: view.generations.clone(),
-                volatile: pipeline.volatile.clone(),
-                state: view.state.clone(),
-            });
+            self.set_catalog(pipeline, edited);
         }
         pipeline.next = csn.next();
         self.horizon.commit(csn);
@@ -277,6 +271,34 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             }
         }
         Ok(Accepted { csn, capture })
+    }
+
+    /// From here on there are these tables.
+    pub(super) fn set_catalog(&self, pipeline: &mut Pipeline<E>, catalog: Catalog) {
+        let catalog = Arc::new(catalog);
+        pipeline.catalog = Arc::clone(&catalog);
+        pipeline.volatile = pipeline.volatile.follow(&catalog, self.versions.memory());
+        self.horizon.swap(|view| View {
+            catalog,
+            generations: view.generations.clone(),
+            volatile: pipeline.volatile.clone(),
+            state: view.state.clone(),
+        });
+    }
+
+    /// Accepts a commit of nothing, or says what a log lacks for it.
+    pub(super) fn accept_nothing(&self, pipeline: &mut Pipeline<E>) -> Result<Result<Csn, Lacking>, CommitError> {
+        let nothing = WriteSet::default();
+        let writes = Writes::Set(&nothing);
+        let parts = self.parts_of_rows(&pipeline.catalog, writes)?;
+        let candidate = Candidate { txn: self.next_txn()?, writes, owner: None, reads: None };
+        match self.accept_under(pipeline, &candidate, parts) {
+            Ok(accepted) => Ok(Ok(accepted.csn)),
+            Err(Attempt::Lack(lacking)) => Ok(Err(lacking)),
+            Err(Attempt::Rejected(Rejected::Never(error))) => Err(error),
+            // (It has no rows, and changes no catalog.)
+            Err(Attempt::Rejected(Rejected::RowTaken | Rejected::Catalog(_))) => Err(TxError::Closed.into()),
+        }
     }
 
     /// The planted bug: each part but the last becomes a commit of its own. The commit of the last.
@@ -302,6 +324,10 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             pipeline.as_mut().append(usize::from(*log), part);
         }
         pipeline.parts += parts.0.len() as u64;
+        let bytes = parts.0.iter().map(|(_, part)| part.len() as u64).sum();
+        if self.checkpoints.logged(bytes, self.options.checkpoint_log_bytes) {
+            self.gates.checkpointer.open();
+        }
         let Pipeline { generation, snapshots, catalog, volatile, .. } = pipeline;
         let mut live = self.horizon.live(snapshots);
         if planted!(self.options.plants(), TxnPruneLive) {
@@ -467,22 +493,30 @@ fn edit(catalog: &Catalog, writes: Writes<'_>, csn: Csn, logs: usize) -> Result<
 }
 
 /// What changed since a snapshot, for a validation.
-struct Since<'a, S> {
+struct Since<'a, S, B> {
     view: &'a View<S>,
     catalog: &'a Catalog,
     volatile: &'a Volatile,
+    loads: &'a Loads<B>,
     /// What is looked at: false for a planted bug.
     keys: bool,
     ranges: bool,
 }
 
-impl<S: State> Changed for Since<'_, S> {
+impl<S, B> Since<'_, S, B> {
+    /// Whether the table has come or gone, with all its rows at once.
+    fn table(&self, table: TableId) -> bool {
+        self.catalog.table(table).is_none() || self.loads.came_behind(self.view, table).is_some()
+    }
+}
+
+impl<S: State, B> Changed for Since<'_, S, B> {
     fn key(&self, table: TableId, key: &[u8], after: Csn) -> bool {
         let newest = match self.volatile.table(table) {
             Some(overlay) => overlay.newest(key),
             None => self.view.newest(table, key),
         };
-        self.keys && (self.catalog.table(table).is_none() || newest.is_some_and(|newest| newest > after))
+        self.keys && (self.table(table) || newest.is_some_and(|newest| newest > after))
     }
 
     fn range(&self, table: TableId, range: KeyRange<'_>, after: Csn) -> bool {
@@ -490,7 +524,7 @@ impl<S: State> Changed for Since<'_, S> {
             Some(overlay) => overlay.changed_since(range, after),
             None => self.view.changed_since(table, range, after),
         };
-        self.ranges && (self.catalog.table(table).is_none() || changed)
+        self.ranges && (self.table(table) || changed)
     }
 }
 

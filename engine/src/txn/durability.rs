@@ -96,6 +96,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     /// Waits until an accepted commit is durable; where nothing is logged it takes a checkpoint.
     pub(super) async fn wait_until_durable(&self, accepted: &Accepted) -> Result<(), CommitError> {
         let csn = accepted.csn;
+        let _waiter = self.waiting.enter();
         let waited = match &accepted.capture {
             _ if self.horizon.durable() >= csn => Ok(()),
             _ if !self.is_logged() => self.checkpoint().await.map(drop).map_err(|error| {
@@ -111,6 +112,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     /// Makes all commits so far durable.
     pub(super) async fn pass(&self) -> Result<(), Arc<Failure>> {
         let began = self.env.monotonic();
+        let _waiter = self.waiting.enter();
         let capture = {
             let mut pipeline = self.commit();
             let last = self.horizon.committed();

@@ -11,6 +11,7 @@ use std::{
 use super::{
     catalog::{self, Catalog},
     ids::{Csn, Epoch, TableId},
+    pages::format::KEY_LIMIT_BYTES,
     storage::{
         Birth, Changes, Cursor, Direction, KeyRange, Lookup, Point, PublishError, RootCopy, RootMeta, Roots, State,
         Storage, StorageError, StorageOptions, Value,
@@ -74,6 +75,14 @@ pub struct MemoryDraft {
     control: Arc<Mutex<Control>>,
 }
 
+/// A table of a [`MemoryStorage`] that is being built.
+#[derive(Debug)]
+pub struct MemoryBuild {
+    table: TableId,
+    rows: Arc<Map>,
+    complete: bool,
+}
+
 impl Drop for MemoryDraft {
     fn drop(&mut self) {
         lock(&self.control).drafting = false;
@@ -94,10 +103,11 @@ impl<E: Env> MemoryStorage<E> {
 }
 
 impl<E: Env> Storage<E> for MemoryStorage<E> {
-    const KEY_LIMIT_BYTES: usize = super::pages::format::KEY_LIMIT_BYTES;
+    const KEY_LIMIT_BYTES: usize = KEY_LIMIT_BYTES;
     type Examined = MemoryExamined<E>;
     type State = MemoryState;
     type Draft = MemoryDraft;
+    type Build = MemoryBuild;
 
     async fn examine(env: &E, dir: &E::Dir, _: &StorageOptions) -> Result<MemoryExamined<E>, StorageError> {
         let root = read_whole(dir, ROOT, u64::MAX).await?.map(|bytes| file::decode(&bytes));
@@ -161,16 +171,38 @@ impl<E: Env> Storage<E> for MemoryStorage<E> {
         table: TableId,
         changes: &mut C,
     ) -> Result<(), StorageError> {
-        let map = Arc::make_mut(draft.tables.entry(table).or_default());
-        while let Some((key, value)) = changes.current() {
-            assert!(key.len() <= Self::KEY_LIMIT_BYTES, "a key that is too long came in");
-            match value {
-                Some(value) => map.insert(key.to_vec(), value.into()),
-                None => map.remove(key),
-            };
-            changes.advance();
-        }
+        apply(draft.tables.entry(table).or_default(), changes);
         Ok(())
+    }
+
+    fn build(&self, table: TableId) -> MemoryBuild {
+        MemoryBuild { table, rows: Arc::default(), complete: false }
+    }
+
+    async fn extend<C: Changes + Send>(&self, build: &mut MemoryBuild, rows: &mut C) -> Result<(), StorageError> {
+        if build.complete {
+            return Err(StorageError::Broken);
+        }
+        apply(&mut build.rows, rows);
+        Ok(())
+    }
+
+    async fn complete(&self, build: &mut MemoryBuild) -> Result<MemoryCursor, StorageError> {
+        build.complete = true;
+        let (map, range) = (Arc::clone(&build.rows), (Bound::Unbounded, Bound::Unbounded));
+        Ok(MemoryCursor { map, range, direction: Direction::Forward, current: None, ended: false })
+    }
+
+    fn adopt(&self, draft: &mut MemoryDraft, build: MemoryBuild) -> Result<(), StorageError> {
+        if !build.complete || draft.tables.contains_key(&build.table) {
+            return Err(StorageError::Broken);
+        }
+        draft.tables.insert(build.table, build.rows);
+        Ok(())
+    }
+
+    async fn discard(&self, build: MemoryBuild) {
+        drop(build);
     }
 
     async fn publish(&self, mut draft: MemoryDraft, catalog: Arc<Catalog>) -> Result<MemoryState, PublishError> {
@@ -200,6 +232,18 @@ impl<E: Env> Storage<E> for MemoryStorage<E> {
     }
 
     async fn released(&self, _: &MemoryState) {}
+}
+
+fn apply(map: &mut Arc<Map>, changes: &mut impl Changes) {
+    let map = Arc::make_mut(map);
+    while let Some((key, value)) = changes.current() {
+        assert!(key.len() <= KEY_LIMIT_BYTES, "a key that is too long came in");
+        match value {
+            Some(value) => map.insert(key.to_vec(), value.into()),
+            None => map.remove(key),
+        };
+        changes.advance();
+    }
 }
 
 impl State for MemoryState {

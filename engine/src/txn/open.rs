@@ -36,7 +36,7 @@ use super::{
     redo::{EpochRecord, Record},
     scan::Scan,
     shared::Shared,
-    storage::{Birth, Direction, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions},
+    storage::{Birth, Direction, Memory, Point, RootCopy, RootMeta, Roots, State, Storage, StorageOptions, Waiting},
     undo::WriteSet,
     view::{Horizon, View, Visibility},
     volatile::Volatile,
@@ -71,8 +71,11 @@ struct Found<E: Env, S: Storage<E>> {
     env: E,
     options: Options,
     versions: Arc<Versions>,
+    waiting: Arc<Waiting>,
     logs: Vec<Examined<E>>,
     ids: Ids,
+    /// Bytes of the parts that the logs have.
+    logged: u64,
     tables: Tables<E, S>,
 }
 
@@ -174,17 +177,15 @@ pub(super) async fn foresee<E: Env, S: Storage<E>>(
     found.report(found.logs.iter().map(|log| log.report().clone()).collect())
 }
 
-/// What is told to the tables' storage, and what counts the versions above it.
-pub(super) fn storage_options(options: &Options) -> (Arc<Versions>, StorageOptions) {
-    let memory = Memory::new(options.cache_bytes);
-    let storage_options = StorageOptions {
+/// What is told to the tables' storage.
+pub(super) fn storage_options(options: &Options, memory: &Arc<Memory>) -> StorageOptions {
+    StorageOptions {
         chunk_bytes: options.chunk_bytes,
         piece_bytes: options.checkpoint_piece_bytes,
         #[cfg(feature = "plants")]
         plants: options.plants(),
-        ..StorageOptions::new(Arc::clone(&memory))
-    };
-    (Versions::new(memory), storage_options)
+        ..StorageOptions::new(Arc::clone(memory))
+    }
 }
 
 /// The reading half.
@@ -194,7 +195,8 @@ async fn look<E: Env, S: Storage<E>>(
     path: &Path,
     options: Options,
 ) -> Result<Found<E, S>, OpenError> {
-    let (versions, storage_options) = storage_options(&options);
+    let (versions, waiting) = (Versions::new(Memory::new(options.cache_bytes)), Arc::<Waiting>::default());
+    let storage_options = StorageOptions { waiting: Some(Arc::clone(&waiting)), ..storage_options(&options, versions.memory()) };
     let examined = S::examine(&env, dir, &storage_options).await?;
     let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
 
@@ -222,10 +224,13 @@ async fn look<E: Env, S: Storage<E>>(
             }
         }
     }
+    let logged = parts.iter().flatten().map(|(_, part)| part.len() as u64).sum();
     match decide(&files(S::roots(&examined)), &seen, options.recovery) {
         Verdict::Refuse { row, log, csn, what } => Err(refusal(row, log, csn, what, errors)),
         Verdict::Create(_) if !options.create => Err(OpenError::NotFound),
-        Verdict::Create(ids) => Ok(Found { env, options, versions, logs, ids, tables: Tables::New(examined) }),
+        Verdict::Create(ids) => {
+            Ok(Found { env, options, versions, waiting, logs, ids, logged, tables: Tables::New(examined) })
+        }
         Verdict::Open { chain, ids, report, .. } => {
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));
@@ -234,7 +239,7 @@ async fn look<E: Env, S: Storage<E>>(
                 replay(&state, &chain, parts, generation, &options.plants()).map_err(OpenError::Corrupt)?;
             replayed.unusable = indexes::follow::<E, S>(&state, &mut replayed, chain.end, &options.indexes).await?;
             let tables = Tables::Found { storage, chain, report, replayed };
-            Ok(Found { env, options, versions, logs, ids, tables })
+            Ok(Found { env, options, versions, waiting, logs, ids, logged, tables })
         }
     }
 }
@@ -273,7 +278,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
     /// The writing half.
     async fn establish(self) -> Result<(Shared<E, S>, RecoveryReport), OpenError> {
         let mut report = self.report(Vec::new())?;
-        let Found { env, options, versions, logs, ids, tables } = self;
+        let Found { env, options, versions, waiting, logs, ids, logged, tables } = self;
         let (epoch, next) = ids.epoch.zip(ids.sequence).ok_or(OpenError::EpochsExhausted)?;
         let uuid = ids.uuid.unwrap_or_else(|| {
             let mut uuid = [0; 16];
@@ -337,8 +342,19 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
         let meta = *storage.newest().meta();
         let asked = options.checkpoint_after_recovery && report.replayed > 0;
         let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release, asked);
+        checkpoints.logged(logged, u64::MAX);
         let pipeline = Pipeline::new(writers, generation, (catalog, volatile), Some(Csn::first(epoch)), (end, records));
-        let shared = Shared::new(env, options, storage, versions, (uuid, epoch), horizon, logs, pipeline, checkpoints);
+        let shared = Shared::new(
+            env,
+            options,
+            storage,
+            (versions, waiting),
+            (uuid, epoch),
+            horizon,
+            logs,
+            pipeline,
+            checkpoints,
+        );
         Ok((shared, report))
     }
 }

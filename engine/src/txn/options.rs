@@ -46,6 +46,9 @@ pub struct Options {
     pub pinned_bytes: u64,
     /// A checkpoint is due so long after the last: 1 s to 30 days, looked at every 3 s. Default 1 h.
     pub checkpoint_period: Duration,
+    /// A checkpoint is due when this much was logged since the last, in bytes: 64 KiB to 1 TiB, looked at when a commit crosses it and
+    /// every 3 s. Default 1 GiB.
+    pub checkpoint_log_bytes: u64,
     /// Whether an open that replays commits has a checkpoint made at once, in the background, so that the next one need not replay them
     /// again (K21). Default true.
     pub checkpoint_after_recovery: bool,
@@ -94,6 +97,7 @@ impl Default for Options {
             dirty_bytes: 32 << 20,
             pinned_bytes: 64 << 20,
             checkpoint_period: Duration::from_secs(3600),
+            checkpoint_log_bytes: 1 << 30,
             checkpoint_after_recovery: true,
             checkpoint_at_close: true,
             chunk_bytes: 256 << 20,
@@ -141,6 +145,7 @@ impl Options {
             ("dirty_bytes", self.dirty_bytes, 16 << 10, quarter, "16384 bytes to a quarter of cache_bytes"),
             ("pinned_bytes", self.pinned_bytes, 0, 1 << 40, "at most 1 TiB"),
             ("checkpoint_period", ms(self.checkpoint_period), 1000, 30 * 24 * hour, "1 s to 30 days"),
+            ("checkpoint_log_bytes", self.checkpoint_log_bytes, 64 << 10, 1 << 40, "65536 bytes to 1 TiB"),
             ("checkpoint_piece_bytes", self.checkpoint_piece_bytes, 4 << 10, 64 << 20, "4096 to 67108864 bytes"),
             (
                 "max_value_bytes",
@@ -286,6 +291,7 @@ mod tests {
         assert_eq!(with(|options| options.sync_period = Duration::ZERO), Err("sync_period"));
         assert_eq!(with(|options| options.dirty_bytes = 64 << 20), Ok(()));
         assert_eq!(with(|options| options.dirty_bytes = (64 << 20) + 1), Err("dirty_bytes"));
+        assert_eq!(with(|options| options.checkpoint_log_bytes = 1 << 10), Err("checkpoint_log_bytes"));
         assert_eq!(with(|options| options.max_txn_bytes = 1 << 20), Err("max_txn_bytes"));
         assert_eq!(with(|options| options.max_value_bytes = 65 << 20), Err("max_value_bytes"));
         assert_eq!(with(|options| options.lob_bytes = 1 << 20), Ok(()));

@@ -17,7 +17,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, PoisonError, Weak},
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 pub use super::storage::Changes;
@@ -27,7 +30,7 @@ use super::{
     ids::{PageNo, TableId},
     stats::StorageStats,
     storage::{
-        Birth, Point, PublishError, RootMeta, Roots, Storage, StorageError, StorageOptions,
+        Birth, Point, PublishError, RootMeta, Roots, Storage, StorageError, StorageOptions, Waiting,
         files::{self, prepare, put_in_place},
     },
 };
@@ -38,9 +41,12 @@ use crate::{
 };
 
 mod check;
+mod build;
 mod draft;
 mod open;
 mod state;
+
+mod writing;
 
 mod space;
 
@@ -55,6 +61,7 @@ pub mod format;
 pub mod merge;
 pub mod node;
 
+pub use build::PagesBuild;
 use cache::Cache;
 pub use draft::PagesDraft;
 use draft::{CATALOG, Finished};
@@ -125,7 +132,10 @@ struct Shared<E: Env, const B: usize> {
     uuid: [u8; 16],
     chunk_pages: u32,
     piece_bytes: u64,
+    waiting: Option<Arc<Waiting>>,
     plants: Plants,
+    /// The number of the next chunk file.
+    next_chunk: Arc<AtomicU32>,
     control: Mutex<Control<E, B>>,
 }
 
@@ -139,7 +149,6 @@ struct Control<E: Env, const B: usize> {
     released: Option<u64>,
     drafting: bool,
     poisoned: Option<String>,
-    next_chunk: u32,
     /// Chunk files whose length, or some of whose pages, is not known until the next open.
     unsure: BTreeMap<u32, Unsure>,
     /// Chunk files that no root needs once the one of this sequence is released.
@@ -151,7 +160,7 @@ struct Control<E: Env, const B: usize> {
 }
 
 impl<E: Env, const B: usize> Control<E, B> {
-    fn new(newest: PagesState<E, B>, root: &Root) -> Control<E, B> {
+    fn new(newest: PagesState<E, B>) -> Control<E, B> {
         Control {
             states: vec![Arc::downgrade(&newest.0)],
             newest,
@@ -159,7 +168,6 @@ impl<E: Env, const B: usize> Control<E, B> {
             released: None,
             drafting: false,
             poisoned: None,
-            next_chunk: root.next_chunk,
             unsure: BTreeMap::new(),
             doomed: Vec::new(),
             useless: Vec::new(),
@@ -178,14 +186,13 @@ impl<E: Env, const B: usize> Shared<E, B> {
     fn end(&self, draft: &PagesDraft<E, B>) {
         let mut control = self.lock();
         control.drafting = false;
-        control.next_chunk = control.next_chunk.max(draft.next_chunk());
         // (If a root copy may have been written, it may name them.)
         if control.poisoned.is_none() {
-            let useless = draft.useless(&control.newest.0.space);
+            let useless = draft.writing.useless(&control.newest.0.space);
             let sequence = control.newest.0.meta.sequence;
             control.doomed.push((sequence, useless));
         }
-        if let Some((first, pages)) = draft.flight() {
+        if let Some((first, pages)) = draft.writing.flight() {
             control.unsure.entry(first.chunk).or_default().pages.set(first.index, pages);
         }
     }
@@ -209,8 +216,8 @@ impl<E: Env, const B: usize> Shared<E, B> {
         Ok(interruptible(|| file.sync_data()).await.map_err(failed("sync")))
     }
 
-    fn root(&self, meta: RootMeta, next_chunk: u32, catalog: Tree, directory: Tree) -> Root {
-        let page_bytes = page_bytes::<B>() as u32;
+    fn root(&self, meta: RootMeta, catalog: Tree, directory: Tree) -> Root {
+        let (page_bytes, next_chunk) = (page_bytes::<B>() as u32, self.next_chunk.load(Ordering::Relaxed));
         Root { meta, page_bytes, next_chunk, chunk_pages: self.chunk_pages, catalog, directory }
     }
 }
@@ -222,6 +229,7 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
     type Examined = PagesExamined<E>;
     type State = PagesState<E, B>;
     type Draft = PagesDraft<E, B>;
+    type Build = PagesBuild<E, B>;
 
     async fn examine(env: &E, dir: &E::Dir, options: &StorageOptions) -> Result<PagesExamined<E>, StorageError> {
         PagesExamined::new(env, dir, options).await
@@ -245,7 +253,7 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
 
     async fn establish(&self, stated: u64) -> Result<(), StorageError> {
         let Shared { dir, .. } = &*self.0;
-        let (newest, next_chunk, useless) = {
+        let (newest, useless) = {
             let mut control = self.0.lock();
             match &control.poisoned {
                 Some(why) => return Err(StorageError::Poisoned(why.clone())),
@@ -253,14 +261,14 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
                 // Until all of it is done: what is left in the middle may yet take effect.
                 None => control.poisoned = Some("it was not established to the end".to_owned()),
             }
-            (control.newest.clone(), control.next_chunk, control.useless.clone())
+            (control.newest.clone(), control.useless.clone())
         };
         let RootState { meta, catalog_tree, directory, space, reader, .. } = &*newest.0;
         // A copy that was found is not a durable one, nor is its name, unless a log states it: after a sync that failed another one
         // proves nothing. Both are made anew, with the same bytes.
         // (Of the first root, 0, no log states anything.)
         if (stated != meta.sequence || stated == 0) && !planted!(self.0.plants, CkptCopyTrusted) {
-            let bytes = self.0.root(*meta, next_chunk, *catalog_tree, *directory).encode();
+            let bytes = self.0.root(*meta, *catalog_tree, *directory).encode();
             prepare(dir, &bytes).await?;
             put_in_place(dir, file_of(meta.sequence)).await?;
         }
@@ -305,7 +313,7 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
             control.released >= Some(base.0.meta.sequence),
             &control.unsure,
             base.0.directory_pages.clone(),
-            (self.0.chunk_pages, control.next_chunk),
+            (self.0.chunk_pages, &self.0.next_chunk),
         );
         let space = space.reusing(planted!(self.0.plants, CkptReuseEarly));
         drop(control);
@@ -319,6 +327,29 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         changes: &mut C,
     ) -> Result<(), StorageError> {
         draft.merge(table, changes).await
+    }
+
+    fn build(&self, table: TableId) -> PagesBuild<E, B> {
+        PagesBuild::new(&self.0, table)
+    }
+
+    async fn extend<C: Changes + Send>(&self, build: &mut PagesBuild<E, B>, rows: &mut C) -> Result<(), StorageError> {
+        build.extend(rows).await
+    }
+
+    async fn complete(&self, build: &mut PagesBuild<E, B>) -> Result<PagesCursor<E, B>, StorageError> {
+        build.finish().await
+    }
+
+    fn adopt(&self, draft: &mut PagesDraft<E, B>, build: PagesBuild<E, B>) -> Result<(), StorageError> {
+        draft.adopt(build)
+    }
+
+    async fn discard(&self, build: PagesBuild<E, B>) {
+        for number in build.take_files() {
+            // What is left is removed after the next open.
+            let _ = files::remove(&self.0.dir, &chunk::name_of(number)).await;
+        }
     }
 
     async fn publish(
@@ -338,7 +369,7 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         let slot = slot_of(sequence);
         let (point, next_table, wall_ns) = (draft.to, catalog.next(), self.0.env.wall_ns());
         let meta = RootMeta { sequence, point, next_table, wall_ns, ..base.meta };
-        let root = self.0.root(meta, draft.next_chunk(), catalog_tree, directory);
+        let root = self.0.root(meta, catalog_tree, directory);
         let written = self.0.write_root(&root, exists.get(slot).is_some_and(|exists| *exists)).await?;
         if let Err(error) = written {
             self.0.lock().poisoned = Some(error.to_string());

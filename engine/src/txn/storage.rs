@@ -58,6 +58,8 @@ pub trait Changes {
 /// Tables on a disk, in the directory of a store.
 ///
 /// - A [`State`] is immutable and keeps its bytes while a clone of it lives.
+/// - A table that is built from nothing needs no draft until it is whole: [`build`](Storage::build), [`extend`](Storage::extend)..,
+///   [`complete`](Storage::complete), [`adopt`](Storage::adopt).
 /// - One draft at a time. [`merge`](Storage::merge) changes nothing but the draft. A draft that is dropped was never there.
 /// - Before [`publish`](Storage::publish) is called nothing of the draft can be found by a later `examine`. Once it is `Ok` the new
 ///   state survives every crash. [`PublishError::Unknown`] means either state; the storage takes no drafts any more.
@@ -72,6 +74,8 @@ pub trait Storage<E: Env>: Send + Sync + Sized + 'static {
     type State: State;
     /// A state being written.
     type Draft: Send + 'static;
+    /// A table that is being built apart from the states. Dropped, it was never there.
+    type Build: Send + 'static;
 
     /// Looks at a directory that the caller has locked. Changes no byte of it. What is wrong with single root copies is among the
     /// answers: whether it matters depends on the logs.
@@ -137,6 +141,40 @@ pub trait Storage<E: Env>: Send + Sync + Sized + 'static {
         table: TableId,
         changes: &mut C,
     ) -> impl Future<Output = Result<(), StorageError>> + Send;
+
+    /// Begins to build a table of this number, empty. Several may be under way, and a draft beside them.
+    fn build(&self, table: TableId) -> Self::Build;
+
+    /// Adds rows to what is built: above all that it has, and none is removed. Nothing of it is durable.
+    ///
+    /// # Errors
+    /// `Io`: it is of no use any more. `Broken` then, if the future was dropped, and once it is complete.
+    ///
+    /// # Panics
+    /// As [`merge`](Storage::merge).
+    fn extend<C: Changes + Send>(
+        &self,
+        build: &mut Self::Build,
+        rows: &mut C,
+    ) -> impl Future<Output = Result<(), StorageError>> + Send;
+
+    /// Says that no more rows come. A cursor in front of the first.
+    ///
+    /// # Errors
+    /// As [`extend`](Storage::extend).
+    fn complete(
+        &self,
+        build: &mut Self::Build,
+    ) -> impl Future<Output = Result<<Self::State as State>::Cursor, StorageError>> + Send;
+
+    /// Makes what was built a table of the draft, which has none of this number. Publishing makes it durable.
+    ///
+    /// # Errors
+    /// `Broken`: it isn't complete, or the draft has rows under its number.
+    fn adopt(&self, draft: &mut Self::Draft, build: Self::Build) -> Result<(), StorageError>;
+
+    /// Gives back at once what a build takes of the disk; what is only dropped goes at some later [`released`](Storage::released).
+    fn discard(&self, build: Self::Build) -> impl Future<Output = ()> + Send;
 
     /// Makes the draft the newest state, with these tables. Those of it that are not among them are dropped, and their space with them.
     ///
@@ -266,6 +304,9 @@ pub struct StorageOptions {
     pub chunk_bytes: u64,
     /// How much of a draft is written between two syncs of a chunk, in bytes: at least a page.
     pub piece_bytes: u64,
+    /// Who is let go first: after each piece of a draft a pause of as long as its sync took, while anybody waits. Drafts are then
+    /// written only in what [`Env::spawn`] runs.
+    pub waiting: Option<Arc<Waiting>>,
     /// A planted bug.
     #[cfg(feature = "plants")]
     pub plants: Plants,
@@ -279,6 +320,7 @@ impl StorageOptions {
             memory,
             chunk_bytes: 256 << 20,
             piece_bytes: 512 << 10,
+            waiting: None,
             #[cfg(feature = "plants")]
             plants: Plants::default(),
         }
@@ -343,6 +385,34 @@ impl Memory {
     #[must_use]
     pub fn is_beyond(&self) -> bool {
         self.whole.as_ref().map_or_else(|| self.used() > self.limit, |whole| whole.is_beyond())
+    }
+}
+
+/// How many wait until something else than a draft is durable.
+#[derive(Debug, Default)]
+pub struct Waiting(AtomicU64);
+
+/// One who waits, until it is dropped.
+#[derive(Debug)]
+pub struct Waiter<'a>(&'a Waiting);
+
+impl Waiting {
+    /// One more waits.
+    pub fn enter(&self) -> Waiter<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Waiter(self)
+    }
+
+    /// Whether anybody does.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

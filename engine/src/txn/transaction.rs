@@ -156,6 +156,9 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             && !planted!(plants, TxnLostUpdate)
         {
             let view = self.view()?;
+            if let Some(newer) = self.shared.loads.came_behind(&view, table.id()) {
+                return Err(self.conflict(Conflict::WriteWrite { newer }));
+            }
             let view = if table.0.kind == TableKind::Memory { self.shared.horizon.view() } else { view };
             let newest = view.newest(table.id(), key);
             if let Some(newer) = newest.filter(|newest| *newest > csn) {

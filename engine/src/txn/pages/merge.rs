@@ -148,6 +148,16 @@ impl<const B: usize> Merge<B> {
         }
     }
 
+    /// Adds a row behind all others to a tree that begins empty. What is added in this way is all that there is: `step` is then called
+    /// without changes.
+    pub fn append<D: Draft<B>>(&mut self, key: &[u8], value: &[u8], draft: &mut D) -> Result<(), D::Error>
+    where
+        D::Error: From<PageError>,
+    {
+        self.leaf = None;
+        self.push_row(&[], key, value, draft)
+    }
+
     /// Does a piece of it; `Some` once it is done, and then it must not be called again.
     ///
     /// # Panics
@@ -257,20 +267,27 @@ impl<const B: usize> Merge<B> {
                 leaf.next += 1;
             }
             if let Some((key, value)) = change.filter(|_| order.is_ge()) {
-                assert!(key.len() <= key_limit::<B>(), "a key that is too long came in");
-                match value {
-                    Some(value) if is_run::<B>(key.len(), value.len()) => {
-                        let run = write_run(value, draft)?;
-                        self.push(0, &leaf.from, key, &run.encode(), true, draft)?;
-                    }
-                    Some(value) => self.push(0, &leaf.from, key, value, false, draft)?,
-                    None => {}
+                if let Some(value) = value {
+                    self.push_row(&leaf.from, key, value, draft)?;
                 }
                 changes.advance();
             }
         }
         self.leaf = Some(leaf);
         Ok(())
+    }
+
+    /// Adds a row to a leaf, or to pages of its own with a leaf that names them.
+    fn push_row<D: Draft<B>>(&mut self, from: &[u8], key: &[u8], value: &[u8], draft: &mut D) -> Result<(), D::Error>
+    where
+        D::Error: From<PageError>,
+    {
+        assert!(key.len() <= key_limit::<B>(), "a key that is too long came in");
+        if is_run::<B>(key.len(), value.len()) {
+            let run = write_run(value, draft)?;
+            return self.push(0, from, key, &run.encode(), true, draft);
+        }
+        self.push(0, from, key, value, false, draft)
     }
 
     /// Adds a cell to a level. `from` is the separator of the page that it would begin.

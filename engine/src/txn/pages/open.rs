@@ -91,7 +91,7 @@ impl<E: Env> PagesExamined<E> {
         let orphans = orphans.copied().filter(|number| !state.0.space.contains_key(number)).collect();
         let useless = self.chunks.iter().copied().filter(|number| *number >= root.next_chunk).collect();
         let exists = self.roots.copies.iter().map(|(_, copy)| *copy != RootCopy::Absent);
-        let mut control = Control::new(state, &root);
+        let mut control = Control::new(state);
         control.exists = exists.collect();
         control.doomed = vec![(root.meta.sequence, orphans)];
         control.useless = useless;
@@ -124,7 +124,7 @@ impl<E: Env> PagesExamined<E> {
             directory: None,
             directory_pages: Vec::new(),
         }));
-        let mut control = Control::new(state, &root);
+        let mut control = Control::new(state);
         control.exists = vec![true, false];
         control.highest = Some(0);
         Ok(self.shared(cache, &root, control))
@@ -138,7 +138,9 @@ impl<E: Env> PagesExamined<E> {
             uuid: root.meta.uuid,
             chunk_pages: root.chunk_pages,
             piece_bytes: self.options.piece_bytes.max(page_bytes::<B>()),
+            waiting: self.options.waiting.clone(),
             plants: self.options.plants(),
+            next_chunk: Arc::new(root.next_chunk.into()),
             control: control.into(),
         }))
     }

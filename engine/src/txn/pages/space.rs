@@ -7,7 +7,13 @@
 //!
 //! A file grows only from the length that the newest root states. Pages that a draft frees are free for a later one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use super::{
     Tree,
@@ -50,7 +56,8 @@ pub(super) enum NoPage {
 #[derive(Debug)]
 pub(super) struct DraftSpace<const B: usize> {
     chunk_pages: u32,
-    pub(super) next_chunk: u32,
+    /// The number of the next chunk file, whoever makes it.
+    next_chunk: Arc<AtomicU32>,
     chunks: BTreeMap<u32, DraftChunk>,
     /// The newest root's pages of the directory; `None` once they are freed, which is when anything changes.
     old_directory: Option<Vec<PageNo>>,
@@ -91,7 +98,7 @@ impl<const B: usize> DraftSpace<B> {
         released: bool,
         unsure: &BTreeMap<u32, Unsure>,
         old_directory: Vec<PageNo>,
-        (chunk_pages, next_chunk): (u32, u32),
+        (chunk_pages, next_chunk): (u32, &Arc<AtomicU32>),
     ) -> DraftSpace<B> {
         let mut chunks: BTreeMap<u32, DraftChunk> = BTreeMap::new();
         for (number, base) in base {
@@ -115,7 +122,19 @@ impl<const B: usize> DraftSpace<B> {
             }
         }
         let (old_directory, directory) = (Some(old_directory), Vec::new());
+        let next_chunk = Arc::clone(next_chunk);
         DraftSpace { chunk_pages, next_chunk, chunks, old_directory, directory, reuses: false }
+    }
+
+    /// A space in chunk files of its own.
+    pub(super) fn apart(chunk_pages: u32, next_chunk: &Arc<AtomicU32>) -> DraftSpace<B> {
+        let none = std::iter::empty();
+        DraftSpace::new(&Space::new(), none, true, &BTreeMap::new(), Vec::new(), (chunk_pages, next_chunk))
+    }
+
+    /// Takes over the chunk files of a space that has nothing but its own.
+    pub(super) fn absorb(&mut self, mut other: DraftSpace<B>) {
+        self.chunks.append(&mut other.chunks);
     }
 
     pub(super) fn reusing(self, reuses: bool) -> DraftSpace<B> {
@@ -131,8 +150,9 @@ impl<const B: usize> DraftSpace<B> {
         }
         let capacity =
             pages.checked_add(1).filter(|capacity| *capacity <= bitmap_pages::<B>()).ok_or(NoPage::TooLarge)?;
-        let number = self.next_chunk;
-        self.next_chunk = number.checked_add(1).ok_or(NoPage::NoChunk)?;
+        let next = |number: u32| number.checked_add(1);
+        let number = self.next_chunk.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let number = number.map_err(|_| NoPage::NoChunk)?;
         let mut chunk = DraftChunk::new(1, capacity.max(self.chunk_pages));
         chunk.live.set(0, 1);
         chunk.blocked.set(0, 1);

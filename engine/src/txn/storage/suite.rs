@@ -19,6 +19,7 @@ pub(in crate::txn) fn run<S: Storage<OsEnv>>() {
     drafts_are_taken_one_at_a_time_and_only_once_established::<S>();
     a_table_that_is_not_in_the_catalog_is_gone::<S>();
     sequences_are_above_all_that_is_stated::<S>();
+    what_is_built_is_one_table_of_one_draft::<S>();
     agrees_with_maps::<S>();
 }
 
@@ -197,6 +198,35 @@ fn sequences_are_above_all_that_is_stated<S: Storage<OsEnv>>() {
     });
 }
 
+fn what_is_built_is_one_table_of_one_draft<S: Storage<OsEnv>>() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let batch: Batch = (0..2000_u32).map(|number| (number.to_be_bytes().to_vec(), Some(vec![7; 50]))).collect();
+    block_on(async {
+        let storage = create::<S>(folder.path()).await;
+        let mut catalog = Catalog::new();
+        catalog.create(table(1)).expect("a new name");
+        let mut build = storage.build(TableId(1));
+        storage.extend(&mut build, &mut Sorted::new(&batch)).await.expect("the disk works");
+        let mut draft = storage.draft(point(1)).expect("what is built is no draft");
+        let early = storage.build(TableId(1));
+        assert!(matches!(storage.adopt(&mut draft, early), Err(StorageError::Broken)));
+        drop(storage.complete(&mut build).await.expect("the disk works"));
+        let more = storage.extend(&mut build, &mut Sorted::new(&batch)).await;
+        assert!(matches!(more, Err(StorageError::Broken)));
+        storage.merge(&mut draft, TableId(2), &mut Sorted::new(&batch)).await.expect("the disk works");
+        storage.adopt(&mut draft, build).expect("it is complete");
+        let mut second = storage.build(TableId(1));
+        drop(storage.complete(&mut second).await.expect("the disk works"));
+        assert!(matches!(storage.adopt(&mut draft, second), Err(StorageError::Broken)));
+        catalog.create(table(2)).expect("a new name");
+        storage.publish(draft, Arc::new(catalog)).await.expect("the disk works");
+        drop(storage);
+        let state = open::<S>(folder.path()).await.newest();
+        let rows = scan(&state, TableId(1), ALL, Direction::Forward).await;
+        assert!(rows == scan(&state, TableId(2), ALL, Direction::Forward).await && rows.len() == 2000);
+    });
+}
+
 // --- Against ordered maps
 
 #[derive(Clone, Debug)]
@@ -205,6 +235,8 @@ enum Step {
     Draft(Vec<(u32, Batch)>, bool),
     /// The table goes, and comes back as another one.
     Replace(u32),
+    /// It comes back with rows that were built in so many parts, and is published or dropped.
+    Build(u32, Batch, u8, bool),
     /// No older state is needed from outside.
     Release,
     /// All states are let go.
@@ -240,7 +272,10 @@ fn step() -> impl Strategy<Value = Step> {
         }),
     ];
     let draft = proptest::collection::vec((0..TABLES, batch), 0..4);
+    let rows = proptest::collection::btree_map(key(), value(), 0..400);
+    let built = (0..TABLES, rows, 1..4_u8, proptest::bool::weighted(0.8));
     prop_oneof![
+        2 => built.prop_map(|(table, rows, parts, published)| Step::Build(table, rows, parts, published)),
         8 => (draft, proptest::bool::weighted(0.8)).prop_map(|(changes, published)| Step::Draft(changes, published)),
         1 => (0..TABLES).prop_map(Step::Replace),
         4 => Just(Step::Release),
@@ -302,6 +337,35 @@ async fn walk<S: Storage<OsEnv>>(path: &Path, steps: Vec<Step>, probes: &[(Vec<u
                 *id = catalog.next();
                 catalog.create(table(id.0)).expect("a new name");
                 states.push((publish(&storage, number, &BTreeMap::new(), &catalog).await, model.clone()));
+            }
+            Step::Build(which, mut rows, parts, published) => {
+                rows.retain(|_, value| value.is_some());
+                let id = catalog.next();
+                let mut build = storage.build(id);
+                let rest: Vec<_> = rows.iter().collect();
+                for part in rest.chunks(rest.len().div_ceil(parts.into()).max(1)) {
+                    let part: Batch = part.iter().map(|(key, value)| ((*key).clone(), (*value).clone())).collect();
+                    storage.extend(&mut build, &mut Sorted::new(&part)).await.expect("the disk works");
+                }
+                let mut cursor = storage.complete(&mut build).await.expect("the disk works");
+                for (key, value) in &rows {
+                    assert!(cursor.advance().await.expect("nothing is damaged"));
+                    assert_eq!(cursor.current(), Some((key.as_slice(), value.as_deref().expect("a row"))));
+                }
+                assert!(!cursor.advance().await.expect("nothing is damaged"));
+                if published {
+                    let mut draft = storage.draft(point(number)).expect("there is no other");
+                    storage.adopt(&mut draft, build).expect("it is complete");
+                    let gone = std::mem::replace(&mut ids[which as usize], id);
+                    catalog.remove(gone);
+                    model.remove(&gone);
+                    catalog.create(table(id.0)).expect("a new name");
+                    model.insert(id, rows.into_iter().filter_map(|(key, value)| Some((key, value?))).collect());
+                    let state = storage.publish(draft, Arc::new(catalog.clone())).await.expect("the disk works");
+                    states.push((state, model.clone()));
+                } else if parts == 1 {
+                    storage.discard(build).await;
+                }
             }
             Step::Release => storage.released(&storage.newest()).await,
             Step::Forget => drop(states.drain(..states.len() - 1)),

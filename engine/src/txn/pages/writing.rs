@@ -1,0 +1,288 @@
+//! New pages on their way into chunk files: they go to places that nobody needs, in pieces, and nothing leads to them yet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IoSlice,
+    sync::Arc,
+};
+
+use super::{
+    Draft, FileOf, Shared, Tree,
+    chunk::{Chunk, ChunkHeader, name_of},
+    format::{PAGE_HEADER_BYTES, Run},
+    merge::Merge,
+    node::Node,
+    page_bytes, run_pages,
+    space::{DraftSpace, NoPage, Space},
+    state::{InMemory, Reader, Stop},
+};
+use crate::{
+    env::Env,
+    txn::{
+        ids::{PageNo, TableId},
+        storage::{Changes, StorageError},
+    },
+};
+
+/// Pages side by side that are written in one call.
+const WRITE_PAGES: usize = 64;
+
+/// Places for new pages, and what becomes of these until they are durable.
+pub(super) struct Writing<E: Env, const B: usize> {
+    shared: Arc<Shared<E, B>>,
+    pub(super) reader: Reader<FileOf<E>, B>,
+    pub(super) work: Work<B>,
+    /// Files that were made.
+    made: BTreeSet<u32>,
+    /// Files with writes that are not durable.
+    unsynced: BTreeSet<u32>,
+    /// A write that was begun: should its future be dropped, it may yet take effect.
+    flight: Option<(PageNo, u32)>,
+}
+
+/// What a merge needs: places, and somewhere to leave pages until they are written.
+pub(super) struct Work<const B: usize> {
+    pub(super) space: DraftSpace<B>,
+    pending: BTreeMap<PageNo, Piece<B>>,
+    pending_bytes: u64,
+}
+
+/// What becomes pages side by side.
+pub(super) enum Piece<const B: usize> {
+    Node([u8; PAGE_HEADER_BYTES], Arc<Node<B>>),
+    Bytes(Vec<u8>),
+}
+
+/// What of the pages that are written is kept in memory, and when they become durable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// All of them; each piece by itself.
+    Pieces,
+    /// Those that there is room for; at the end.
+    Whole,
+}
+
+impl<const B: usize> Work<B> {
+    pub(super) fn add(&mut self, page: PageNo, piece: Piece<B>) {
+        self.pending_bytes += match &piece {
+            Piece::Node(..) => page_bytes::<B>(),
+            Piece::Bytes(bytes) => bytes.len() as u64,
+        };
+        self.pending.insert(page, piece);
+    }
+
+    /// Bytes that are to be written.
+    pub(super) fn pending_bytes(&self) -> u64 {
+        self.pending_bytes
+    }
+}
+
+impl<const B: usize> Draft<B> for Work<B> {
+    type Error = Stop<B>;
+
+    fn allocate(&mut self, pages: u32) -> Result<PageNo, Stop<B>> {
+        self.space.allocate(pages).map_err(|none| Stop::Failed(no_page(none)))
+    }
+
+    fn write(&mut self, page: PageNo, header: [u8; PAGE_HEADER_BYTES], node: Arc<Node<B>>) {
+        self.add(page, Piece::Node(header, node));
+    }
+
+    fn write_run(&mut self, run: &Run, value: &[u8]) {
+        let mut bytes = value.to_vec();
+        bytes.resize((run_pages::<B>(run.bytes) * page_bytes::<B>()) as usize, 0);
+        self.add(run.page, Piece::Bytes(bytes));
+    }
+}
+
+pub(super) fn no_page(none: NoPage) -> StorageError {
+    let (kind, message) = match none {
+        NoPage::TooLarge => (std::io::ErrorKind::FileTooLarge, "a value takes more pages than a chunk file can have"),
+        NoPage::NoChunk => (std::io::ErrorKind::StorageFull, "no chunk file has a number any more"),
+    };
+    let message = message.to_owned();
+    StorageError::Io { operation: "find room", file: "chunk files".to_owned(), kind, message }
+}
+
+impl<E: Env, const B: usize> Writing<E, B> {
+    pub(super) fn new(shared: &Arc<Shared<E, B>>, reader: Reader<FileOf<E>, B>, space: DraftSpace<B>) -> Self {
+        Writing {
+            shared: Arc::clone(shared),
+            reader,
+            work: Work { space, pending: BTreeMap::new(), pending_bytes: 0 },
+            made: BTreeSet::new(),
+            unsynced: BTreeSet::new(),
+            flight: None,
+        }
+    }
+
+    /// Whether it has made files.
+    pub(super) fn has_made(&self) -> bool {
+        !self.made.is_empty()
+    }
+
+    /// Files that it has made; from now on they are the caller's business.
+    pub(super) fn take_made(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.made)
+    }
+
+    /// Files that were made and that this space doesn't name.
+    pub(super) fn useless(&self, space: &Space) -> Vec<u32> {
+        self.made.iter().copied().filter(|number| !space.contains_key(number)).collect()
+    }
+
+    /// A write that may yet take effect.
+    pub(super) fn flight(&self) -> Option<(PageNo, u32)> {
+        self.flight
+    }
+
+    /// Does a merge into a table's tree; what it replaced is free then. All of it is written.
+    pub(super) async fn finish<C: Changes + Send>(
+        &mut self,
+        table: TableId,
+        merge: &mut Merge<B>,
+        changes: &mut C,
+        pace: Pace,
+    ) -> Result<Tree, StorageError> {
+        let mut held = None;
+        let merged = loop {
+            let source = InMemory { reader: &self.reader, table, held: &held };
+            match merge.step(&source, changes, &mut self.work) {
+                Ok(Some(merged)) => break merged,
+                Ok(None) if self.work.pending_bytes < self.shared.piece_bytes => {}
+                Ok(None) => self.write_piece(pace).await?,
+                Err(Stop::Missing(child)) => held = Some((child, self.reader.load(&child).await?)),
+                Err(Stop::Failed(error)) => return Err(error),
+            }
+        };
+        for replaced in &merged.replaced {
+            self.free(replaced.page, replaced.pages)?;
+        }
+        // What a later merge reads is on the disk.
+        self.write_out(pace).await?;
+        Ok(merged.root)
+    }
+
+    /// Frees pages. That they were in use is checked: else a tree and the bitmaps contradict each other.
+    pub(super) fn free(&mut self, page: PageNo, pages: u32) -> Result<(), StorageError> {
+        if self.work.space.free(page, pages) {
+            return Ok(());
+        }
+        let offset = u64::from(page.index) * page_bytes::<B>();
+        let what = "a page of a tree is not in use, says the bitmap".to_owned();
+        Err(StorageError::Corrupt { file: name_of(page.chunk), offset, what })
+    }
+
+    /// Writes what is pending, and lets others go on: their syncs share the disk with this one, and would wait for it each time.
+    pub(super) async fn write_piece(&mut self, pace: Pace) -> Result<(), StorageError> {
+        self.write_out(pace).await?;
+        if pace == Pace::Pieces {
+            let began = self.shared.env.monotonic();
+            self.sync().await?;
+            let env = &self.shared.env;
+            if self.shared.waiting.as_ref().is_some_and(|waiting| waiting.any()) {
+                env.sleep(env.monotonic().saturating_sub(began)).await;
+            }
+        }
+        self.shared.env.yield_now().await;
+        Ok(())
+    }
+
+    /// Writes what is pending, in the order of places.
+    pub(super) async fn write_out(&mut self, pace: Pace) -> Result<(), StorageError> {
+        self.work.pending_bytes = 0;
+        let mut pieces = std::mem::take(&mut self.work.pending).into_iter().peekable();
+        while let Some((first, piece)) = pieces.next() {
+            let chunk = self.chunk(first.chunk).await?;
+            let mut group = vec![piece];
+            let mut end = first.index + group[0].pages();
+            while group.len() < WRITE_PAGES
+                && let Some((_, piece)) = pieces.next_if(|(page, _)| page.chunk == first.chunk && page.index == end)
+            {
+                end += piece.pages();
+                group.push(piece);
+            }
+            let mut slices: Vec<IoSlice<'_>> = group.iter().flat_map(Piece::slices).collect();
+            self.flight = Some((first, end - first.index));
+            let written = chunk.write(first.index, &mut slices).await;
+            self.flight = None;
+            self.unsynced.insert(first.chunk);
+            self.trust(first.chunk, written)?;
+            let mut index = first.index;
+            for piece in group {
+                let pages = piece.pages();
+                if let Piece::Node(_, node) = piece
+                    && (pace == Pace::Pieces || !self.reader.cache.memory.is_beyond())
+                {
+                    self.reader.cache.put(&chunk.frames, index, node);
+                }
+                index += pages;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file to write to.
+    async fn chunk(&mut self, number: u32) -> Result<Arc<Chunk<FileOf<E>, B>>, StorageError> {
+        let capacity = self.work.space.capacity(number);
+        if let Some(chunk) = self.reader.chunk(number).map(Arc::clone) {
+            // What it has grown by may be asked for.
+            self.reader.add(&chunk, capacity);
+            return Ok(chunk);
+        }
+        let Shared { dir, cache, uuid, .. } = &*self.shared;
+        let header = ChunkHeader { page_bytes: page_bytes::<B>() as u32, uuid: *uuid, chunk: number };
+        self.made.insert(number);
+        let chunk = Arc::new(Chunk::create(dir, header, capacity, &cache.memory).await?);
+        cache.add(&chunk.frames);
+        self.reader.add(&chunk, capacity);
+        Ok(chunk)
+    }
+
+    /// After a failed write or sync a file doesn't grow any more: how long it is, is unknown.
+    fn trust(&self, chunk: u32, done: Result<(), StorageError>) -> Result<(), StorageError> {
+        if done.is_err() {
+            self.shared.lock().unsure.entry(chunk).or_default();
+        }
+        done
+    }
+
+    /// Makes what was written durable.
+    pub(super) async fn sync(&mut self) -> Result<(), StorageError> {
+        while let Some(number) = self.unsynced.first().copied() {
+            if let Some(chunk) = self.reader.chunk(number) {
+                self.trust(number, chunk.sync().await)?;
+            }
+            self.unsynced.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// Takes over the files of another one, all of which it has made.
+    pub(super) fn absorb(&mut self, mut other: Writing<E, B>) {
+        for number in &other.made {
+            if let Some(chunk) = other.reader.chunk(*number) {
+                self.reader.add(chunk, other.work.space.capacity(*number));
+            }
+        }
+        self.made.append(&mut other.made);
+        self.unsynced.append(&mut other.unsynced);
+        self.work.space.absorb(other.work.space);
+    }
+}
+
+impl<const B: usize> Piece<B> {
+    fn pages(&self) -> u32 {
+        match self {
+            Piece::Node(..) => 1,
+            Piece::Bytes(bytes) => (bytes.len() as u64 / page_bytes::<B>()) as u32,
+        }
+    }
+
+    fn slices(&self) -> Vec<IoSlice<'_>> {
+        match self {
+            Piece::Node(header, node) => vec![IoSlice::new(header), IoSlice::new(node.body())],
+            Piece::Bytes(bytes) => vec![IoSlice::new(bytes)],
+        }
+    }
+}
