@@ -145,6 +145,7 @@ mod switches {
         CkptCopyTrusted "ckpt-copy-trusted" "at open take the root copy that is found for a durable one";
         TxnMultishardNomarker "txn-multishard-nomarker" "write the parts of a transaction in several logs with nothing that binds them";
         TxnAckOwnParts "txn-ack-own-parts" "acknowledge a commit when its own parts are durable, whatever there is before it";
+        TxnServiceForgottenLog "txn-service-forgotten-log" "take a log for durable as soon as a task was asked to sync it";
         TxnEpochForgotten "txn-epoch-forgotten" "begin a new epoch without saying so in the logs";
         TxnEpochBeforeEstablish "txn-epoch-before-establish" "say in the logs what was found before the root that it builds on is durable";
         TxnSavepointForward "txn-savepoint-forward" "roll back to a savepoint from the first change on, not from the last";

@@ -70,6 +70,7 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("txn", Plant::CkptCopyTrusted, 2000, &["I1", "I6", "I9", "I20"]),
     ("txn", Plant::TxnMultishardNomarker, 60, &["I12"]),
     ("txn", Plant::TxnAckOwnParts, 240, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::TxnServiceForgottenLog, 240, &["I1", "I6", "I9", "I20"]),
     ("txn", Plant::TxnEpochForgotten, 60, &["I1", "I6", "I9", "I15", "I20"]),
     ("txn", Plant::TxnEpochBeforeEstablish, 2000, &["I1", "I6", "I9", "I20"]),
     ("txn", Plant::TxnSavepointForward, 60, &["I12"]),

@@ -172,7 +172,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         for log in logs::examine(&self.env, to, count, &options, &mut |_, _, _| ()).await {
             examined.push(log.map_err(|error| failed(error.to_string()))?);
         }
-        let (logs, writers, _) = Logs::open(examined).await.map_err(|error| failed(error.to_string()))?;
+        let opened = Logs::open(&self.env, examined, self.options.plants()).await;
+        let (logs, writers, _) = opened.map_err(|error| failed(error.to_string()))?;
         let writers = Mutex::new(writers);
         let wall_ns = self.env.wall_ns();
         let begins = |log| Record::Epoch(EpochRecord { log, logs: count, epoch, prev_end: csn, uuid, wall_ns });

@@ -6,16 +6,15 @@
 //!
 //! After a failed write or sync of any log all of them refuse work. What was not durable then may be there after a reopen, or not.
 
+mod service;
+
 use std::{
-    future::{Future, poll_fn},
     io,
     path::{Path, PathBuf},
-    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 
@@ -25,6 +24,7 @@ use thiserror::Error;
 
 use crate::{
     env::Env,
+    plant::{Plants, planted},
     sync::Mutex,
     wal::{
         AppendError, Examined, Failure, Floor, Lack, Large, Lsn, OpenError, Options, RecoveryMode, RecoveryReport,
@@ -32,6 +32,7 @@ use crate::{
     },
 };
 
+use self::service::Services;
 use super::{
     ids::{Csn, Epoch},
     redo::{Checkpoint, MAX_PIECE_BYTES, Mark, Record, RedoError},
@@ -124,12 +125,14 @@ pub(super) struct Logs<E: Env> {
 }
 
 struct Shared<E: Env> {
+    services: Services<E>,
     wals: Vec<Wal<E>>,
     /// The last commit that is durable, as bits.
     durable: AtomicU64,
     /// The one that the last marks state.
     marked: AtomicU64,
     failure: OnceLock<Arc<Failure>>,
+    plants: Plants,
 }
 
 impl<E: Env> Clone for Logs<E> {
@@ -150,7 +153,9 @@ impl<E: Env> Logs<E> {
     /// # Errors
     /// [`OpenError::Io`]; nothing is lost.
     pub(super) async fn open(
+        env: &E,
         examined: Vec<Examined<E>>,
+        plants: Plants,
     ) -> Result<(Logs<E>, Writers<E>, Vec<RecoveryReport>), OpenError> {
         let (mut wals, mut writers, mut reports) = (Vec::new(), Vec::new(), Vec::new());
         for log in examined {
@@ -160,7 +165,9 @@ impl<E: Env> Logs<E> {
             writers.push(writer);
             reports.push(report);
         }
-        let shared = Shared { wals, durable: AtomicU64::new(0), marked: AtomicU64::new(0), failure: OnceLock::new() };
+        let services = Services::spawn(env, &wals).map_err(OpenError::io("start", "a task that syncs a log"))?;
+        let (durable, marked, failure) = Default::default();
+        let shared = Shared { services, wals, durable, marked, failure, plants };
         let logs = Logs { shared: Arc::new(shared) };
         Ok((logs.clone(), Writers { logs, writers }, reports))
     }
@@ -216,22 +223,27 @@ impl<E: Env> Logs<E> {
         if capture.csn != Csn::default() && capture.csn <= self.durable() {
             return Ok(());
         }
-        let lags = |(wal, next): &(&Wal<E>, &Lsn)| wal.durable() < **next;
-        let mut lagging: SmallVec<[_; 4]> = self.shared.wals.iter().zip(&capture.next).filter(lags).collect();
-        let last = lagging.pop();
-        let mut waits: Vec<_> = lagging.into_iter().map(|(wal, next)| Box::pin(wait_below(wal, *next))).collect();
-        let waited = match last {
-            None => Ok(()),
-            Some((wal, next)) if waits.is_empty() => wait_below(wal, *next).await,
-            Some((wal, next)) => {
-                waits.push(Box::pin(wait_below(wal, *next)));
-                join(waits).await
-            }
-        };
+        let logs = capture.next.iter().copied().enumerate();
+        let lagging: SmallVec<[_; 4]> = logs.filter(|(log, next)| self.wal(*log).durable() < *next).collect();
+        for (log, next) in lagging.iter().skip(1) {
+            self.shared.services.ask(*log, *next);
+        }
+        let waited = self.wait_each(&lagging).await;
         // A log that failed where nobody waited for it fails all of them.
         let failed = self.shared.wals.iter().find_map(Wal::failure);
         waited.and(failed.map_or(Ok(()), Err)).map_err(|failure| self.poison(failure))?;
         self.found_durable(capture.csn);
+        Ok(())
+    }
+
+    /// Waits log by log, and does for each what its task has not begun.
+    async fn wait_each(&self, lagging: &[(usize, Lsn)]) -> Result<(), Arc<Failure>> {
+        for (nth, (log, next)) in lagging.iter().enumerate() {
+            if nth > 0 && planted!(self.shared.plants, TxnServiceForgottenLog) {
+                continue;
+            }
+            wait_below(self.wal(*log), *next).await?;
+        }
         Ok(())
     }
 
@@ -316,6 +328,7 @@ impl<E: Env> Logs<E> {
             Err(failure) => Err(failure.into()),
         };
         drop(commit);
+        self.shared.services.stop().await;
         for wal in &self.shared.wals {
             let closed = wal.clone().close().await;
             if let Err(SyncError::Poisoned(failure)) = closed
@@ -420,26 +433,6 @@ async fn wait_below<E: Env>(wal: &Wal<E>, next: Lsn) -> Result<(), Arc<Failure>>
         SyncError::Poisoned(failure) => failure,
         other => Arc::new(Failure::new("sync", "a log", &io::Error::other(other))),
     })
-}
-
-/// Polls all to their end, or to the first error.
-async fn join<F: Future<Output = Result<(), Arc<Failure>>>>(mut waits: Vec<Pin<Box<F>>>) -> Result<(), Arc<Failure>> {
-    poll_fn(|context| {
-        let mut failed = None;
-        waits.retain_mut(|wait| match wait.as_mut().poll(context) {
-            Poll::Pending => true,
-            Poll::Ready(result) => {
-                failed = failed.take().or(result.err());
-                false
-            }
-        });
-        match failed {
-            Some(failure) => Poll::Ready(Err(failure)),
-            None if waits.is_empty() => Poll::Ready(Ok(())),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }
 
 #[cfg(test)]

@@ -286,7 +286,8 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
             uuid
         });
         let seen: Vec<(Lsn, Lsn)> = logs.iter().map(|log| (log.report().first, log.report().next)).collect();
-        let (logs, writers, reports) = Logs::open(logs).await.map_err(|source| OpenError::Log { log: 0, source })?;
+        let opened = Logs::open(&env, logs, options.plants()).await;
+        let (logs, writers, reports) = opened.map_err(|source| OpenError::Log { log: 0, source })?;
         if reports.iter().map(|report| (report.first, report.next)).ne(seen) {
             let changed = io::Error::other("a log delivers something else than a moment ago");
             return Err(OpenError::Io(Failure::new("read", "the logs", &changed)));
