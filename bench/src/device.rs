@@ -1,0 +1,50 @@
+//! What the system says of the disk and of this process.
+//!
+//! **Flushes** are those that the disk of a folder got (`/sys/dev/block/*/stat`, column 16): what makes written data survive a power cut, if
+//! the disk obeys. The count includes the flushes of everybody on that disk, and those of the file system's own journal; the raw loop's
+//! count, in the same run, shows how many these are. Flushes of several threads at once may be merged into one, so that only a
+//! case of one thread can be judged. A disk without a volatile cache gets none, nor has every file system one disk: then there is no
+//! count, and no judgement.
+
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
+
+use crate::Result;
+
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58f6;
+
+/// Whether files of a folder are in memory only.
+pub fn is_in_memory(path: &Path) -> Result<bool> {
+    let kind = rustix::fs::statfs(path)?.f_type;
+    Ok([TMPFS, RAMFS].contains(&kind))
+}
+
+/// How many flushes the disk of this folder has had; `None` if nobody counts them.
+pub fn flushes(path: &Path) -> Option<u64> {
+    let device = fs::metadata(path).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let at = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    // Flushes are counted for the whole disk.
+    let disk = if at.join("partition").exists() { at.parent()?.to_owned() } else { at };
+    if fs::read_to_string(disk.join("queue/write_cache")).ok()?.trim() != "write back" {
+        return None;
+    }
+    fs::read_to_string(disk.join("stat")).ok()?.split_whitespace().nth(15)?.parse().ok()
+}
+
+/// The memory that this process has now, and the most that it had, in bytes.
+pub fn resident_bytes() -> Result<(u64, u64)> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.map(|kib| kib * 1024).ok_or_else(|| format!("/proc/self/status has no {name}"))
+    };
+    Ok((of("VmRSS:")?, of("VmHWM:")?))
+}
+
+/// How busy the machine is: the averages of one, five and fifteen minutes.
+pub fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}

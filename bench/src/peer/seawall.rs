@@ -1,0 +1,122 @@
+//! Ours.
+
+use std::{path::Path, time::Duration};
+
+use engine::{
+    env::{OsEnv, block_on},
+    txn::{
+        Store, Table,
+        options::{Options, Sync, TxOptions},
+        storage::Direction,
+    },
+};
+
+use super::{Load, Peer, Reader, Safety, Settings};
+use crate::{Result, keys::Key};
+
+/// How many rows a transaction of a load has.
+const LOADED_AT_ONCE: usize = 50_000;
+
+/// What a store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    Logged,
+    /// With the sync type `no_sync`: what is not in a checkpoint is lost with the process.
+    NotLogged,
+    /// Logged, and no checkpoint comes by itself before a quarter of the cache is full of versions.
+    RarelyCheckpointed,
+}
+
+pub struct Seawall {
+    pub store: Store<OsEnv>,
+    pub table: Table,
+}
+
+impl Seawall {
+    pub fn open(path: &Path, settings: Settings, purpose: Use) -> Result<Seawall> {
+        let sync = match (purpose, settings.safety) {
+            (Use::NotLogged, _) => Sync::NoSync,
+            (_, Safety::Durable) => Sync::Instant,
+            (_, Safety::Buffered) => Sync::Periodic,
+        };
+        let quarter = settings.cache_bytes / 4;
+        let options = Options {
+            sync,
+            // Every 500 ms, however many commits there are: nobody else syncs by their number.
+            sync_period: Duration::from_millis(500),
+            sync_threshold: 1_000_000_000,
+            cache_bytes: settings.cache_bytes,
+            dirty_bytes: if purpose == Use::RarelyCheckpointed { quarter } else { quarter.min(64 << 20) },
+            max_value_bytes: 1 << 20,
+            checkpoint_after_recovery: purpose != Use::RarelyCheckpointed,
+            ..Options::default()
+        };
+        block_on(async {
+            let (store, _) = <Store<OsEnv>>::open(OsEnv, &path.join("store"), options).await?;
+            let table = match store.table("rows") {
+                Ok(table) => table,
+                Err(_) => store.create_table("rows").await?,
+            };
+            Ok(Seawall { store, table })
+        })
+    }
+}
+
+impl Peer for Seawall {
+    fn put(&self, key: &Key, value: &[u8]) -> Result<()> {
+        block_on(self.store.put(&self.table, key, value))?;
+        Ok(())
+    }
+
+    /// In transactions that lock the table. (This is where a loader that goes past the logs would be called.)
+    fn load(&self, rows: &mut Load<'_>, _sorted: bool) -> Result<()> {
+        block_on(async {
+            let mut rows = rows.peekable();
+            while rows.peek().is_some() {
+                let mut tx = self.store.begin(TxOptions::default())?;
+                tx.lock_table(&self.table).await?;
+                for (key, value) in rows.by_ref().take(LOADED_AT_ONCE) {
+                    tx.put(&self.table, &key, value).await?;
+                }
+                tx.commit().await?;
+            }
+            self.store.sync().await?;
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> Result<()> {
+        block_on(self.store.sync())?;
+        Ok(())
+    }
+
+    fn reader(&self) -> Result<Reader<'_>> {
+        Ok(Box::new(|keys| {
+            block_on(async {
+                let mut found = 0;
+                for key in keys {
+                    found += u64::from(self.store.get(&self.table, key).await?.is_some());
+                }
+                Ok(found)
+            })
+        }))
+    }
+
+    fn scan(&self) -> Result<u64> {
+        block_on(async {
+            let mut tx = self.store.begin(TxOptions { read_only: true, ..TxOptions::default() })?;
+            let mut scan = tx.scan(&self.table, .., Direction::Forward)?;
+            let mut rows = 0;
+            while let Some((_, value)) = scan.next().await? {
+                std::hint::black_box(value[0]);
+                rows += 1;
+            }
+            Ok(rows)
+        })
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        block_on(self.store.close())?;
+        Ok(())
+    }
+}
