@@ -43,7 +43,7 @@ use super::{
     error::{CheckpointError, CommitError, OpenError, SyncError, TableError, TxError},
     ids::{Csn, Epoch, TxnId},
     options::{Options, TableOptions, TxOptions},
-    storage::{Direction, Lookup, Value},
+    storage::{Direction, Value},
 };
 
 /// A handle of an open store; each call blocks the thread as [`super::Store`]'s futures would. Clones are the same store.
@@ -146,16 +146,7 @@ impl Store {
     /// # Errors
     /// [`TxError`].
     pub fn get(&self, table: &Table, key: &[u8]) -> Result<Option<Value>, TxError> {
-        let shared = &self.0.shared;
-        shared.alive()?;
-        shared.check_readable(table)?;
-        // Mostly it is in memory, and then a future is a detour.
-        let (lookup, view) = shared.get_visible(table.id(), key);
-        match lookup {
-            Lookup::Found(value) => Ok(Some(value)),
-            Lookup::Absent => Ok(None),
-            Lookup::NotInMemory => Ok(block_on(view.read(table.id(), key))?),
-        }
+        block_on(self.0.get(table, key))
     }
 
     /// As [`super::Store::sync`].

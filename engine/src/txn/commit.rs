@@ -20,8 +20,8 @@ use super::{
     generation::Generation,
     ids::{Csn, TableId, TxnId},
     index::Entries,
-    lob::{Lobs, Pieces, Refs},
     loads::Loads,
+    lob::{Lobs, Pieces, Refs},
     locks::{Owner, Refusal},
     logs::{Capture, Lacking, Writers},
     options::Sync,
@@ -290,9 +290,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     pub(super) fn accept_nothing(&self, pipeline: &mut Pipeline<E>) -> Result<Result<Csn, Lacking>, CommitError> {
         let nothing = WriteSet::default();
         let writes = Writes::Set(&nothing);
-        let parts = self.parts_of_rows(&pipeline.catalog, writes)?;
-        let candidate = Candidate { txn: self.next_txn()?, writes, owner: None, reads: None };
-        match self.accept_under(pipeline, &candidate, parts) {
+        let txn = self.next_txn()?;
+        let lobs = self.no_lobs(txn);
+        let parts = self.parts_of_rows(&pipeline.catalog, writes, &lobs.refs)?;
+        let candidate = Candidate { txn, writes, owner: None, reads: None };
+        match self.accept_under(pipeline, &candidate, parts, &lobs) {
             Ok(accepted) => Ok(Ok(accepted.csn)),
             Err(Attempt::Lack(lacking)) => Ok(Err(lacking)),
             Err(Attempt::Rejected(Rejected::Never(error))) => Err(error),

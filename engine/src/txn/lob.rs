@@ -58,7 +58,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         txn: TxnId,
         writes: Writes<'a>,
     ) -> Result<Lobs<'a, E, S>, CommitError> {
-        let mut lobs = Lobs { shared: self, txn, begun: false, refs: Refs::new(), behind: Vec::new() };
+        let mut lobs = self.no_lobs(txn);
         if !self.may_be_large(writes) || planted!(self.options.plants(), TxnLobBehind) {
             return Ok(lobs);
         }
@@ -68,6 +68,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             lobs.refs.insert((info.id, key), self.write_lob(txn, info.log, value).await?);
         }
         Ok(lobs)
+    }
+
+    /// Of a transaction without large values.
+    pub(super) fn no_lobs<'a>(&'a self, txn: TxnId) -> Lobs<'a, E, S> {
+        Lobs { shared: self, txn, begun: false, refs: Refs::new(), behind: Vec::new() }
     }
 
     /// Whether a value among them may be large: no look at each.

@@ -196,7 +196,8 @@ async fn look<E: Env, S: Storage<E>>(
     options: Options,
 ) -> Result<Found<E, S>, OpenError> {
     let (versions, waiting) = (Versions::new(Memory::new(options.cache_bytes)), Arc::<Waiting>::default());
-    let storage_options = StorageOptions { waiting: Some(Arc::clone(&waiting)), ..storage_options(&options, versions.memory()) };
+    let storage_options =
+        StorageOptions { waiting: Some(Arc::clone(&waiting)), ..storage_options(&options, versions.memory()) };
     let examined = S::examine(&env, dir, &storage_options).await?;
     let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
 

@@ -40,8 +40,8 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-mod check;
 mod build;
+mod check;
 mod draft;
 mod open;
 mod state;
