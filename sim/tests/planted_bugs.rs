@@ -63,19 +63,31 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("rewrite", Plant::RewriteBaseSyncIgnored, 2000, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteAheadTrusted, 240, &["I1", "I6", "I9", "I20"]),
     ("rewrite", Plant::RewriteHistoryFirst, 60, &["I1", "I6", "I9", "I20"]),
-    ("txn", Plant::CkptPublishEarly, 60, &["I1", "I6", "I9", "I20"]),
-    ("txn", Plant::CkptReleaseEarly, 60, &["I1", "I6", "I9", "I20"]),
-    ("txn", Plant::CkptReleaseAll, 60, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::CkptPublishEarly, 60, &["I1", "I6", "I9", "I14", "I20"]),
+    ("txn", Plant::CkptReleaseEarly, 60, &["I1", "I6", "I9", "I14", "I20"]),
+    ("txn", Plant::CkptReleaseAll, 60, &["I1", "I6", "I9", "I14", "I20"]),
     ("txn", Plant::CkptReuseEarly, 120, &["I1", "I5", "I6", "I9", "I12", "I20", "I24"]),
-    ("txn", Plant::CkptCopyTrusted, 2000, &["I1", "I6", "I9", "I20"]),
-    ("txn", Plant::TxnMultishardNomarker, 60, &["I12"]),
-    ("txn", Plant::TxnAckOwnParts, 240, &["I1", "I6", "I9", "I20"]),
-    ("txn", Plant::TxnServiceForgottenLog, 240, &["I1", "I6", "I9", "I20"]),
+    ("txn", Plant::CkptCopyTrusted, 240, &["I1", "I6", "I9", "I14", "I20"]),
+    ("txn", Plant::CkptAheadOfWal, 120, &["I10", "I27"]),
+    ("txn", Plant::TxnMultishardNomarker, 60, &["I12", "I14"]),
+    ("txn", Plant::TxnAckOwnParts, 240, &["I1", "I6", "I9", "I14", "I20"]),
+    ("txn", Plant::TxnServiceForgottenLog, 240, &["I1", "I6", "I9", "I14", "I20"]),
     ("txn", Plant::TxnEpochForgotten, 60, &["I1", "I6", "I9", "I15", "I20"]),
     ("txn", Plant::TxnEpochBeforeEstablish, 2000, &["I1", "I6", "I9", "I20"]),
     ("txn", Plant::TxnSavepointForward, 60, &["I12"]),
     ("txn", Plant::TxnPeriodUnbounded, 240, &["I16"]),
-    ("txn", Plant::TxnLostUpdate, 60, &["I3", "I12", "I15"]),
+    ("txn", Plant::TxnLostUpdate, 60, &["I3", "I12", "I15", "I27"]),
+    ("txn", Plant::TxnPhantom, 480, &["I27", "I28"]),
+    ("txn", Plant::TxnWriteSkew, 960, &["I27", "I28"]),
+    ("txn", Plant::TxnUnrepeatable, 480, &["I27"]),
+    ("txn", Plant::TxnVisibleEarly, 60, &["I9", "I14"]),
+    ("txn", Plant::TxnDropOneLog, 60, &["I1", "I13", "I20"]),
+    ("txn", Plant::TxnReplayTwice, 60, &["I20", "I26"]),
+    ("txn", Plant::TxnUndoLeavesInserts, 60, &["I12"]),
+    ("txn", Plant::TxnIndexNotDerived, 60, &["I12", "I13", "I27"]),
+    ("txn", Plant::TxnDeadlock, 120, &["I20"]),
+    ("txn", Plant::BackupUnpinned, 120, &["I11"]),
+    ("txn", Plant::BackupRootFirst, 60, &["I11"]),
 ];
 
 /// Too rare for a bounded search: a stored scenario shows each of them instead.
@@ -91,6 +103,7 @@ const BY_SCENARIO: &[Plant] = &[
     Plant::AofEnableDurable,
     Plant::AofEnableUnsynced,
     Plant::RewriteMarksAgain,
+    Plant::TxnPruneLive,
 ];
 
 /// Shown by a test: in a recovery mode that the simulator doesn't use, or at a first switching on.
@@ -109,6 +122,19 @@ const NEEDS_NO_FAULT: &[Plant] = &[
     Plant::TxnEpochForgotten,
     Plant::TxnSavepointForward,
     Plant::TxnLostUpdate,
+    Plant::TxnPhantom,
+    Plant::TxnWriteSkew,
+    Plant::TxnUnrepeatable,
+    Plant::TxnVisibleEarly,
+    Plant::TxnPruneLive,
+    Plant::TxnMultishardNomarker,
+    Plant::TxnDropOneLog,
+    Plant::TxnReplayTwice,
+    Plant::TxnUndoLeavesInserts,
+    Plant::TxnIndexNotDerived,
+    Plant::TxnDeadlock,
+    Plant::BackupUnpinned,
+    Plant::BackupRootFirst,
 ];
 
 #[test]
@@ -144,7 +170,7 @@ fn without_faults_no_planted_bug_shows() {
     for plant in Plant::ALL.iter().filter(|plant| !NEEDS_NO_FAULT.contains(plant)) {
         let subjects: &[&str] = if plant.name().starts_with("wal") || plant.name().starts_with("env") {
             &["wal"]
-        } else if plant.name().starts_with("txn") || plant.name().starts_with("ckpt") {
+        } else if ["txn", "ckpt", "backup"].iter().any(|part| plant.name().starts_with(part)) {
             &["txn"]
         } else {
             &["aof", "rewrite"]

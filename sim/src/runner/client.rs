@@ -193,7 +193,10 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
             }
             Op::Txn(step) => {
                 // Most steps wait for nothing: others get their turn in between.
-                madsim::task::yield_now().await;
+                match self.draws.below(3) {
+                    0 => madsim::time::sleep(Duration::from_millis(1 + self.draws.below(60))).await,
+                    _ => madsim::task::yield_now().await,
+                }
                 let Stepped { answer, after } = self.subject.step(&mut self.seat, *step, &self.around).await?;
                 self.note(op, answer);
                 match after {

@@ -104,6 +104,8 @@ pub struct Transaction {
     pub standing: Standing,
     savepoints: Vec<(u64, usize)>,
     locks: BTreeSet<Key>,
+    /// Somebody else has one of its rows: its client learns that with its next call.
+    doomed: bool,
     statements: u64,
     accepted_us: u64,
 }
@@ -135,6 +137,8 @@ pub struct Truth {
     /// The highest numbers that were ever told.
     newest_id: u64,
     newest_csn: u64,
+    /// Who asks for which row.
+    waiting: BTreeMap<u64, Key>,
     /// Backups under way, with what they must have.
     backups: BTreeMap<String, u64>,
     made: u64,
@@ -235,6 +239,7 @@ impl Truth {
             standing: Standing::Open,
             savepoints: Vec::new(),
             locks: BTreeSet::new(),
+            doomed: false,
             statements: 0,
             accepted_us: 0,
         };
@@ -284,6 +289,9 @@ impl Truth {
 
     /// A statement of it has written a key.
     pub fn wrote(&mut self, number: u64, key: Key, value: Option<Bytes>) {
+        for (other, one) in &mut self.transactions {
+            one.doomed |= *other != number && one.standing == Standing::Open && one.locks.contains(&key);
+        }
         if let Some(transaction) = self.transactions.get_mut(&number) {
             transaction.locks.insert(key.clone());
             transaction.writes.push((key, value));
@@ -447,23 +455,21 @@ impl Truth {
         self.rows.tables.values().all(|table| table.name != name)
     }
 
-    /// A waiter for a row gave up. Nobody waits for a younger one that may want locks itself.
-    pub fn timed_out(&mut self, number: u64, key: &Key) -> Check {
+    /// It asks for a row. Whether nobody but younger ones can have it, who give way.
+    pub fn waits(&mut self, number: u64, key: Key) -> bool {
         self.count("I20");
-        let Some(age) = self.transactions.get(&number).map(|one| one.age) else { return Ok(()) };
-        let holds = |one: &&Transaction| matches!(one.standing, Standing::Open) && one.locks.contains(key);
+        let age = self.transactions.get(&number).map_or((0, 0), |one| one.age);
+        let holds = |one: &&Transaction| one.standing == Standing::Open && !one.doomed && one.locks.contains(&key);
         let mut holders = self.transactions.values().filter(holds).peekable();
-        if holders.peek().is_none() {
-            return Ok(());
-        }
-        match holders.find(|holder| holder.age < age) {
-            Some(_) => Ok(()),
-            None => broken(
-                "I20",
-                format!("transaction {number} waits for none that is younger"),
-                format!("it waited for {} of table {} until it was late", key.1.escape_ascii(), key.0),
-            ),
-        }
+        let younger = holders.peek().is_some() && holders.all(|holder| holder.age > age);
+        let first = self.waiting.values().all(|other| *other != key);
+        self.waiting.insert(number, key);
+        younger && first
+    }
+
+    /// It was answered.
+    pub fn waited(&mut self, number: u64) {
+        self.waiting.remove(&number);
     }
 
     /// The answer to a read of a key, by someone who sees what was committed up to some moment from `low` to `high`.

@@ -177,7 +177,7 @@ impl Habits {
         let (between, levels) = (some(&[3, 2, 1, 1, 2, 1, 2]), some(&[1, 2, 2, 1]));
         Habits {
             others: *prng.pick(&[0, 2, 3, 4]),
-            keys: *prng.pick(&[3, 6, 12, 24]),
+            keys: *prng.pick(&[2, 3, 6, 24]),
             within: within.try_into().unwrap_or_default(),
             ends: ends.try_into().unwrap_or_default(),
             between: between.try_into().unwrap_or_default(),
@@ -192,6 +192,17 @@ impl Habits {
                 continue;
             }
             client.clear();
+            if prng.chance(1, 6) {
+                // What is read meanwhile, and copied, finds its pages replaced.
+                for _ in 0..2 + prng.below(8) {
+                    client.push(Op::Txn(self.draw_put(prng)));
+                    client.push(Op::Txn(Step::Checkpoint { wait: true }));
+                }
+                continue;
+            }
+            if prng.chance(1, 4) {
+                client.push(Op::Txn(Step::Create(INDEX)));
+            }
             for _ in 0..1 + prng.below(5) {
                 self.draw_transaction(prng, client);
                 if prng.chance(1, 2) {

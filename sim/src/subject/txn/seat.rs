@@ -185,10 +185,18 @@ impl<const B: usize> Walk<'_, B> {
         };
         let number = open.number;
         let value = bytes.map(|bytes| self.truth(|truth| truth.issue(number, bytes.min(most))));
+        // (Who writes an indexed row may have to read, and who creates the index has a lock of its own.)
+        let at_once = table.name() != NAMES[0] && self.truth(|truth| truth.waits(number, row(&table, &key)));
         let written = match &value {
-            Some(value) => open.tx.put(&table, &key, value).await,
-            None => open.tx.delete(&table, &key).await,
+            Some(value) => waiting(open.tx.put(&table, &key, value)).await,
+            None => waiting(open.tx.delete(&table, &key)).await,
         };
+        self.truth(|truth| truth.waited(number));
+        let (written, waited) = written;
+        if waited && at_once {
+            let expected = format!("transaction {number} takes the row of a younger one at once");
+            broken("I20", expected, "it waited")?;
+        }
         match written {
             Ok(()) if !self.truth(|truth| truth.is_open(number)) => {
                 broken("I21", format!("transaction {number} has ended, and writes nothing"), "it wrote")
@@ -198,7 +206,7 @@ impl<const B: usize> Walk<'_, B> {
                 self.truth(|truth| truth.wrote(number, row(&table, &key), value));
                 Ok(said("written"))
             }
-            Err(error) => self.failed(seat, &error, Some(row(&table, &key))),
+            Err(error) => self.failed(seat, &error),
         }
     }
 
@@ -220,6 +228,9 @@ impl<const B: usize> Walk<'_, B> {
         let Some(table) = self.table(NAMES[table as usize])? else { return Ok(said("no such table")) };
         let key = key_bytes(key);
         let low = self.store.visible().to_bits();
+        if seat.open.as_ref().is_none_or(|open| open.tx.snapshot().is_none()) {
+            self.truth(|truth| truth.sees(low, self.needs_durable()))?;
+        }
         let (number, snapshot, found) = match &mut seat.open {
             Some(open) => (Some(open.number), open.tx.snapshot(), open.tx.get(&table, &key).await),
             None => (None, None, self.store.get(&table, &key).await),
@@ -231,15 +242,10 @@ impl<const B: usize> Walk<'_, B> {
         match found {
             Ok(found) => {
                 let found = found.map(|value| Bytes::copy_from_slice(&value));
-                self.truth(|truth| {
-                    if snapshot.is_none() {
-                        truth.sees(low, self.needs_durable())?;
-                    }
-                    truth.got(number, &row(&table, &key), found.as_ref(), moments)
-                })?;
+                self.truth(|truth| truth.got(number, &row(&table, &key), found.as_ref(), moments))?;
                 Ok(said(if found.is_some() { "found" } else { "absent" }))
             }
-            Err(error) => self.failed(seat, &error, None),
+            Err(error) => self.failed(seat, &error),
         }
     }
 
@@ -288,7 +294,7 @@ impl<const B: usize> Walk<'_, B> {
                 self.truth(|truth| truth.scanned(Some(number), table.id().0, (&from, &to), &found, at))?;
                 said(format!("{} keys", found.len()))
             }
-            Err(error) => self.failed(seat, &error, None)?,
+            Err(error) => self.failed(seat, &error)?,
         };
         if by_itself {
             self.leave(seat);
@@ -300,7 +306,7 @@ impl<const B: usize> Walk<'_, B> {
         let Some(open) = &mut seat.open else { return Ok(said("no transaction")) };
         match open.tx.savepoint(&name.to_string()) {
             Ok(()) => self.truth(|truth| truth.saved(open.number, name)),
-            Err(error) => return self.failed(seat, &error, None),
+            Err(error) => return self.failed(seat, &error),
         }
         Ok(said("saved"))
     }
@@ -318,7 +324,7 @@ impl<const B: usize> Walk<'_, B> {
                 broken("I21", format!("savepoint {name} is known: {known}"), "the opposite")
                     .map(|()| Stepped::default())
             }
-            Err(error) => self.failed(seat, &error, None),
+            Err(error) => self.failed(seat, &error),
         }
     }
 
@@ -335,7 +341,7 @@ impl<const B: usize> Walk<'_, B> {
             match open.tx.put(&done, &key, &value).await {
                 Ok(()) => self.truth(|truth| truth.wrote(number, row(&done, &key), Some(value))),
                 Err(error) => {
-                    self.failed(seat, &error, Some(row(&done, &key)))?;
+                    self.failed(seat, &error)?;
                     self.leave(seat);
                     return Ok(false);
                 }
@@ -473,24 +479,15 @@ impl<const B: usize> Walk<'_, B> {
     }
 
     /// A statement of the open transaction failed.
-    fn failed(&self, seat: &mut Seat<B>, error: &TxError, key: Option<Key>) -> Result<Stepped, Violation> {
+    fn failed(&self, seat: &mut Seat<B>, error: &TxError) -> Result<Stepped, Violation> {
         let number = seat.open.as_ref().map(|open| open.number);
-        match (error, &seat.open) {
-            (TxError::Conflict(conflict), Some(open)) => {
-                seat.retry = Some((open.tx.retry(), self.age(open.number)));
-                if let (Conflict::WriteWrite { newer }, Some(snapshot)) = (conflict, open.tx.snapshot()) {
-                    let expected = format!("a commit above the snapshot {snapshot}");
-                    if *newer <= snapshot {
-                        broken("I27", expected, newer.to_string())?;
-                    }
-                }
+        if let (TxError::Conflict(conflict), Some(open)) = (error, &seat.open) {
+            seat.retry = Some((open.tx.retry(), self.age(open.number)));
+            if let (Conflict::WriteWrite { newer }, Some(snapshot)) = (conflict, open.tx.snapshot())
+                && *newer <= snapshot
+            {
+                broken("I27", format!("a commit above the snapshot {snapshot}"), newer.to_string())?;
             }
-            (TxError::Timeout(_), Some(open)) => {
-                if let Some(key) = key.filter(|key| self.truth(|truth| truth.table(NAMES[0])) != Some(key.0)) {
-                    self.truth(|truth| truth.timed_out(open.number, &key))?;
-                }
-            }
-            _ => {}
         }
         self.judge(error, number)?;
         if let (TxError::Conflict(_) | TxError::SnapshotTooOld, Some(number)) = (error, number) {
@@ -584,6 +581,18 @@ impl<const B: usize> Walk<'_, B> {
         }
         Ok(said(error.to_string()))
     }
+}
+
+/// An answer, and whether it had to be waited for.
+async fn waiting<T>(work: impl Future<Output = T>) -> (T, bool) {
+    let (mut work, mut waited) = (pin!(work), false);
+    let answer = poll_fn(|context| {
+        let polled = work.as_mut().poll(context);
+        waited |= polled.is_pending();
+        polled
+    });
+    let answer = answer.await;
+    (answer, waited)
 }
 
 /// What the truth calls it.

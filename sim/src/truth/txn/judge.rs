@@ -56,6 +56,7 @@ impl Truth {
             }
         }
         (self.delivered, self.durable, self.visible) = (end, end, end);
+        self.waiting.clear();
         fits
     }
 
