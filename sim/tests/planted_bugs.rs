@@ -75,6 +75,9 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("txn", Plant::TxnSavepointForward, 60, &["I12"]),
     ("txn", Plant::TxnPeriodUnbounded, 240, &["I16"]),
     ("txn", Plant::TxnLostUpdate, 60, &["I3", "I12", "I15"]),
+    ("txn", Plant::UpstreamL22Rows, 120, &["I12"]),
+    ("txn", Plant::UpstreamL22LastId, 120, &["I12"]),
+    ("txn", Plant::UpstreamL25LastSegment, 60, &["I1", "I6", "I8", "I9", "I20"]),
 ];
 
 /// Too rare for a bounded search: a stored scenario shows each of them instead.
@@ -143,7 +146,7 @@ fn without_faults_no_planted_bug_shows() {
     for plant in Plant::ALL.iter().filter(|plant| !NEEDS_NO_FAULT.contains(plant)) {
         let subjects: &[&str] = if plant.name().starts_with("wal") || plant.name().starts_with("env") {
             &["wal"]
-        } else if plant.name().starts_with("txn") || plant.name().starts_with("ckpt") {
+        } else if ["txn", "ckpt", "upstream"].iter().any(|of| plant.name().starts_with(of)) {
             &["txn"]
         } else {
             &["aof", "rewrite"]
