@@ -152,8 +152,8 @@ impl Collector {
         let (epoch, stated) = match record {
             Record::Part(part) => {
                 let csn = part.stamp.csn;
-                let same = summary.runs.last().is_some_and(|run| run.end() == csn.to_bits() + 1);
-                if !(self.by_row && same) && !summary.push(lsn, csn, part.stamp.participants) {
+                let goes_on = self.by_row && summary.runs.last().is_some_and(|run| run.end() == csn.to_bits() + 1);
+                if !summary.push(lsn, csn, part.stamp.participants) && !goes_on {
                     summary.senseless.push(Senseless { lsn, csn: None, why: Sense::OutOfOrder });
                 }
                 if let Some(first) = self.pieces.remove(&part.stamp.txn) {
