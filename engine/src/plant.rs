@@ -166,6 +166,9 @@ mod switches {
         CkptReleaseLob "ckpt-release-lob" "let the logs go of pieces of values whose commits a checkpoint doesn't have";
         TxnLobBehind "txn-lob-behind" "write a commit before the pieces of its large values";
         TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";
+        UpstreamL22Rows "upstream-l22-rows" "log each row by itself, and be content with one row in each log (L22)";
+        UpstreamL22LastId "upstream-l22-last-id" "take what a log lacks for applied if that log has anything later (L22)";
+        UpstreamL25LastSegment "upstream-l25-last-segment" "sync the last segment of a log, whichever holds the records (L25)";
     }
 
     impl Plant {
@@ -180,7 +183,7 @@ mod switches {
         /// Whether what it writes can only be read with the same defect: an oracle that judges a disk needs it too.
         #[must_use]
         pub fn changes_format(self) -> bool {
-            matches!(self, Plant::WalRecycledStale)
+            matches!(self, Plant::WalRecycledStale | Plant::UpstreamL22Rows)
         }
     }
 

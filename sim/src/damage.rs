@@ -10,7 +10,7 @@ use bytes::Bytes;
 use engine::codec::{FIRST_FRAME_OFFSET, FRAME_HEADER_BYTES};
 
 use crate::{
-    disk::Disk,
+    disk::{DirId, Disk},
     evidence::{Chain, Files, floor, frame_offsets},
     oracle::ensure,
     prng::Prng,
@@ -89,7 +89,11 @@ impl Damage {
 
     /// Does it to a disk on which nothing is pending. False if there is no such file, or nothing would change.
     pub fn apply(&self, disk: &mut Disk) -> bool {
-        let Some(dir) = disk.dir_at(Path::new(LOG_DIR)) else { return false };
+        disk.dir_at(Path::new(LOG_DIR)).is_some_and(|dir| self.apply_in(dir, disk))
+    }
+
+    /// The same, to a file of any directory.
+    pub fn apply_in(&self, dir: DirId, disk: &mut Disk) -> bool {
         let name = OsStr::new(&self.file);
         let Some(before) = disk.read_file(dir, name) else { return false };
         let bytes = |from: u64, count: u64| {
@@ -200,7 +204,12 @@ impl FromStr for Damage {
 /// The files of the log on a disk.
 #[must_use]
 pub fn segments(disk: &Disk) -> Files {
-    let Some(dir) = disk.dir_at(Path::new(LOG_DIR)) else { return Files::new() };
+    disk.dir_at(Path::new(LOG_DIR)).map_or_else(Files::new, |dir| segments_in(disk, dir))
+}
+
+/// The files of the log in a directory.
+#[must_use]
+pub fn segments_in(disk: &Disk, dir: DirId) -> Files {
     let names = disk.files(dir).map(|(name, _)| name.to_string_lossy().into_owned());
     let names: Vec<String> = names.filter(|name| name.ends_with(".seg") || name.ends_with(".tmp")).collect();
     names.into_iter().filter_map(|name| Some((name.clone(), disk.read_file(dir, OsStr::new(&name))?))).collect()

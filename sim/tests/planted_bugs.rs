@@ -88,6 +88,9 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("txn", Plant::TxnDeadlock, 120, &["I20"]),
     ("txn", Plant::BackupUnpinned, 120, &["I11"]),
     ("txn", Plant::BackupRootFirst, 60, &["I11"]),
+    ("txn", Plant::UpstreamL22Rows, 120, &["I12", "I14"]),
+    ("txn", Plant::UpstreamL22LastId, 120, &["I12", "I14"]),
+    ("txn", Plant::UpstreamL25LastSegment, 60, &["I1", "I6", "I8", "I9", "I14", "I20"]),
 ];
 
 /// Too rare for a bounded search: a stored scenario shows each of them instead.
@@ -170,7 +173,7 @@ fn without_faults_no_planted_bug_shows() {
     for plant in Plant::ALL.iter().filter(|plant| !NEEDS_NO_FAULT.contains(plant)) {
         let subjects: &[&str] = if plant.name().starts_with("wal") || plant.name().starts_with("env") {
             &["wal"]
-        } else if ["txn", "ckpt", "backup"].iter().any(|part| plant.name().starts_with(part)) {
+        } else if ["txn", "ckpt", "backup", "upstream"].iter().any(|of| plant.name().starts_with(of)) {
             &["txn"]
         } else {
             &["aof", "rewrite"]

@@ -26,7 +26,7 @@ use super::{
     logs::{Capture, Lacking, Writers},
     options::Sync,
     overlay::KeyRange,
-    redo::{LobRef, MAX_PART_BYTES, Op, PART_HEAD_BYTES, Shape, Stamp, encode_part},
+    redo::{LobRef, MAX_PART_BYTES, Op, PART_HEAD_BYTES, Record, Shape, Stamp, encode_part},
     shared::Shared,
     storage::{State, Storage},
     table::Table,
@@ -238,6 +238,9 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             }
             _ => csn,
         };
+        if planted!(self.options.plants(), UpstreamL22Rows) {
+            self.by_row(pipeline, candidate.txn, csn, &mut parts)?;
+        }
         if self.horizon.durable() == self.horizon.committed() {
             self.passes.nothing_is_pending(self.env.monotonic());
         }
@@ -317,9 +320,45 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         csn
     }
 
+    /// The planted bug: each row of a part but the last becomes a part of its own.
+    fn by_row(&self, pipeline: &mut Pipeline<E>, txn: TxnId, csn: Csn, parts: &mut Parts) -> Result<(), Attempt> {
+        let participants = parts.participants();
+        let stamp = Stamp { participants, csn, txn, durable: self.horizon.durable() };
+        let mut rows = Parts::default();
+        for (log, mut part) in std::mem::take(&mut parts.0) {
+            stamp.put(&mut part).expect("a part was encoded");
+            let (first, mut table) = (rows.0.len(), None);
+            if let Ok(Record::Part(part)) = Record::decode(&part) {
+                for op in part.ops() {
+                    match op {
+                        Op::Table { .. } => table = Some(op),
+                        _ => rows.add(log, table.into_iter().chain([op]))?,
+                    }
+                }
+            }
+            // Many would never find room in one page: then it stays whole.
+            let bytes = rows.0[first..].iter().map(|(_, row)| row.len() + 64).sum();
+            if bytes as u64 > (self.options.log_buffer_bytes / 8).min(32 << 10) {
+                rows.0.truncate(first);
+            } else {
+                pipeline.as_mut().room(usize::from(log), bytes).map_err(Attempt::Lack)?;
+            }
+            parts.0.push(if rows.0.len() > first { rows.0.remove(rows.0.len() - 1) } else { (log, part) });
+        }
+        for (log, row) in &mut rows.0 {
+            stamp.put(row).expect("a part was encoded");
+            pipeline.as_mut().room(usize::from(*log), row.len()).map_err(Attempt::Lack)?;
+            pipeline.as_mut().append(usize::from(*log), row);
+        }
+        for (log, part) in &parts.0 {
+            pipeline.as_mut().room(usize::from(*log), part.len()).map_err(Attempt::Lack)?;
+        }
+        Ok(())
+    }
+
     /// The parts into the logs, the versions into the newest generation. There is room, so nothing here can fail.
     fn write(&self, pipeline: &mut Pipeline<E>, candidate: &Candidate<'_, S::State>, csn: Csn, parts: &mut Parts) {
-        let participants = parts.0.iter().fold(0, |bits, (log, _)| bits | 1_u16 << log);
+        let participants = parts.participants();
         let stamp = Stamp { participants, csn, txn: candidate.txn, durable: self.horizon.durable() };
         for (log, part) in &mut parts.0 {
             stamp.put(part).expect("a part was encoded, and a commit's number is above the last one that is durable");
@@ -429,6 +468,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
 }
 
 impl Parts {
+    /// The logs that they go into, as bits.
+    fn participants(&self) -> u16 {
+        self.0.iter().fold(0, |bits, (log, _)| bits | 1 << log)
+    }
+
     /// `bytes`: about so many keys and values.
     fn add<'a>(&mut self, log: u8, bytes: usize, ops: impl IntoIterator<Item = Op<'a>>) -> Result<(), TxError> {
         let mut part = Vec::with_capacity(PART_ROOM + bytes);

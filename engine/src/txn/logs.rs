@@ -51,11 +51,12 @@ pub(super) struct LogOptions {
     pub(super) max_txn_bytes: u64,
     pub(super) recovery: RecoveryMode,
     pub(super) create: bool,
+    pub(super) plants: Plants,
 }
 
 impl LogOptions {
     pub(super) fn to_wal(&self) -> Options {
-        Options::new()
+        let mut options = Options::new()
             .segment_bytes(self.segment_bytes)
             .buffer_bytes(self.buffer_bytes)
             .idle(self.idle)
@@ -63,7 +64,9 @@ impl LogOptions {
             .recovery(self.recovery)
             .create(self.create)
             .large(Large::Appendix)
-            .synced_writes(false)
+            .synced_writes(false);
+        options.plants = self.plants.clone();
+        options
     }
 }
 

@@ -202,7 +202,8 @@ async fn look<E: Env, S: Storage<E>>(
     let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
 
     let mut parts: Vec<Parts> = vec![Parts::new(); usize::from(count)];
-    let mut collectors: Vec<Collector> = (0..count).map(Collector::new).collect();
+    let by_row = planted!(options.plants(), UpstreamL22Rows);
+    let mut collectors: Vec<Collector> = (0..count).map(|log| Collector::new(log).by_row(by_row)).collect();
     let mut deliver = |log: u8, lsn: Lsn, record: Bytes| {
         collectors[usize::from(log)].take(lsn, &record);
         parts[usize::from(log)].push((lsn, record));
@@ -232,7 +233,11 @@ async fn look<E: Env, S: Storage<E>>(
         Verdict::Create(ids) => {
             Ok(Found { env, options, versions, waiting, logs, ids, logged, tables: Tables::New(examined) })
         }
-        Verdict::Open { chain, ids, report, .. } => {
+        Verdict::Open { mut chain, ids, report, .. } => {
+            if planted!(options.plants(), UpstreamL22LastId) {
+                let read = seen.iter().filter_map(|log| if let LogSeen::Read(log) = log { Some(log) } else { None });
+                chain.take_by_last_id(&read.collect::<Vec<_>>());
+            }
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));
             let state = storage.newest();

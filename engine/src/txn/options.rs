@@ -180,6 +180,7 @@ impl Options {
             max_txn_bytes: self.max_txn_bytes,
             recovery: self.recovery,
             create: self.create,
+            plants: self.plants(),
         }
     }
 

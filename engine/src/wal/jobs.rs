@@ -87,6 +87,7 @@ impl<E: Env> WriteJob<E> {
             if let Some(Opening { start, before }) = &mut page.opening {
                 // Nothing of a segment is written before all of its predecessor is durable.
                 if !planted!(self.plants, WalRotateOldUnsynced)
+                    && !planted!(self.plants, UpstreamL25LastSegment)
                     && let Some(file) = self.current.file()
                 {
                     let synced = interruptible(|| sync_written(file, &self.plants)).await;

@@ -31,6 +31,7 @@ fn options() -> LogOptions {
         max_txn_bytes: 1 << 20,
         recovery: RecoveryMode::default(),
         create: true,
+        plants: Plants::default(),
     }
 }
 

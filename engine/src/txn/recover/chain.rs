@@ -101,6 +101,23 @@ impl Chain {
     pub(in crate::txn) fn counts(&self, csn: Csn) -> bool {
         holds(&self.spans, csn)
     }
+
+    /// The planted bug: what an earlier open has ended counts after all if each of its logs has gone on to later commits.
+    pub(in crate::txn) fn take_by_last_id(&mut self, logs: &[&Summary]) {
+        let ends: Vec<u64> = logs.iter().map(|log| log.runs.last().map_or(0, Run::end)).collect();
+        for dead in self.dropped.iter().filter(|dropped| dropped.why == Why::Dead) {
+            let runs = logs[usize::from(dead.log)].runs.iter();
+            let parts = runs.flat_map(|run| (run.csn..run.end()).map(|csn| (csn, run.participants)));
+            for (csn, of) in parts.skip_while(|(csn, _)| *csn < dead.csn.to_bits()).take(dead.parts as usize) {
+                let later = ends.iter().enumerate().all(|(log, end)| of & 1 << log == 0 || *end > csn);
+                if let Some(csn) = Csn::from_bits(csn).filter(|_| later && of.count_ones() > 1) {
+                    self.spans.push((csn, csn));
+                }
+            }
+        }
+        self.spans.sort_unstable();
+        self.spans.dedup();
+    }
 }
 
 /// A walk along all logs at once.

@@ -10,8 +10,10 @@ use super::{
     seat::{Seat, Walk, kind_of},
 };
 use crate::{
+    damage::{self, Damage, What},
     disk::{DirId, Disk, Keep, Op},
     env::SimEnv,
+    evidence::{Chain, floor},
     image,
     oracle::ensure,
     prng::Prng,
@@ -118,42 +120,44 @@ impl<const B: usize> Inspect for Txn<SimEnv, B> {
         Ok(())
     }
 
-    /// A bit of a file is flipped, or the file is lost: whatever opens then delivers no part of a transaction, and what is refused
-    /// is left as it was.
+    /// A file is damaged: whatever opens then delivers no part of a transaction, and what is refused is left as it was. What was there is
+    /// there still, or missed when it is opened or read; only what no log proves any more may be gone.
     fn damage_is_refused(
         image: &Disk,
         draws: &mut Prng,
         recover: impl Fn(SimEnv) -> Result<Recovered, String>,
     ) -> Result<Vec<&'static str>, Violation> {
-        let mut damaged = image.fork();
+        let mut sound = image.fork();
         // What is pending is not durable, and a still machine never loses it: settle first.
-        damaged.power_cut(&Keep::All, draws);
-        let sound = damaged.fork();
-        let files = files(&damaged);
-        if files.is_empty() || recover(SimEnv::still(sound)).is_err() {
+        sound.power_cut(&Keep::All, draws);
+        let files = files(&sound);
+        let (false, Ok(undamaged)) = (files.is_empty(), recover(SimEnv::still(sound.fork()))) else {
+            return Ok(Vec::new());
+        };
+        let mut damaged = sound.fork();
+        let (dir, damage) = draw_damage(&sound, &files, draws);
+        if !damage.apply_in(dir, &mut damaged) {
             return Ok(Vec::new());
         }
-        let (dir, name, length) = draws.pick(&files).clone();
-        let what = if length == 0 || draws.chance(1, 4) {
-            damaged.lose(dir, OsStr::new(&name)).then(|| format!("{name} is lost"))
-        } else {
-            let (byte, bit) = (draws.below(length), draws.below(8));
-            let flipped = damaged.flip(dir, OsStr::new(&name), byte, 1 << bit);
-            flipped.then(|| format!("{name} of {length} bytes, byte {byte}, bit {bit} flipped"))
-        };
-        let Some(what) = what else { return Ok(Vec::new()) };
         let env = SimEnv::still(damaged.fork());
         match recover(env.clone()) {
             Ok(recovered) => {
                 let flaw = recovered.flaw.unwrap_or_default();
-                ensure(flaw.is_empty(), "I12", format_args!("{what}: refused, or nothing is there in part"), flaw)?;
-                Ok(vec!["I12"])
+                ensure(flaw.is_empty(), "I12", format_args!("{damage}: refused, or nothing is there in part"), flaw)?;
+                let owed = proves_all(&sound, &damaged, dir);
+                ensure(
+                    recovered.records == undamaged.records || !owed,
+                    "I4",
+                    format_args!("{damage}: refused, or all of {} records are there", undamaged.records.len()),
+                    format_args!("it opened with {}, or with others", recovered.records.len()),
+                )?;
+                Ok(if owed { vec!["I12", "I4"] } else { vec!["I12"] })
             }
             // It opened, and what is damaged was seen when it was read.
             Err(message) if message.starts_with(UNREAD) => Ok(vec!["I4"]),
             Err(message) => {
                 let unchanged = Self::same_files(&damaged, &env.disk());
-                ensure(unchanged, "I25", format_args!("{what}: a refused open changes no byte"), message)?;
+                ensure(unchanged, "I25", format_args!("{damage}: a refused open changes no byte"), message)?;
                 Ok(vec!["I25"])
             }
         }
@@ -162,4 +166,33 @@ impl<const B: usize> Inspect for Txn<SimEnv, B> {
     fn proven_next(_: &Disk) -> Option<u64> {
         None
     }
+}
+
+/// One for any file of a store, mostly where there is something.
+fn draw_damage(disk: &Disk, files: &[(DirId, String, u64)], draws: &mut Prng) -> (DirId, Damage) {
+    let (dir, file, length) = draws.pick(files).clone();
+    let bytes = disk.read_file(dir, OsStr::new(&file)).unwrap_or_default();
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+    let end = if draws.chance(1, 8) { length } else { used };
+    if end == 0 {
+        return (dir, Damage { file, what: What::Lose });
+    }
+    let place = draws.below(end);
+    let what = match draws.below(8) {
+        0..=2 => What::Flip { offset: place, mask: 1 << draws.below(8) },
+        3 => What::Zero { offset: place / 512 * 512, bytes: 512 },
+        4 => What::Stale { offset: place / 512 * 512, bytes: 512 },
+        5 => What::Shorten { length: place },
+        _ => What::Lose,
+    };
+    (dir, Damage { file, what })
+}
+
+/// Whether, after damage to a file of this directory, what is left proves everything that was there: that of a log by its own statements,
+/// pages always, since the parent of each has its checksum.
+fn proves_all(sound: &Disk, damaged: &Disk, dir: DirId) -> bool {
+    let is_log = dirs(sound).iter().skip(1).any(|(_, log)| *log == dir);
+    let chain = Chain::read(&damage::segments_in(sound, dir));
+    let end = chain.members.iter().flat_map(|member| &member.frames).map(|(_, next)| *next).max();
+    !is_log || end.is_some_and(|end| chain.proven_next(floor(&damage::segments_in(damaged, dir))) >= end)
 }
