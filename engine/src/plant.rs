@@ -151,6 +151,7 @@ mod switches {
         TxnPeriodUnbounded "txn-period-unbounded" "make no pass of the period, and wait for the next commit";
         CkptReleaseLob "ckpt-release-lob" "let the logs go of pieces of values whose commits a checkpoint doesn't have";
         TxnLobBehind "txn-lob-behind" "write a commit before the pieces of its large values";
+        TxnPendingUnbounded "txn-pending-unbounded" "accept any number of commits that are not durable while memory is tight";
         TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";
     }
 

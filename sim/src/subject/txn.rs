@@ -348,6 +348,7 @@ fn options(engine: &EngineOptions, plants: Plants) -> Options {
         log_idle: Duration::from_micros(engine.idle_us),
         max_value_bytes: engine.max_record_bytes.min(txn.cache_bytes / 4),
         max_txn_bytes: 1 << 20,
+        lob_bytes: txn.lob_bytes,
         plants,
         ..Options::default()
     }
