@@ -165,7 +165,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             let mut parts = self.parts_of_rows(&catalog, candidate.writes, &lobs.refs)?;
             let mut pipeline = self.commit();
             if Arc::ptr_eq(&pipeline.catalog, &catalog) {
-                if planted!(self.options.plants(), TxnLobBehind) {
+                if lobs.any && planted!(self.options.plants(), TxnLobBehind) {
                     self.predict_lobs(&mut pipeline, candidate.writes, lobs);
                     parts = self.parts_of_rows(&catalog, candidate.writes, &lobs.refs)?;
                 }

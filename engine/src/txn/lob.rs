@@ -31,8 +31,8 @@ pub(super) type Refs<'a> = BTreeMap<(TableId, &'a [u8]), LobRef>;
 pub(super) struct Lobs<'a, E: Env, S: Storage<E>> {
     shared: &'a Shared<E, S>,
     txn: TxnId,
-    /// Whether there may be a piece.
-    begun: bool,
+    /// Whether there may be a piece, now or later.
+    pub(super) any: bool,
     pub(super) refs: Refs<'a>,
     /// The planted bug: pieces that come after their part.
     pub(super) behind: Vec<(u8, Vec<u8>)>,
@@ -40,7 +40,7 @@ pub(super) struct Lobs<'a, E: Env, S: Storage<E>> {
 
 impl<E: Env, S: Storage<E>> Drop for Lobs<'_, E, S> {
     fn drop(&mut self) {
-        if self.begun {
+        if self.any {
             self.shared.commit().pieces.retain(|(_, txn), _| *txn != self.txn);
         }
     }
@@ -58,13 +58,13 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         txn: TxnId,
         writes: Writes<'a>,
     ) -> Result<Lobs<'a, E, S>, CommitError> {
-        let mut lobs = Lobs { shared: self, txn, begun: false, refs: Refs::new(), behind: Vec::new() };
-        if planted!(self.options.plants(), TxnLobBehind) {
+        let any = self.is_logged() && matches!(writes, Writes::Set(set) if set.bytes() as u64 > self.options.lob_bytes);
+        let mut lobs = Lobs { shared: self, txn, any, refs: Refs::new(), behind: Vec::new() };
+        if !any || planted!(self.options.plants(), TxnLobBehind) {
             return Ok(lobs);
         }
         let catalog = Arc::clone(&self.horizon.view().catalog);
         for (info, key, value) in self.large(&catalog, writes) {
-            lobs.begun = true;
             lobs.refs.insert((info.id, key), self.write_lob(txn, info.log, value).await?);
         }
         Ok(lobs)
@@ -77,8 +77,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         writes: Writes<'a>,
     ) -> impl Iterator<Item = (&'c TableInfo, &'a [u8], &'a [u8])> {
         let set = match writes {
-            Writes::Set(set) if set.bytes() as u64 > self.options.lob_bytes => Some(set),
-            Writes::Set(_) | Writes::One(..) | Writes::Create(..) | Writes::Drop(_) => None,
+            Writes::Set(set) => Some(set),
+            Writes::One(..) | Writes::Create(..) | Writes::Drop(_) => None,
         };
         set.into_iter().flat_map(|set| set.tables()).flat_map(move |(table, writes)| {
             let info = logged(catalog, table);
