@@ -165,6 +165,7 @@ mod switches {
         BackupRootFirst "backup-root-first" "create the logs of a backup before its tables are there";
         CkptReleaseLob "ckpt-release-lob" "let the logs go of pieces of values whose commits a checkpoint doesn't have";
         TxnLobBehind "txn-lob-behind" "write a commit before the pieces of its large values";
+        TxnPendingUnbounded "txn-pending-unbounded" "accept any number of commits that are not durable while memory is tight";
         TxnLostUpdate "txn-lost-update" "write a row without a look at what was committed to it since the snapshot";
         UpstreamL22Rows "upstream-l22-rows" "log each row by itself, and be content with one row in each log (L22)";
         UpstreamL22LastId "upstream-l22-last-id" "take what a log lacks for applied if that log has anything later (L22)";

@@ -75,6 +75,8 @@ pub struct TxnOptions {
     pub chunk_bytes: u64,
     /// What is written between two syncs of a chunk.
     pub piece_bytes: u64,
+    /// Values that are longer are logged in pieces of this length.
+    pub lob_bytes: u64,
     /// Pages of 512 bytes instead of 8192.
     pub small_pages: bool,
 }
@@ -93,6 +95,7 @@ impl Default for TxnOptions {
             checkpoint_at_close: true,
             chunk_bytes: 32 << 10,
             piece_bytes: 4 << 10,
+            lob_bytes: 64 << 10,
             small_pages: true,
         }
     }

@@ -530,6 +530,7 @@ pub fn drawn(plan: &Plan) -> Vec<(&'static str, String)> {
                 txn.visibility.map_or("usual".into(), |visibility| format!("{visibility:?}").to_lowercase()),
             ),
             ("dirty_bytes", txn.dirty_bytes.to_string()),
+            ("lob_bytes", txn.lob_bytes.to_string()),
             ("chunk_bytes", txn.chunk_bytes.to_string()),
             ("checkpoint_period_us", txn.checkpoint_period_us.to_string()),
             ("checkpoint_at_close", txn.checkpoint_at_close.to_string()),

@@ -76,6 +76,8 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("txn", Plant::TxnEpochBeforeEstablish, 2000, &["I1", "I6", "I9", "I20"]),
     ("txn", Plant::TxnSavepointForward, 60, &["I12"]),
     ("txn", Plant::TxnPeriodUnbounded, 240, &["I16"]),
+    ("txn", Plant::CkptReleaseLob, 240, &["I1", "I6", "I9", "I14", "I20"]),
+    ("txn", Plant::TxnLobBehind, 1000, &["I1", "I6", "I9", "I14", "I20"]),
     ("txn", Plant::TxnLostUpdate, 60, &["I3", "I12", "I15", "I27"]),
     ("txn", Plant::TxnPhantom, 480, &["I27", "I28"]),
     ("txn", Plant::TxnWriteSkew, 960, &["I27", "I28"]),
@@ -109,8 +111,8 @@ const BY_SCENARIO: &[Plant] = &[
     Plant::TxnPruneLive,
 ];
 
-/// Shown by a test: in a recovery mode that the simulator doesn't use, or at a first switching on.
-const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofEnableNamesFirst];
+/// Shown by a test: in a recovery mode that the simulator doesn't use, at a first switching on, or as a bound of what is in memory.
+const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofEnableNamesFirst, Plant::TxnPendingUnbounded];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
 /// And a ring may be full on a good day, and something come in while a page is written.
@@ -122,6 +124,7 @@ const NEEDS_NO_FAULT: &[Plant] = &[
     Plant::AofReaderEndsLoad,
     Plant::CkptReleaseAll,
     Plant::CkptReuseEarly,
+    Plant::CkptReleaseLob,
     Plant::TxnEpochForgotten,
     Plant::TxnSavepointForward,
     Plant::TxnLostUpdate,

@@ -6,6 +6,8 @@
 //!
 //! One task makes all checkpoints; who wants one asks it.
 
+mod pressure;
+
 use std::{
     sync::{
         Arc,
@@ -18,9 +20,10 @@ use tracing::{debug, warn};
 
 use crate::{env::Env, plant::planted, sync::Mutex, wal::Lsn};
 
+use pressure::{RETRY, is_final};
+
 use super::{
-    error::{CheckpointError, CommitError, TxError},
-    generation::Generation,
+    error::CheckpointError,
     ids::Csn,
     loads::Load,
     logs::LogsError,
@@ -29,9 +32,6 @@ use super::{
     storage::{Changes, Point, PublishError, State, Storage},
     view::View,
 };
-
-/// After a checkpoint that failed, while commits wait for one.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// How far checkpoints have come.
 #[derive(Debug)]
@@ -128,7 +128,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if !self.checkpoint_is_due(asked) {
             return;
         }
-        let result = self.make_checkpoint().await;
+        let poisoned = lock(&self.checkpoints.inner).last.clone().err().filter(is_final);
+        let result = match poisoned {
+            Some(error) => Err(error),
+            None => self.make_checkpoint().await,
+        };
         if let Err(error) = &result {
             warn!(%error, "no checkpoint");
         }
@@ -143,53 +147,13 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
 
     fn checkpoint_is_due(&self, asked: u64) -> bool {
         let inner = lock(&self.checkpoints.inner);
-        let late = self.env.monotonic().saturating_sub(inner.at) >= self.options.checkpoint_period;
-        // After one that failed the next is due by time, or when somebody asks.
-        let many = inner.last.is_ok() && self.version_bytes() >= self.options.dirty_bytes;
-        let much = self.checkpoints.logged.load(Ordering::Relaxed) >= self.options.checkpoint_log_bytes;
-        asked > inner.done || many || late || (much && inner.last.is_ok())
-    }
-
-    /// Bytes of versions that a checkpoint would give back.
-    fn version_bytes(&self) -> u64 {
-        self.horizon.look().generations.iter().map(|generation| generation.bytes()).sum()
-    }
-
-    /// Before a commit: waits while memory is full of versions.
-    pub(super) async fn wait_for_memory(&self) -> Result<(), CommitError> {
-        loop {
-            // (What nobody but a snapshot holds is among these.)
-            if self.versions.bytes() < self.options.dirty_bytes {
-                return Ok(());
-            }
-            let seen = self.gates.checkpointed.seq();
-            let bytes = self.version_bytes();
-            if bytes >= self.options.dirty_bytes {
-                self.gates.checkpointer.open();
-            }
-            if bytes < 2 * self.options.dirty_bytes {
-                return Ok(());
-            }
-            self.alive().map_err(|error: TxError| error)?;
-            if let Some(why) = self.stalled() {
-                return Err(CommitError::Stalled(why));
-            }
-            self.counts.memory_wait();
-            self.gates.checkpointed.wait(seen).await;
-        }
-    }
-
-    /// Why no checkpoint gives memory back, if the last one failed.
-    fn stalled(&self) -> Option<String> {
-        let mut inner = lock(&self.checkpoints.inner);
-        let why = inner.last.as_ref().err()?.to_string();
-        // What stood against it may be gone: there is another attempt for those who come later.
-        if inner.asked == inner.done && self.env.monotonic() >= inner.at + RETRY {
-            inner.asked += 1;
-            drop(inner);
-            self.gates.checkpointer.open();
-        }
-        Some(why)
+        let since = self.env.monotonic().saturating_sub(inner.at);
+        let late = since >= self.options.checkpoint_period;
+        // What stood against one that failed may be gone.
+        let again = inner.last.as_ref().map_or_else(|error| !is_final(error) && since >= RETRY, |_| true);
+        let many = again && self.version_bytes() >= self.options.dirty_bytes;
+        let much = again && self.checkpoints.logged.load(Ordering::Relaxed) >= self.options.checkpoint_log_bytes;
+        asked > inner.done || many || much || late
     }
 
     async fn make_checkpoint(&self) -> Result<CheckpointReport, CheckpointError> {
@@ -296,12 +260,16 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                             }
                         }
                         let next_csn = pipeline.next.ok_or(CheckpointError::Closed)?;
-                        let generation: Arc<Generation> = pipeline.generation.freeze();
-                        pipeline.generation = Arc::clone(&generation);
+                        // (One that failed may have left an empty one, which need not be frozen: so they don't pile up.)
+                        let empty = pipeline.generation.bytes() == 0;
+                        let newest = (!empty).then(|| pipeline.generation.freeze());
+                        if let Some(newest) = &newest {
+                            pipeline.generation = Arc::clone(newest);
+                        }
                         self.tidy(&mut pipeline);
                         self.horizon.swap(|view| View {
                             catalog: Arc::clone(&view.catalog),
-                            generations: std::iter::once(generation).chain(view.generations.iter().cloned()).collect(),
+                            generations: newest.into_iter().chain(view.generations.iter().cloned()).collect(),
                             volatile: pipeline.volatile.clone(),
                             state: view.state.clone(),
                         });

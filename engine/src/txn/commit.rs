@@ -181,7 +181,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             }
         };
         let mut pipeline = self.commit();
-        let behind = planted!(self.options.plants(), TxnLobBehind);
+        let behind = lobs.any && planted!(self.options.plants(), TxnLobBehind);
         if behind {
             self.predict_lobs(&mut pipeline, candidate.writes, lobs);
         }

@@ -31,8 +31,8 @@ pub(super) type Refs<'a> = BTreeMap<(TableId, &'a [u8]), LobRef>;
 pub(super) struct Lobs<'a, E: Env, S: Storage<E>> {
     shared: &'a Shared<E, S>,
     txn: TxnId,
-    /// Whether there may be a piece.
-    begun: bool,
+    /// Whether there may be a piece, now or later.
+    pub(super) any: bool,
     pub(super) refs: Refs<'a>,
     /// The planted bug: pieces that come after their part.
     pub(super) behind: Vec<(u8, Vec<u8>)>,
@@ -40,7 +40,7 @@ pub(super) struct Lobs<'a, E: Env, S: Storage<E>> {
 
 impl<E: Env, S: Storage<E>> Drop for Lobs<'_, E, S> {
     fn drop(&mut self) {
-        if self.begun {
+        if self.any {
             self.shared.commit().pieces.retain(|(_, txn), _| *txn != self.txn);
         }
     }
@@ -58,13 +58,13 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         txn: TxnId,
         writes: Writes<'a>,
     ) -> Result<Lobs<'a, E, S>, CommitError> {
-        let mut lobs = self.no_lobs(txn);
-        if !self.may_be_large(writes) || planted!(self.options.plants(), TxnLobBehind) {
+        let any = self.may_be_large(writes);
+        let mut lobs = Lobs { any, ..self.no_lobs(txn) };
+        if !any || planted!(self.options.plants(), TxnLobBehind) {
             return Ok(lobs);
         }
         let catalog = Arc::clone(&self.horizon.view().catalog);
         for (info, key, value) in self.large(&catalog, writes) {
-            lobs.begun = true;
             lobs.refs.insert((info.id, key), self.write_lob(txn, info.log, value).await?);
         }
         Ok(lobs)
@@ -72,12 +72,12 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
 
     /// Of a transaction without large values.
     pub(super) fn no_lobs<'a>(&'a self, txn: TxnId) -> Lobs<'a, E, S> {
-        Lobs { shared: self, txn, begun: false, refs: Refs::new(), behind: Vec::new() }
+        Lobs { shared: self, txn, any: false, refs: Refs::new(), behind: Vec::new() }
     }
 
     /// Whether a value among them may be large: no look at each.
     fn may_be_large(&self, writes: Writes<'_>) -> bool {
-        matches!(writes, Writes::Set(set) if set.bytes() as u64 > self.options.lob_bytes)
+        self.is_logged() && matches!(writes, Writes::Set(set) if set.bytes() as u64 > self.options.lob_bytes)
     }
 
     /// The large values among the writes to tables that are logged. (A single write of one is done as a transaction.)

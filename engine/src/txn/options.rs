@@ -71,6 +71,9 @@ pub struct Options {
     pub lob_bytes: u64,
     /// All keys and values that a transaction may write, in bytes: `max_value_bytes` to 240 MiB. Default 64 MiB.
     pub max_txn_bytes: u64,
+    /// While versions take more than three quarters of the memory that commits wait for (one and a half times `dirty_bytes`), a commit
+    /// waits before it is accepted until fewer than so many are not durable yet: 1 or more, default 30,000 (L18).
+    pub pending_transaction_limit: u64,
     /// How long a transaction waits for a row: 1 ms to 1 h. Default 10 s.
     pub lock_timeout: Duration,
     /// How many keys and ranges a serializable transaction remembers one by one of what it read: 16 or more. Default 10,000.
@@ -108,6 +111,7 @@ impl Default for Options {
             max_value_bytes: 16 << 20,
             lob_bytes: 64 << 10,
             max_txn_bytes: 64 << 20,
+            pending_transaction_limit: 30_000,
             lock_timeout: Duration::from_secs(10),
             read_set_limit: 10_000,
             indexes: Functions::default(),
@@ -156,6 +160,7 @@ impl Options {
             ),
             ("lob_bytes", self.lob_bytes, 1 << 10, MAX_PIECE_BYTES, "1024 bytes to 1 MiB"),
             ("max_txn_bytes", self.max_txn_bytes, self.max_value_bytes, 239 << 20, "max_value_bytes to 239 MiB"),
+            ("pending_transaction_limit", self.pending_transaction_limit, 1, u64::MAX, "1 or more"),
             ("lock_timeout", ms(self.lock_timeout), 1, hour, "1 ms to 1 h"),
             ("read_set_limit", self.read_set_limit as u64, 16, u64::MAX, "16 or more"),
         ];
@@ -295,6 +300,7 @@ mod tests {
         assert_eq!(with(|options| options.checkpoint_log_bytes = 1 << 10), Err("checkpoint_log_bytes"));
         assert_eq!(with(|options| options.max_txn_bytes = 1 << 20), Err("max_txn_bytes"));
         assert_eq!(with(|options| options.max_value_bytes = 65 << 20), Err("max_value_bytes"));
+        assert_eq!(with(|options| options.pending_transaction_limit = 0), Err("pending_transaction_limit"));
         assert_eq!(with(|options| options.lob_bytes = 1 << 20), Ok(()));
         assert_eq!(with(|options| options.lob_bytes = 1023), Err("lob_bytes"));
         assert_eq!(with(|options| options.read_set_limit = 15), Err("read_set_limit"));

@@ -33,6 +33,8 @@ pub(super) struct TxnText {
     #[serde(skip_serializing_if = "Option::is_none")]
     piece_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    lob_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     small_pages: Option<bool>,
 }
 
@@ -44,7 +46,7 @@ impl TxnText {
     pub(super) fn from_options(txn: &TxnOptions) -> TxnText {
         let TxnOptions { logs, sync, sync_period_us, sync_threshold, visibility, .. } = *txn;
         let TxnOptions { cache_bytes, dirty_bytes, checkpoint_period_us, checkpoint_at_close, .. } = *txn;
-        let TxnOptions { chunk_bytes, piece_bytes, small_pages, .. } = *txn;
+        let TxnOptions { chunk_bytes, piece_bytes, lob_bytes, small_pages, .. } = *txn;
         let named = VISIBILITIES.iter().find(|(other, _)| *other == visibility).map(|(_, name)| (*name).to_owned());
         TxnText {
             logs: Some(logs),
@@ -58,6 +60,7 @@ impl TxnText {
             checkpoint_at_close: Some(checkpoint_at_close),
             chunk_bytes: Some(chunk_bytes),
             piece_bytes: Some(piece_bytes),
+            lob_bytes: Some(lob_bytes),
             small_pages: Some(small_pages),
         }
     }
@@ -81,6 +84,7 @@ impl TxnText {
         txn.checkpoint_at_close = self.checkpoint_at_close.unwrap_or(txn.checkpoint_at_close);
         txn.chunk_bytes = self.chunk_bytes.unwrap_or(txn.chunk_bytes);
         txn.piece_bytes = self.piece_bytes.unwrap_or(txn.piece_bytes);
+        txn.lob_bytes = self.lob_bytes.unwrap_or(txn.lob_bytes);
         txn.small_pages = self.small_pages.unwrap_or(txn.small_pages);
         Ok(())
     }

@@ -374,6 +374,7 @@ fn options(engine: &EngineOptions, plants: Plants) -> Options {
             tell(&key, &value);
         }),
         max_txn_bytes: 1 << 20,
+        lob_bytes: txn.lob_bytes,
         plants,
         ..Options::default()
     }

@@ -100,6 +100,7 @@ fn draw_options(prng: &Prng) -> EngineOptions {
         checkpoint_at_close: options.chance(1, 2),
         chunk_bytes: page_bytes * *options.pick(&[16, 32, 64]),
         piece_bytes: *options.pick(&[4 << 10, 16 << 10]),
+        lob_bytes: *prng.fork("lobs").pick(&[1 << 10, 1 << 10, 4 << 10, 64 << 10]),
         small_pages,
     };
     EngineOptions {
