@@ -45,6 +45,14 @@ fn rows(disk: &Disk, path: &str) -> Result<Rows, OpenError> {
     verified.expect("nothing waits").map(|_| rows)
 }
 
+/// What is wrong with the store at `path`, beyond what a crash leaves.
+fn damage(disk: &Disk, path: &str) -> Option<String> {
+    let env = SimEnv::still(disk.fork());
+    let checked = run_still(Store::<SimEnv, Small>::check(env, Path::new(path), options()));
+    let report = checked.expect("nothing waits").expect("there is a store");
+    (!report.is_sound()).then(|| format!("{report:?}"))
+}
+
 /// Runs a backup that is cut at the nth call. The machine as it was then, and whether it was over before.
 fn run(nth: u64) -> (Arc<Machine>, bool) {
     let mut disk = Disk::new(DiskOptions::default());
@@ -92,8 +100,10 @@ fn a_power_cut_at_any_call_leaves_all_of_a_backup_or_none() {
             cut.power_cut(&keep, &mut Prng::new(nth).fork_nth("cut", way as u64));
             let disk = cut.fork();
             assert!(rows(&disk, STORE).expect("the store is whole") == expected, "the store after a cut at call {nth}");
+            assert_eq!(damage(&disk, STORE), None, "the store after a cut at call {nth}");
             match rows(&disk, COPY) {
                 Ok(found) => {
+                    assert_eq!(damage(&disk, COPY), None, "cut at call {nth}");
                     assert!(found == expected, "cut at call {nth}: {} rows", found.len());
                     whole += 1;
                 }
