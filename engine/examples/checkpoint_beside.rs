@@ -1,5 +1,9 @@
 //! What durable commits wait for before a checkpoint and during one: `cargo run --release -p engine --example checkpoint_beside [DIRECTORY]`.
-#![expect(clippy::disallowed_methods, reason = "it measures the clock, and decides nothing by it")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "it measures the clock, and decides nothing by it"
+)]
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

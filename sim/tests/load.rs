@@ -31,6 +31,7 @@ fn options() -> Options {
         dirty_bytes: 64 << 10,
         max_value_bytes: 16 << 10,
         chunk_bytes: 24 << 9,
+        checkpoint_piece_bytes: 4 << 10,
         log_segment_bytes: 16 << 10,
         log_buffer_bytes: 16 << 10,
         ..Options::default()

@@ -134,6 +134,10 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         mut translate: impl FnMut(Lsn, &[u8], &mut Tell<'_>) -> Result<(), String> + Send,
     ) -> Result<ImportReport, ImportError> {
         let mut records = 0;
+        if self.shared.is_logged() {
+            // What an interrupted call has left may be committed, and not yet visible.
+            self.sync().await?;
+        }
         let last = self.imported(progress).await?;
         if last != COMPLETE {
             let (wal, report) = Wal::open(self.shared.env.clone(), source, options.create(false)).await?;

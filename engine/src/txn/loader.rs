@@ -177,11 +177,16 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
                 }
                 self.trees.push(Tree::new(storage.build(self.id)));
             }
+            let alone = self.trees.len() == 1;
             if let Some(tree) = self.trees.last_mut() {
                 tree.last.clear();
                 tree.last.extend_from_slice(last);
                 tree.rows += self.batch.rows();
                 storage.extend(&mut tree.build, &mut self.batch).await?;
+                // (Where there are several, none of them is published.)
+                if alone {
+                    storage.hasten(&mut tree.build).await?;
+                }
             }
         }
         self.batch.clear();
@@ -210,6 +215,7 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         while merging.fill(&mut self.batch).await? {
             whole.rows += self.batch.rows();
             storage.extend(&mut whole.build, &mut self.batch).await?;
+            storage.hasten(&mut whole.build).await?;
             self.batch.clear();
         }
         drop(merging);

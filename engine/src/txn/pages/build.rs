@@ -62,6 +62,16 @@ impl<E: Env, const B: usize> PagesBuild<E, B> {
         Ok(())
     }
 
+    /// Makes durable what there is, beside what follows.
+    pub(super) async fn hasten(&mut self) -> Result<(), StorageError> {
+        self.begin()?;
+        if let Some(writing) = &mut self.writing {
+            writing.sync_ahead().await?;
+        }
+        self.broken = false;
+        Ok(())
+    }
+
     /// No more rows come: it has a tree, which is walked from the first row on.
     pub(super) async fn finish(&mut self) -> Result<PagesCursor<E, B>, StorageError> {
         self.begin()?;
@@ -70,6 +80,7 @@ impl<E: Env, const B: usize> PagesBuild<E, B> {
             Some(tree) => tree,
             None => writing.finish(self.table, &mut self.merge, &mut Nothing, Pace::Whole).await?,
         };
+        writing.end_ahead().await?;
         self.tree = Some(tree);
         self.broken = false;
         let newest = Arc::clone(&self.shared.lock().newest.0);

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::IoSlice,
-    sync::Arc,
+    sync::{Arc, OnceLock, PoisonError},
 };
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     env::Env,
+    sync::Mutex,
     txn::{
         ids::{PageNo, TableId},
         storage::{Changes, StorageError},
@@ -26,6 +27,9 @@ use crate::{
 
 /// Pages side by side that are written in one call.
 const WRITE_PAGES: usize = 64;
+
+/// So many pieces are written before it is worth a sync beside what follows.
+const AHEAD_PIECES: u64 = 16;
 
 /// Places for new pages, and what becomes of these until they are durable.
 pub(super) struct Writing<E: Env, const B: usize> {
@@ -38,6 +42,17 @@ pub(super) struct Writing<E: Env, const B: usize> {
     unsynced: BTreeSet<u32>,
     /// A write that was begun: should its future be dropped, it may yet take effect.
     flight: Option<(PageNo, u32)>,
+    /// A sync beside what is written.
+    ahead: Option<Ahead<E>>,
+    /// Bytes that were written since it began.
+    behind_bytes: u64,
+}
+
+/// A sync of all that was written before it began.
+struct Ahead<E: Env> {
+    /// (In a mutex so that what is shared with it may be looked at from several threads; it has one user.)
+    task: Mutex<E::Task>,
+    result: Arc<OnceLock<Result<(), (u32, StorageError)>>>,
 }
 
 /// What a merge needs: places, and somewhere to leave pages until they are written.
@@ -113,6 +128,8 @@ impl<E: Env, const B: usize> Writing<E, B> {
             made: BTreeSet::new(),
             unsynced: BTreeSet::new(),
             flight: None,
+            ahead: None,
+            behind_bytes: 0,
         }
     }
 
@@ -190,7 +207,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
 
     /// Writes what is pending, in the order of places.
     pub(super) async fn write_out(&mut self, pace: Pace) -> Result<(), StorageError> {
-        self.work.pending_bytes = 0;
+        self.behind_bytes += std::mem::take(&mut self.work.pending_bytes);
         let mut pieces = std::mem::take(&mut self.work.pending).into_iter().peekable();
         while let Some((first, piece)) = pieces.next() {
             let chunk = self.chunk(first.chunk).await?;
@@ -256,6 +273,45 @@ impl<E: Env, const B: usize> Writing<E, B> {
             self.unsynced.remove(&number);
         }
         Ok(())
+    }
+
+    /// Begins to make durable what was written, if that is much, and nothing is under way.
+    pub(super) async fn sync_ahead(&mut self) -> Result<(), StorageError> {
+        let goes_on = self.ahead.as_ref().is_some_and(|ahead| ahead.result.get().is_none());
+        if goes_on || self.behind_bytes < AHEAD_PIECES * self.shared.piece_bytes {
+            return Ok(());
+        }
+        self.end_ahead().await?;
+        let chunks: Vec<_> = self.unsynced.iter().filter_map(|number| self.reader.chunk(*number).cloned()).collect();
+        let result = Arc::<OnceLock<_>>::default();
+        let told = Arc::clone(&result);
+        let sync = async move {
+            let mut synced = Ok(());
+            for chunk in &chunks {
+                synced = chunk.sync().await.map_err(|error| (chunk.number, error));
+                if synced.is_err() {
+                    break;
+                }
+            }
+            // (Nobody else sets it.)
+            let _ = told.set(synced);
+        };
+        // Without a thread for it all of it is synced at the end.
+        if let Ok(task) = self.shared.env.spawn("seawall pages ahead", sync) {
+            self.ahead = Some(Ahead { task: Mutex::new(task), result });
+            self.behind_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Waits for that. What it met nobody else would be told of: a machine says it once.
+    pub(super) async fn end_ahead(&mut self) -> Result<(), StorageError> {
+        let Some(Ahead { task, result }) = self.ahead.take() else { return Ok(()) };
+        task.into_inner().unwrap_or_else(PoisonError::into_inner).await;
+        match result.get() {
+            Some(Err((number, error))) => self.trust(*number, Err(error.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// Takes over the files of another one, all of which it has made.
