@@ -26,11 +26,12 @@ use super::{
     ids::{Csn, Epoch},
     logs::{self, Logs, LogsError, Writers},
     options::Options,
+    progress::Teller,
     recover::{
         chain::Chain,
         decision::{self, Files, Ids, LogSeen, Reported, Row, Verdict, decide},
         indexes::{self, UnusableIndex},
-        replay::{Replayed, replay},
+        replay::{NotReplayed, Records, Replayed, replay},
         summary::Collector,
     },
     redo::{EpochRecord, Record},
@@ -87,9 +88,6 @@ enum Tables<E: Env, S: Storage<E>> {
         replayed: Replayed,
     },
 }
-
-/// The parts of one log, as they were delivered.
-pub(super) type Parts = Vec<(Lsn, Bytes)>;
 
 /// Opens a store, or creates it. The lock is held as long as what is returned.
 pub(super) async fn open<E: Env, S: Storage<E>>(
@@ -178,13 +176,16 @@ async fn look<E: Env, S: Storage<E>>(
     let examined = S::examine(&env, dir, &storage_options).await?;
     let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
 
-    let mut parts: Vec<Parts> = vec![Parts::new(); usize::from(count)];
+    let mut teller = Teller::begin(&env, &options.on_progress);
+    let mut records: Vec<Records> = (0..count).map(|_| Records::default()).collect();
     let mut collectors: Vec<Collector> = (0..count).map(Collector::new).collect();
     let mut deliver = |log: u8, lsn: Lsn, record: Bytes| {
         collectors[usize::from(log)].take(lsn, &record);
-        parts[usize::from(log)].push((lsn, record));
+        records[usize::from(log)].push(record);
+        teller.read_one();
     };
     let read = logs::examine(&env, path, count, &options.log(), &mut deliver).await;
+    teller.end();
     let (mut logs, mut seen, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for ((log, read), collector) in (0..).zip(read).zip(collectors) {
         match read {
@@ -208,7 +209,12 @@ async fn look<E: Env, S: Storage<E>>(
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));
             let state = storage.newest();
-            let mut replayed = replay(&state, &chain, parts, generation).map_err(OpenError::Corrupt)?;
+            let (workers, from) = (options.recovery_workers, (&**state.catalog(), &chain));
+            let replayed = replay(&env, workers, from, records, generation, &mut teller).await;
+            let mut replayed = replayed.map_err(|error| match error {
+                NotReplayed::Wrong(what) => OpenError::Corrupt(what),
+                NotReplayed::Io(error) => OpenError::Io(Failure::new("replay", "the logs", &error)),
+            })?;
             replayed.unusable = indexes::follow::<E, S>(&state, &mut replayed, chain.end, &options.indexes).await?;
             let tables = Tables::Found { storage, chain, report, replayed };
             Ok(Found { env, options, versions, logs, ids, tables })

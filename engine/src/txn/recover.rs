@@ -11,4 +11,6 @@ pub(super) mod summary;
 
 pub(super) mod replay;
 
+mod rows;
+
 pub(super) mod indexes;
