@@ -49,6 +49,10 @@ pub mod options;
 
 mod recover;
 
+mod crew;
+
+pub mod progress;
+
 mod logs;
 
 mod validate;

@@ -109,6 +109,19 @@ impl Generation {
         Ok(())
     }
 
+    /// Takes in the versions of a table that it has none of, before anybody else knows this generation.
+    pub(super) fn adopt(&self, table: TableId, overlay: Overlay) {
+        let bytes = overlay.bytes() as u64;
+        let mut with = Tables::clone(&self.tables.load());
+        match place(&with, table) {
+            Ok(place) => with[place].1 = Arc::new(overlay),
+            Err(place) => with.insert(place, (table, Arc::new(overlay))),
+        }
+        self.tables.store(Arc::new(with));
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.all.add(bytes);
+    }
+
     /// What is known of a key at a CSN that is live.
     pub(super) fn get(&self, table: TableId, key: &[u8], at: Csn) -> Found {
         self.look(table, |overlay| overlay.get(key, at)).unwrap_or(Found::Nothing)

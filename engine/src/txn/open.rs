@@ -26,11 +26,12 @@ use super::{
     ids::{Csn, Epoch},
     logs::{self, Logs, LogsError, Writers},
     options::Options,
+    progress::Teller,
     recover::{
         chain::Chain,
         decision::{self, Files, Ids, LogSeen, Reported, Row, Verdict, decide},
         indexes::{self, UnusableIndex},
-        replay::{Replayed, replay},
+        replay::{NotReplayed, Records, Replayed, replay},
         summary::Collector,
     },
     redo::{EpochRecord, Record},
@@ -90,9 +91,6 @@ enum Tables<E: Env, S: Storage<E>> {
         replayed: Replayed,
     },
 }
-
-/// The parts of one log, as they were delivered.
-pub(super) type Parts = Vec<(Lsn, Bytes)>;
 
 /// Opens a store, or creates it. The lock is held as long as what is returned.
 pub(super) async fn open<E: Env, S: Storage<E>>(
@@ -201,20 +199,22 @@ async fn look<E: Env, S: Storage<E>>(
     let examined = S::examine(&env, dir, &storage_options).await?;
     let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
 
-    let mut parts: Vec<Parts> = vec![Parts::new(); usize::from(count)];
+    let mut teller = Teller::begin(&env, &options.on_progress);
+    let mut records: Vec<Records> = (0..count).map(|_| Records::default()).collect();
     let by_row = planted!(options.plants(), UpstreamL22Rows);
     let mut collectors: Vec<Collector> = (0..count).map(|log| Collector::new(log).by_row(by_row)).collect();
     let mut deliver = |log: u8, lsn: Lsn, record: Bytes| {
         collectors[usize::from(log)].take(lsn, &record);
-        parts[usize::from(log)].push((lsn, record));
+        records[usize::from(log)].push(lsn, record);
+        teller.read_one();
     };
     let read = logs::examine(&env, path, count, &options.log(), &mut deliver).await;
+    teller.end();
     let (mut logs, mut seen, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for ((log, read), collector) in (0..).zip(read).zip(collectors) {
         match read {
             Ok(examined) => {
-                // (What is below the log's floor may be there, or not.)
-                parts[usize::from(log)].retain(|(lsn, _)| *lsn >= examined.report().first);
+                records[usize::from(log)].forget_pieces(examined.report().first);
                 seen.push(LogSeen::Read(collector.finish(examined.report())));
                 logs.push(examined);
             }
@@ -226,7 +226,7 @@ async fn look<E: Env, S: Storage<E>>(
             }
         }
     }
-    let logged = parts.iter().flatten().map(|(_, part)| part.len() as u64).sum();
+    let logged = records.iter().map(Records::bytes).sum();
     match decide(&files(S::roots(&examined)), &seen, options.recovery) {
         Verdict::Refuse { row, log, csn, what } => Err(refusal(row, log, csn, what, errors)),
         Verdict::Create(_) if !options.create => Err(OpenError::NotFound),
@@ -241,8 +241,13 @@ async fn look<E: Env, S: Storage<E>>(
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));
             let state = storage.newest();
-            let mut replayed =
-                replay(&state, &chain, parts, generation, &options.plants()).map_err(OpenError::Corrupt)?;
+            let (workers, plants) = (options.recovery_workers, options.plants());
+            let from = (state.meta().point.csn, &**state.catalog(), &chain);
+            let replayed = replay(&env, workers, from, records, generation, &plants, &mut teller).await;
+            let mut replayed = replayed.map_err(|error| match error {
+                NotReplayed::Wrong(what) => OpenError::Corrupt(what),
+                NotReplayed::Io(error) => OpenError::Io(Failure::new("replay", "the logs", &error)),
+            })?;
             replayed.unusable = indexes::follow::<E, S>(&state, &mut replayed, chain.end, &options.indexes).await?;
             let tables = Tables::Found { storage, chain, report, replayed };
             Ok(Found { env, options, versions, waiting, logs, ids, logged, tables })

@@ -10,6 +10,7 @@ use super::{
     catalog::TableKind,
     index::Functions,
     logs::LogOptions,
+    progress::OnProgress,
     redo::{MAX_LOGS, MAX_PIECE_BYTES},
     view::Visibility,
 };
@@ -82,6 +83,11 @@ pub struct Options {
     pub indexes: Functions,
     /// What open does about damage to a log. Default [`RecoveryMode::TolerateTornTail`].
     pub recovery: RecoveryMode,
+    /// How many tasks an open has beside the caller to replay the logs, while there is work for them: 0 to 16, default 2. What is
+    /// replayed is the same with any number.
+    pub recovery_workers: u16,
+    /// Who is told how far an open has come. Default nobody.
+    pub on_progress: OnProgress,
     /// A planted bug.
     #[cfg(feature = "plants")]
     pub plants: Plants,
@@ -116,6 +122,8 @@ impl Default for Options {
             read_set_limit: 10_000,
             indexes: Functions::default(),
             recovery: RecoveryMode::default(),
+            recovery_workers: 2,
+            on_progress: OnProgress::default(),
             #[cfg(feature = "plants")]
             plants: Plants::default(),
         }
@@ -162,6 +170,7 @@ impl Options {
             ("max_txn_bytes", self.max_txn_bytes, self.max_value_bytes, 239 << 20, "max_value_bytes to 239 MiB"),
             ("pending_transaction_limit", self.pending_transaction_limit, 1, u64::MAX, "1 or more"),
             ("lock_timeout", ms(self.lock_timeout), 1, hour, "1 ms to 1 h"),
+            ("recovery_workers", u64::from(self.recovery_workers), 0, 16, "0 to 16"),
             ("read_set_limit", self.read_set_limit as u64, 16, u64::MAX, "16 or more"),
         ];
         for (option, value, least, most, expected) in checks {
@@ -303,6 +312,8 @@ mod tests {
         assert_eq!(with(|options| options.pending_transaction_limit = 0), Err("pending_transaction_limit"));
         assert_eq!(with(|options| options.lob_bytes = 1 << 20), Ok(()));
         assert_eq!(with(|options| options.lob_bytes = 1023), Err("lob_bytes"));
+        assert_eq!(with(|options| options.recovery_workers = 0), Ok(()));
+        assert_eq!(with(|options| options.recovery_workers = 17), Err("recovery_workers"));
         assert_eq!(with(|options| options.read_set_limit = 15), Err("read_set_limit"));
         assert_eq!(with(|options| options.log_segment_bytes = 1), Err("segment_bytes"));
         assert_eq!(with(|options| options.log_buffer_bytes = 0), Err("buffer_bytes"));

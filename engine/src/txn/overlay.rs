@@ -20,7 +20,9 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 
+pub(crate) use self::chain::Key;
 use self::filter::{Filling, Filter};
+pub(crate) use self::keys::head;
 use self::tree::Tree;
 use super::ids::Csn;
 pub(crate) use super::storage::{Direction, KeyRange};
@@ -187,6 +189,13 @@ impl Overlay {
         });
     }
 
+    /// One that is built at once, of so many keys at most.
+    pub(crate) fn ascending(keys: usize) -> Ascending {
+        let (filter, mut growing) = (Filter::default(), Growing::default());
+        filter.reserve(&mut growing.filling, keys);
+        Ascending { filter, growing }
+    }
+
     /// From now on nothing is installed. It takes no longer for a large one.
     pub(crate) fn freeze(&self) {
         let mut growing = self.growing.write().unwrap_or_else(PoisonError::into_inner);
@@ -234,6 +243,29 @@ impl Overlay {
         let growing = self.growing.read().unwrap_or_else(PoisonError::into_inner);
         // It may have been frozen since.
         read(self.frozen.get().unwrap_or(&growing.tree))
+    }
+}
+
+/// An overlay that is built of keys in order, each with one version.
+#[derive(Debug)]
+pub(crate) struct Ascending {
+    filter: Filter,
+    growing: Growing,
+}
+
+impl Ascending {
+    /// Adds a key above those before it. CSNs may come in any order.
+    pub(crate) fn push(&mut self, key: Key, value: Option<Value>, csn: Csn) {
+        let Growing { tree, filling } = &mut self.growing;
+        self.filter.add(filling, filter::hash(key.bytes()), |nth| filter::hash(tree.nth(nth)));
+        tree.append(key, value, csn);
+    }
+
+    /// It goes on as any other, with CSNs that are not below those that it has.
+    pub(crate) fn finish(self) -> Overlay {
+        let Ascending { filter, growing } = self;
+        let bytes = AtomicUsize::new(growing.tree.bytes() + growing.filling.bytes());
+        Overlay { filter, growing: RwLock::new(growing), frozen: OnceLock::new(), bytes }
     }
 }
 

@@ -13,4 +13,6 @@ mod lobs;
 
 pub(super) mod replay;
 
+mod rows;
+
 pub(super) mod indexes;

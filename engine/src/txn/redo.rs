@@ -189,6 +189,16 @@ impl Stamp {
         Ok(())
     }
 
+    /// Of a part that is as long as one without ops, at least.
+    fn read(bytes: &[u8]) -> Result<Stamp, RedoError> {
+        Ok(Stamp {
+            participants: get_u16(bytes, part_at::PARTICIPANTS),
+            csn: csn(bytes, part_at::CSN, "csn")?,
+            txn: txn(bytes, part_at::TXN)?,
+            durable: csn(bytes, part_at::DURABLE, "durable")?,
+        })
+    }
+
     fn check(&self, void: bool) -> Result<(), RedoError> {
         let alone = self.participants == 1;
         require(if void { alone } else { self.participants != 0 }, || {
@@ -413,7 +423,23 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Whether a record is a piece of a value, if it is [one](Record::decode) at all.
+pub(super) fn is_piece(record: &[u8]) -> bool {
+    record.first() == Some(&(RecordKind::Lob as u8))
+}
+
 impl<'a> Part<'a> {
+    /// The part out of a record that was [decoded](Record::decode) before, so its ops are not checked again; `None` of another record.
+    pub(super) fn again(bytes: &'a [u8]) -> Option<Part<'a>> {
+        if bytes.len() < part_at::BODY || bytes[part_at::KIND] != RecordKind::Part as u8 {
+            return None;
+        }
+        Some(Part {
+            stamp: Stamp::read(bytes).ok()?,
+            ops: Ops::again(bytes, part_at::BODY, get_u32(bytes, part_at::OPS)),
+        })
+    }
+
     fn decode(bytes: &'a [u8]) -> Result<Part<'a>, RedoError> {
         at_least(bytes, part_at::BODY)?;
         let length = bytes.len() as u64;
@@ -421,13 +447,7 @@ impl<'a> Part<'a> {
         let count = get_u32(bytes, part_at::OPS);
         let flags = bytes[part_at::FLAGS];
         require(flags == if count == 0 { VOID } else { 0 }, || bad("flags", u64::from(flags), part_at::FLAGS))?;
-        let stamp = Stamp {
-            participants: get_u16(bytes, part_at::PARTICIPANTS),
-            csn: csn(bytes, part_at::CSN, "csn")?,
-            txn: txn(bytes, part_at::TXN)?,
-            durable: csn(bytes, part_at::DURABLE, "durable")?,
-        };
-        Ok(Part { stamp, ops: Ops::decode(bytes, part_at::BODY, count)? })
+        Ok(Part { stamp: Stamp::read(bytes)?, ops: Ops::decode(bytes, part_at::BODY, count)? })
     }
 }
 

@@ -73,36 +73,46 @@ impl<T> IndexMut<u32> for Arena<T> {
     }
 }
 
-#[derive(Debug)]
-enum Key {
+/// A key, where its entry stands if it is short.
+#[derive(Clone, Debug)]
+pub(crate) struct Key(Bytes);
+
+#[derive(Clone, Debug)]
+enum Bytes {
     Inline(u8, [u8; INLINE_BYTES]),
     Boxed(Box<[u8]>),
 }
 
+impl Default for Key {
+    fn default() -> Key {
+        Key(Bytes::Inline(0, [0; INLINE_BYTES]))
+    }
+}
+
 impl Key {
-    fn new(key: &[u8]) -> Key {
+    pub(crate) fn new(key: &[u8]) -> Key {
         let mut bytes = [0; INLINE_BYTES];
         match bytes.get_mut(..key.len()) {
             Some(place) => {
                 place.copy_from_slice(key);
-                Key::Inline(key.len() as u8, bytes)
+                Key(Bytes::Inline(key.len() as u8, bytes))
             }
-            None => Key::Boxed(key.into()),
+            None => Key(Bytes::Boxed(key.into())),
         }
     }
 
     fn heap_bytes(&self) -> usize {
-        match self {
-            Key::Inline(..) => 0,
-            Key::Boxed(key) => heap_bytes(key.len()),
+        match &self.0 {
+            Bytes::Inline(..) => 0,
+            Bytes::Boxed(key) => heap_bytes(key.len()),
         }
     }
 
     #[inline]
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Key::Inline(len, bytes) => &bytes[..usize::from(*len)],
-            Key::Boxed(key) => key,
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Inline(len, bytes) => &bytes[..usize::from(*len)],
+            Bytes::Boxed(key) => key,
         }
     }
 }
@@ -198,8 +208,8 @@ impl Chains {
     }
 
     /// A key that has none yet gets its first version.
-    pub(super) fn push(&mut self, key: &[u8], csn: Csn, value: Option<Value>) -> u32 {
-        let entry = Entry { key: Key::new(key), newest: Version { csn, value, older: NONE } };
+    pub(super) fn push(&mut self, key: Key, csn: Csn, value: Option<Value>) -> u32 {
+        let entry = Entry { key, newest: Version { csn, value, older: NONE } };
         self.bytes += entry.key.heap_bytes() + entry.newest.heap_bytes();
         self.entries.push(entry)
     }

@@ -79,6 +79,15 @@ impl Filter {
         probes(hash).all(|(word, mask)| words[word].load(Ordering::Relaxed) & mask != 0)
     }
 
+    /// Makes room for so many keys, before the first.
+    pub(super) fn reserve(&self, filling: &mut Filling, keys: usize) {
+        if keys > 0 && filling.keys == 0 {
+            let size = (0..SIZES - 1).find(|size| capacity(*size) >= keys).unwrap_or(SIZES - 1);
+            self.make(filling, size);
+            self.current.store(size + 1, Ordering::Release);
+        }
+    }
+
     /// Adds a key that was not added before; `nth` gives the hashes of those that were, in the order in which they were added.
     pub(super) fn add(&self, filling: &mut Filling, hash: u64, nth: impl Fn(usize) -> u64) {
         let mut current = self.current.load(Ordering::Relaxed);

@@ -24,8 +24,9 @@ pub(super) struct Keys {
     skip: u16,
 }
 
-/// The larger one's head is not the smaller.
-fn head(key: &[u8], skip: usize) -> u64 {
+/// The first 8 bytes of a key behind `skip`, as a number: of two keys that share those the larger one's is not the smaller.
+#[inline]
+pub(crate) fn head(key: &[u8], skip: usize) -> u64 {
     let rest = key.get(skip..).unwrap_or_default();
     match rest.first_chunk() {
         Some(head) => u64::from_be_bytes(*head),

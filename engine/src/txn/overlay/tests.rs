@@ -174,6 +174,44 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn one_that_is_built_in_order_is_as_any_other(
+        keys in prop::collection::btree_map((0..6_u8, any::<u16>()).prop_map(|(kind, number)| key(kind, number, number.into())), 1..500_u64, 0..1500),
+        room in 0..3_usize,
+        later in prop::collection::vec((0..6_u8, any::<u16>()), 0..300),
+        asked in prop::collection::vec((0..6_u8, any::<u16>(), 0..6_u8, any::<u16>(), any::<u8>(), any::<u8>(), 1..90_usize), 12),
+    ) {
+        let mut model = Model::new();
+        // (It may be made for more keys, and for fewer.)
+        let mut ascending = Overlay::ascending(keys.len() * room / 2);
+        for (key, number) in &keys {
+            let value = value(*number, *number as usize % 60);
+            ascending.push(Key::new(key), value.clone(), csn(*number));
+            model.insert(key.clone(), vec![(csn(*number), value)]);
+        }
+        let overlay = ascending.finish();
+        prop_assert!(overlay.read(Tree::is_sound) && overlay.len() == keys.len());
+        for (number, (kind, key_number)) in (500..).zip(later) {
+            let (key, value) = (key(kind, key_number, key_number.into()), value(number, 10));
+            let live = Live { snapshots: &[], visible: csn(499) };
+            prop_assert_eq!(overlay.install(&key, value.clone(), csn(number), &live), Ok(()));
+            model.entry(key).or_default().push((csn(number), value));
+        }
+        prop_assert!(overlay.read(Tree::is_sound));
+        for (key, versions) in &model {
+            let newest = versions.last().map(|(_, value)| value);
+            prop_assert_eq!((overlay.get(key, csn(2000)), overlay.newest(key)), (found(newest), versions.last().map(|(csn, _)| *csn)));
+        }
+        for (kind, number, other_kind, other, from, to, limit) in asked {
+            let (low, high) = (key(kind, number, number.into()), key(other_kind, other, other.into()));
+            agrees(&overlay, &model, csn(2000), (bound(from, &low), bound(to, &high)), limit)?;
+            agrees(&overlay, &model, csn(499), (bound(from, &low), bound(to, &high)), limit)?;
+        }
+    }
+}
+
 #[test]
 fn a_hot_key_has_two_versions_without_readers() {
     let overlay = Overlay::default();

@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 use smallvec::SmallVec;
 
-use super::chain::{Arena, Chains, NONE};
+use super::chain::{Arena, Chains, Key, NONE};
 use super::keys::{FAN, Keys};
 use super::{Csn, Direction, KeyRange, Live, Refused, Value};
 
@@ -106,7 +106,7 @@ impl Tree {
                 self.chains.renew(entry, csn, value, live);
             }
             Err(at) => {
-                let entry = self.chains.push(key, csn, value);
+                let entry = self.chains.push(Key::new(key), csn, value);
                 self.place(path, leaf, at, entry, key);
             }
         }
@@ -114,6 +114,21 @@ impl Tree {
         leaf.max = leaf.max.max(csn);
         self.newest = csn;
         Ok(found.is_err())
+    }
+
+    /// Adds a key above all others, with its one version. CSNs may come in any order: nothing is installed in between.
+    pub(super) fn append(&mut self, key: Key, value: Option<Value>, csn: Csn) {
+        if self.leaves.len() == 0 {
+            self.leaves.push(Leaf { keys: Keys::new(0), max: csn, previous: NONE, next: NONE });
+        }
+        let (path, leaf, found) = self.descend(key.bytes(), csn);
+        debug_assert_eq!(found, Err(self.leaves[leaf].keys.len()), "keys ascend");
+        let at = found.unwrap_or_else(|at| at);
+        let entry = self.chains.push(key.clone(), csn, value);
+        self.place(path, leaf, at, entry, key.bytes());
+        let leaf = &mut self.leaves[self.last];
+        leaf.max = leaf.max.max(csn);
+        self.newest = self.newest.max(csn);
     }
 
     /// To where a key is or would be; what is on the way has it from now on.

@@ -2,23 +2,45 @@
 //!
 //! It changes no byte, so that whatever can't be makes the open refuse. Rows of a table stand in one log, so the order of each log is the
 //! order of commits for each of its tables. Doing it twice is doing it once: a new open begins with the same root.
+//!
+//! It is done in units, by the caller and by tasks beside it: first stretches of the logs, each of which becomes rows in order of their
+//! keys, then groups of tables. In between it is known which tables there are. What comes of it is the same whoever does which.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io, mem,
+    sync::Arc,
+};
+
+use bytes::Bytes;
 
 use crate::{
+    env::Env,
     plant::{Plants, planted},
     txn::{
         catalog::{Catalog, TableInfo, TableKind},
+        crew,
         generation::Generation,
         ids::{Csn, TableId},
+        overlay::{Key, Overlay},
         open::Parts,
-        overlay::Live,
-        redo::{Op, Part, Record, Shape},
-        storage::State,
+        progress::{Phase, Teller},
+        redo::{self, Op, Part, Shape},
     },
+    wal::Lsn,
 };
 
-use super::{chain::Chain, indexes::UnusableIndex, lobs::assemble};
+use super::{
+    chain::Chain,
+    indexes::UnusableIndex,
+    lobs::assemble,
+    rows::{Row, Twice, newest},
+};
+
+/// Bytes of a stretch, about: few enough to be sorted in a core's cache.
+const STRETCH_BYTES: usize = 4 << 20;
+/// Rows that a unit builds, at least, if there are tables enough.
+const GROUP_ROWS: usize = 1 << 15;
 
 /// The tables as they were at the end.
 pub(in crate::txn) struct Replayed {
@@ -28,49 +50,199 @@ pub(in crate::txn) struct Replayed {
     pub(in crate::txn) unusable: Vec<UnusableIndex>,
 }
 
-/// Replays what counts of rows that are logged.
+/// Why it can't be replayed.
+pub(in crate::txn) enum NotReplayed {
+    /// What no run of the program writes.
+    Wrong(String),
+    /// A task panicked.
+    Io(io::Error),
+}
+
+impl From<io::Error> for NotReplayed {
+    fn from(error: io::Error) -> NotReplayed {
+        NotReplayed::Io(error)
+    }
+}
+
+/// The records of a log, in stretches. They share the memory that the log was read into.
+#[derive(Debug, Default)]
+pub(in crate::txn) struct Records {
+    stretches: Vec<Vec<Bytes>>,
+    /// Those that are pieces of values: whoever names them may stand in another stretch.
+    pieces: Parts,
+    last_bytes: usize,
+    bytes: u64,
+}
+
+impl Records {
+    pub(in crate::txn) fn push(&mut self, lsn: Lsn, record: Bytes) {
+        self.bytes += record.len() as u64;
+        if redo::is_piece(&record) {
+            return self.pieces.push((lsn, record));
+        }
+        if self.stretches.is_empty() || self.last_bytes >= STRETCH_BYTES {
+            self.stretches.push(Vec::new());
+            self.last_bytes = 0;
+        }
+        self.last_bytes += record.len();
+        if let Some(last) = self.stretches.last_mut() {
+            last.push(record);
+        }
+    }
+
+    /// What is below the log's floor may be there, or not: nothing may depend on it.
+    pub(in crate::txn) fn forget_pieces(&mut self, floor: Lsn) {
+        self.pieces.retain(|(lsn, _)| *lsn >= floor);
+    }
+
+    /// Bytes of all of them.
+    pub(in crate::txn) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Replays what counts of rows that are logged, with so many tasks beside the caller.
 ///
 /// # Errors
-/// What no run of the program writes.
-pub(in crate::txn) fn replay(
-    state: &impl State,
-    chain: &Chain,
-    logs: Vec<Parts>,
+/// [`NotReplayed`].
+pub(in crate::txn) async fn replay<E: Env>(
+    env: &E,
+    workers: u16,
+    (root, catalog, chain): (Csn, &Catalog, &Chain),
+    mut logs: Vec<Records>,
     generation: Arc<Generation>,
     plants: &Plants,
-) -> Result<Replayed, String> {
-    let mut catalog = Catalog::clone(state.catalog());
+    teller: &mut Teller<'_, E>,
+) -> Result<Replayed, NotReplayed> {
+    let pieces: Vec<Parts> = logs.iter_mut().map(|log| mem::take(&mut log.pieces)).collect();
+    let stretches: Vec<_> = (0..).zip(logs).flat_map(stretches_of).collect();
+    let records: Vec<u64> = stretches.iter().map(|(_, records)| records.len() as u64).collect();
+    teller.next(Phase::Replaying, records.iter().sum());
+    let twice = planted!(plants, TxnReplayTwice).then_some(root);
+    let counts = chain.clone();
+    let work = move |(log, records): (usize, Vec<Bytes>)| Stretch::of(&counts, twice, (log, &pieces[log]), &records);
+    let part_of = |done: usize| records[..done].iter().sum();
+    let read = crew::each(env, workers, stretches, work, |done| teller.done(part_of(done))).await?;
+    teller.end();
+
+    let mut catalog = Catalog::clone(catalog);
     let mut dropped = BTreeSet::new();
-    // Which tables there are first: rows of one that is gone by the end need not be read.
-    for_each_part(chain, logs.first(), None, |part| tables(&part, &mut catalog, &mut dropped, plants))?;
-    let replay = Replay { catalog: &catalog, dropped: &dropped, generation: &generation, end: chain.end };
-    let twice = planted!(plants, TxnReplayTwice).then(|| state.meta().point.csn);
+    let mut runs: BTreeMap<TableId, Vec<Vec<Row>>> = BTreeMap::new();
+    let mut seen = BTreeMap::new();
     let mut again = 0;
-    for log in &logs {
-        for_each_part(chain, Some(log), twice, |part| {
-            again += u64::from(twice.is_some_and(|root| part.stamp.csn <= root));
-            replay.rows(log, &part)
-        })?;
+    for stretch in read {
+        let stretch = stretch.map_err(NotReplayed::Wrong)?;
+        again += stretch.again;
+        for part in stretch.catalog.iter().filter_map(|record| Part::again(record)) {
+            tables(&part, &mut catalog, &mut dropped, plants).map_err(NotReplayed::Wrong)?;
+        }
+        for (table, Changes { first, rows, wrong }) in stretch.tables {
+            let (_, known) = seen.entry(table).or_insert((first, None));
+            *known = known.take().or(wrong);
+            runs.entry(table).or_default().push(rows);
+        }
     }
+    for (table, (csn, wrong)) in seen {
+        check(&catalog, &dropped, table, csn).map_err(NotReplayed::Wrong)?;
+        // (Of a table that is gone by the end pieces may be, too.)
+        if let Some(wrong) = wrong.filter(|_| catalog.table(table).is_some()) {
+            return Err(NotReplayed::Wrong(wrong));
+        }
+    }
+    // Rows of a table that is gone by the end are nothing.
+    runs.retain(|table, runs| catalog.table(*table).is_some() && rows_of(runs) > 0);
+
+    let groups = groups(runs);
+    let rows: Vec<u64> = groups.iter().map(|group| group.iter().map(|(_, runs)| rows_of(runs) as u64).sum()).collect();
+    teller.next(Phase::Building, rows.iter().sum());
+    let part_of = |done: usize| rows[..done].iter().sum();
+    let built = crew::each(env, workers, groups, build, |done| teller.done(part_of(done))).await?;
+    for group in built {
+        for (table, overlay) in group.map_err(NotReplayed::Wrong)? {
+            generation.adopt(table, overlay);
+        }
+    }
+    teller.end();
     let commits: u64 = chain.spans.iter().map(|(first, last)| last.to_bits() - first.to_bits() + 1).sum();
     Ok(Replayed { catalog: Arc::new(catalog), generation, commits: commits + again, unusable: Vec::new() })
 }
 
-/// The parts of a log that count. (All records of it were read once already.) With a planted bug those up to the root, too.
-fn for_each_part<'a>(
-    chain: &Chain,
-    log: Option<&'a Parts>,
-    twice: Option<Csn>,
-    mut act: impl FnMut(Part<'a>) -> Result<(), String>,
-) -> Result<(), String> {
-    for (_, record) in log.into_iter().flatten() {
-        if let Ok(Record::Part(part)) = Record::decode(record)
-            && (chain.counts(part.stamp.csn) || twice.is_some_and(|root| part.stamp.csn <= root))
-        {
-            act(part)?;
+fn stretches_of((log, records): (usize, Records)) -> impl Iterator<Item = (usize, Vec<Bytes>)> {
+    records.stretches.into_iter().map(move |records| (log, records))
+}
+
+/// What a stretch of a log does.
+#[derive(Default)]
+struct Stretch {
+    tables: BTreeMap<TableId, Changes>,
+    /// Records that create or drop tables.
+    catalog: Vec<Bytes>,
+    /// The planted bug: commits that the root has.
+    again: u64,
+}
+
+/// What a stretch does to a table.
+struct Changes {
+    /// The first commit that does anything.
+    first: Csn,
+    /// By key.
+    rows: Vec<Row>,
+    /// Why a value in pieces can't be put together.
+    wrong: Option<String>,
+}
+
+impl Stretch {
+    /// Reads the parts that count. (All records were read once already.) With a planted bug those up to the root, too.
+    fn of(
+        chain: &Chain,
+        twice: Option<Csn>,
+        (log, pieces): (usize, &Parts),
+        records: &[Bytes],
+    ) -> Result<Stretch, String> {
+        let mut stretch = Stretch::default();
+        for record in records {
+            let Some(part) = Part::again(record) else { continue };
+            let counts = chain.counts(part.stamp.csn);
+            if counts || twice.is_some_and(|root| part.stamp.csn <= root) {
+                stretch.take(&part, pieces)?;
+                stretch.again += u64::from(!counts);
+            }
+            // The catalog is in the first log.
+            if counts && log == 0 && part.ops().any(|op| matches!(op, Op::Create { .. } | Op::Drop { .. })) {
+                stretch.catalog.push(record.clone());
+            }
         }
+        for (table, changes) in &mut stretch.tables {
+            let rows = mem::take(&mut changes.rows);
+            changes.rows.reserve(rows.len());
+            newest(vec![rows], |row| changes.rows.push(row)).map_err(|twice| twice_in(*table, &twice))?;
+        }
+        Ok(stretch)
     }
-    Ok(())
+
+    fn take(&mut self, part: &Part<'_>, pieces: &Parts) -> Result<(), String> {
+        let csn = part.stamp.csn;
+        let mut changes = None;
+        for op in part.ops() {
+            let (key, value) = match op {
+                Op::Table { id, .. } => {
+                    let new = || Changes { first: csn, rows: Vec::new(), wrong: None };
+                    changes = Some(self.tables.entry(id).or_insert_with(new));
+                    continue;
+                }
+                Op::Put { key, value } => (key, Ok(Some(value.into()))),
+                Op::Delete { key } => (key, Ok(None)),
+                Op::PutLob { key, value } => (key, assemble(pieces, part.stamp.txn, value).map(Some)),
+                Op::Create { .. } | Op::Drop { .. } => continue,
+            };
+            let Some(changes) = &mut changes else { continue };
+            match value {
+                Ok(value) => changes.rows.push(Row { key: Key::new(key), csn, value }),
+                Err(why) => drop(changes.wrong.get_or_insert_with(|| format!("commit {csn}: {why}"))),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a part does to the catalog.
@@ -107,48 +279,52 @@ fn tables(
     Ok(())
 }
 
-struct Replay<'a> {
-    catalog: &'a Catalog,
-    dropped: &'a BTreeSet<TableId>,
-    generation: &'a Generation,
-    end: Csn,
+/// Whether a table can have rows that are logged.
+fn check(catalog: &Catalog, dropped: &BTreeSet<TableId>, table: TableId, csn: Csn) -> Result<(), String> {
+    match catalog.table(table) {
+        None if !dropped.contains(&table) => {
+            Err(format!("commit {csn} has rows of table {}, which there isn't", table.0))
+        }
+        Some(info) if info.kind != TableKind::Rows => {
+            Err(format!("commit {csn} has rows of table {}, of which none are logged", table.0))
+        }
+        _ => Ok(()),
+    }
 }
 
-impl Replay<'_> {
-    /// What a part does to rows; their large values stand in front of it.
-    fn rows(&self, log: &Parts, part: &Part<'_>) -> Result<(), String> {
-        let csn = part.stamp.csn;
-        // Nobody reads anything older than the end.
-        let live = Live { snapshots: &[], visible: self.end };
-        let mut table = None;
-        for op in part.ops() {
-            let (key, value) = match op {
-                Op::Table { id, .. } => {
-                    let known = self.catalog.table(id).is_some();
-                    if !known && !self.dropped.contains(&id) {
-                        return Err(format!("commit {csn} has rows of table {}, which there isn't", id.0));
-                    }
-                    if self.catalog.table(id).is_some_and(|info| info.kind != TableKind::Rows) {
-                        return Err(format!("commit {csn} has rows of table {}, of which none are logged", id.0));
-                    }
-                    table = known.then_some(id);
-                    continue;
-                }
-                Op::Put { key, value } => (key, Some(value.into())),
-                Op::Delete { key } => (key, None),
-                // (Of a table that is gone by the end pieces may be, too.)
-                Op::PutLob { .. } if table.is_none() => continue,
-                Op::PutLob { key, value } => {
-                    let assembled = assemble(log, part.stamp.txn, value);
-                    (key, Some(assembled.map_err(|why| format!("commit {csn}: {why}"))?))
-                }
-                Op::Create { .. } | Op::Drop { .. } => continue,
-            };
-            if let Some(table) = table {
-                let installed = self.generation.install(table, key, value, csn, &live);
-                installed.map_err(|why| format!("commit {csn}, table {}: {why}", table.0))?;
-            }
+fn twice_in(table: TableId, Twice(csn): &Twice) -> String {
+    format!("commit {csn}, table {}: the table has a newer version", table.0)
+}
+
+/// Tables, each with its rows: runs in the order of commits.
+type Group = Vec<(TableId, Vec<Vec<Row>>)>;
+
+fn rows_of(runs: &[Vec<Row>]) -> usize {
+    runs.iter().map(Vec::len).sum()
+}
+
+fn groups(runs: BTreeMap<TableId, Vec<Vec<Row>>>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let mut rows = GROUP_ROWS;
+    for (table, runs) in runs {
+        if rows >= GROUP_ROWS {
+            groups.push(Group::new());
+            rows = 0;
         }
-        Ok(())
+        rows += rows_of(&runs);
+        if let Some(last) = groups.last_mut() {
+            last.push((table, runs));
+        }
     }
+    groups
+}
+
+fn build(group: Group) -> Result<Vec<(TableId, Overlay)>, String> {
+    let overlay = |(table, runs): (TableId, Vec<Vec<Row>>)| {
+        let mut ascending = Overlay::ascending(rows_of(&runs));
+        let built = newest(runs, |row| ascending.push(row.key, row.value, row.csn));
+        built.map_err(|twice| twice_in(table, &twice))?;
+        Ok((table, ascending.finish()))
+    };
+    group.into_iter().map(overlay).collect()
 }

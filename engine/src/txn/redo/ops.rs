@@ -273,10 +273,15 @@ pub struct Ops<'a> {
 }
 
 impl<'a> Ops<'a> {
+    /// Those of a record that was decoded before.
+    pub(super) fn again(record: &'a [u8], at: usize, count: u32) -> Ops<'a> {
+        Ops { reader: Reader::new(Reader::new(record, at).rest(), 0), left: count }
+    }
+
     /// `count` ops from `at` to the end of `record`.
     pub(super) fn decode(record: &'a [u8], at: usize, count: u32) -> Result<Ops<'a>, RedoError> {
         let mut reader = Reader::new(record, at);
-        let ops = Ops { reader: Reader::new(reader.rest(), 0), left: count };
+        let ops = Ops::again(record, at, count);
         let mut sections = Sections::default();
         for _ in 0..count {
             let start = reader.at();
