@@ -6,7 +6,7 @@
 //! case of one thread can be judged. A disk without a volatile cache gets none, nor has every file system one disk: then there is no
 //! count, and no judgement.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use crate::Result;
 
@@ -41,6 +41,12 @@ pub fn resident_bytes() -> Result<(u64, u64)> {
         kib.map(|kib| kib * 1024).ok_or_else(|| format!("/proc/self/status has no {name}"))
     };
     Ok((of("VmRSS:")?, of("VmHWM:")?))
+}
+
+/// How long this thread has had a processor: what others take from it is not in it, except for what they take of the caches.
+pub fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// How busy the machine is: the averages of one, five and fifteen minutes.

@@ -89,16 +89,18 @@ pub fn buffered(task: &Task) -> Result<Figures> {
 fn sprint(task: &Task, mut commit: impl FnMut(u64) -> Result) -> Result<Figures> {
     let time = Duration::from_secs_f64(task.sizes.seconds);
     let mut done = 0;
-    let began = Instant::now();
+    let (began, busy) = (Instant::now(), device::thread_time());
     while done < task.sizes.keys && began.elapsed() < time {
         for _ in 0..64.min(task.sizes.keys - done) {
             commit(done)?;
             done += 1;
         }
     }
+    let (elapsed, busy) = (began.elapsed(), device::thread_time() - busy);
     Ok(Figures::from([
-        figure("commits/s", done as f64 / began.elapsed().as_secs_f64()),
+        figure("commits/s", done as f64 / elapsed.as_secs_f64()),
         figure("commits", done as f64),
+        figure("CPU ns", busy.as_nanos() as f64 / done as f64),
     ]))
 }
 

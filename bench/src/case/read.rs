@@ -8,6 +8,7 @@ use std::{
 use crate::{
     Result,
     child::{Figures, Task, figure},
+    device::thread_time,
     keys::{Key, Rows},
     peer::Safety,
 };
@@ -22,7 +23,7 @@ pub fn get(task: &Task, threads: u64) -> Result<Figures> {
     expect_all(visited, task.sizes.keys)?;
     let time = Duration::from_secs_f64(task.sizes.seconds);
     let start = Barrier::new(threads as usize);
-    let rates: Vec<f64> = std::thread::scope(|scope| {
+    let rates: Vec<(f64, f64)> = std::thread::scope(|scope| {
         let (peer, rows, start) = (&peer, &rows, &start);
         let one = |thread: u64| {
             // Keys are made beforehand; more of them than any cache of the processor holds.
@@ -32,7 +33,7 @@ pub fn get(task: &Task, threads: u64) -> Result<Figures> {
             let mut reader = peer.reader();
             start.wait();
             let (mut read, mut found) = (0, 0);
-            let began = Instant::now();
+            let (began, busy) = (Instant::now(), thread_time());
             for keys in keys.chunks(AT_ONCE as usize).cycle() {
                 found += reader.as_mut().map_err(|error| error.to_string())?(keys)?;
                 read += keys.len() as u64;
@@ -40,13 +41,15 @@ pub fn get(task: &Task, threads: u64) -> Result<Figures> {
                     break;
                 }
             }
+            let (elapsed, busy) = (began.elapsed(), thread_time() - busy);
             expect_all(found, read)?;
-            Ok(read as f64 / began.elapsed().as_secs_f64())
+            Ok((read as f64 / elapsed.as_secs_f64(), busy.as_nanos() as f64 / read as f64))
         };
         let all: Vec<_> = (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();
         all.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?).collect::<Result<_>>()
     })?;
-    Ok(Figures::from([figure("reads/s/thread", rates.iter().sum::<f64>() / threads as f64)]))
+    let (rate, busy) = rates.iter().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    Ok(Figures::from([figure("reads/s/thread", rate / threads as f64), figure("CPU ns", busy / threads as f64)]))
 }
 
 pub fn scan(task: &Task) -> Result<Figures> {
@@ -54,11 +57,15 @@ pub fn scan(task: &Task) -> Result<Figures> {
     expect_all(peer.scan()?, task.sizes.keys)?;
     let time = Duration::from_secs_f64(task.sizes.seconds);
     let mut visited = 0;
-    let began = Instant::now();
+    let (began, busy) = (Instant::now(), thread_time());
     while visited == 0 || began.elapsed() < time {
         visited += peer.scan()?;
     }
-    Ok(Figures::from([figure("rows/s", visited as f64 / began.elapsed().as_secs_f64())]))
+    let (elapsed, busy) = (began.elapsed(), thread_time() - busy);
+    Ok(Figures::from([
+        figure("rows/s", visited as f64 / elapsed.as_secs_f64()),
+        figure("CPU ns", busy.as_nanos() as f64 / visited as f64),
+    ]))
 }
 
 /// A figure of a table that isn't there would be a good one.

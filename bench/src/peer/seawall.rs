@@ -47,6 +47,8 @@ impl Seawall {
             sync_threshold: 1_000_000_000,
             cache_bytes: settings.cache_bytes,
             dirty_bytes: if purpose == Use::RarelyCheckpointed { quarter } else { quarter.min(64 << 20) },
+            // A snapshot that is read right behind a load keeps what a checkpoint has written meanwhile.
+            pinned_bytes: 2 * quarter,
             max_value_bytes: 1 << 20,
             checkpoint_after_recovery: purpose != Use::RarelyCheckpointed,
             ..Options::default()
