@@ -42,7 +42,7 @@ fn tell(report: &CheckReport) {
         println!("{file}: left over; the next open removes it");
     }
     if let Some(recovery) = &report.recovery {
-        println!("an open would show commit {}, {} of them from the logs", recovery.end, recovery.replayed);
+        println!("an open would show all up to commit {}, {} of them from the logs", recovery.end, recovery.replayed);
     }
     println!("{} pages, {} rows, {} records of logs", report.pages, report.rows, report.records);
     println!(

@@ -99,7 +99,7 @@ fn move_money(store: &Store, accounts: &Table, thread: u32) -> Result<(), Commit
             let options = TxOptions { isolation: Isolation::Serializable, retry_of, ..TxOptions::default() };
             let mut tx = store.begin(options)?;
             retry_of = Some(tx.retry());
-            let moved = transfer(&mut tx, accounts, from, to).map_err(CommitError::from);
+            let moved = transfer(&mut tx, accounts, (from, to), u64::from(nth % 9 + 1)).map_err(CommitError::from);
             match moved.and_then(|()| tx.commit()) {
                 Ok(_) => break, // durable, all of it
                 Err(error) if error.is_retryable() => {}
@@ -110,12 +110,12 @@ fn move_money(store: &Store, accounts: &Table, thread: u32) -> Result<(), Commit
     Ok(())
 }
 
-fn transfer(tx: &mut Tx, accounts: &Table, from: u32, to: u32) -> Result<(), TxError> {
+fn transfer(tx: &mut Tx, accounts: &Table, (from, to): (u32, u32), amount: u64) -> Result<(), TxError> {
     let mut balance = |account| Ok::<_, TxError>(tx.get(accounts, &key(account))?.map_or(0, |value| number(&value)));
     let (has, other) = (balance(from)?, balance(to)?);
-    if from == to || has < 10 {
+    if from == to || has < amount {
         return Ok(());
     }
-    tx.put(accounts, &key(from), &(has - 10).to_le_bytes())?;
-    tx.put(accounts, &key(to), &(other + 10).to_le_bytes())
+    tx.put(accounts, &key(from), &(has - amount).to_le_bytes())?;
+    tx.put(accounts, &key(to), &(other + amount).to_le_bytes())
 }

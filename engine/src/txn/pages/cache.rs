@@ -1,7 +1,8 @@
 //! Pages in memory, within a bound: a slot for each page of a chunk file, and a clock that empties those that nobody asks for.
 //!
-//! A slot is found by its index alone, and read without writing to anything that others read. What a slot holds is right for every
-//! state that reads it: a page that is named by a living state is not written, and who writes one fills its slot anew.
+//! A slot is found by its index alone, and read without writing to anything that others read, but for a count in stripes. What a slot
+//! holds is right for every state that reads it: a page that is named by a living state is not written, and who writes one fills its
+//! slot anew.
 
 use std::{
     collections::BTreeMap,
@@ -107,11 +108,13 @@ pub(super) struct Cache<const B: usize> {
     misses: AtomicU64,
 }
 
+/// Parts of the count of hits.
+const STRIPES: usize = 32;
+
 /// A count apart from others, so that who reads other pages doesn't wait for its cache line.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Stripe(AtomicU64);
-const STRIPES: usize = 16;
 
 /// A hand that goes round all slots.
 #[derive(Debug)]
