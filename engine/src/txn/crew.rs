@@ -77,6 +77,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::Cell, sync::atomic::AtomicBool};
+
     use super::*;
     use crate::env::{OsEnv, block_on};
 
@@ -95,16 +97,20 @@ mod tests {
 
     #[test]
     fn a_panic_of_a_task_is_an_error() {
-        let caller = std::thread::current().id();
+        thread_local!(static IS_CALLER: Cell<bool> = const { Cell::new(false) });
+        IS_CALLER.set(true);
+        let panics = AtomicBool::new(false);
         let only_here = move |()| {
-            // (The caller leaves something for the task.)
-            if std::thread::current().id() == caller {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            } else {
+            if !IS_CALLER.get() {
+                panics.store(true, Ordering::SeqCst);
                 panic!("on purpose");
             }
+            // (The caller leaves something for the task.)
+            while !panics.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
         };
-        let failed = block_on(each(&OsEnv, 1, vec![(); 1000], only_here, |_| ()));
+        let failed = block_on(each(&OsEnv, 1, vec![(); 10], only_here, |_| ()));
         assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::Other);
     }
 }

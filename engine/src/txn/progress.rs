@@ -34,8 +34,8 @@ pub enum Phase {
 /// Who is told how far an open has come; the default is nobody.
 ///
 /// It is called by the one who opens, on the same thread, at the begin and the end of each phase, and in between at most every 100 ms: so it
-/// should return at once. In a phase `done` never falls, and at its end it is `total`. An open that fails tells no more; a new store
-/// is read, and no more.
+/// should return at once. In a phase `done` never falls, and at its end it is `total`. An open that fails tells no more; of a new store
+/// there is the first phase alone. A verify tells the same.
 ///
 /// ```
 /// use engine::{env::{OsEnv, block_on}, txn::{Store, options::Options, progress::OnProgress}};

@@ -78,7 +78,11 @@ mod tests {
     }
 
     fn row(key: &[u8], number: u64) -> Row {
-        Row { key: Key::new(key), csn: csn(number), value: (number % 3 > 0).then(|| number.to_be_bytes()[..].into()) }
+        Row {
+            key: Key::new(key),
+            csn: csn(number),
+            value: (!number.is_multiple_of(3)).then(|| number.to_be_bytes()[..].into()),
+        }
     }
 
     proptest! {
