@@ -332,7 +332,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 for op in part.ops() {
                     match op {
                         Op::Table { .. } => table = Some(op),
-                        _ => rows.add(log, table.into_iter().chain([op]))?,
+                        _ => rows.add(log, 0, table.into_iter().chain([op]))?,
                     }
                 }
             }

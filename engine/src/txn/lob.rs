@@ -58,9 +58,9 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         txn: TxnId,
         writes: Writes<'a>,
     ) -> Result<Lobs<'a, E, S>, CommitError> {
-        let any = self.may_be_large(writes);
-        let mut lobs = Lobs { any, ..self.no_lobs(txn) };
-        if !any || planted!(self.options.plants(), TxnLobBehind) {
+        let mut lobs = self.no_lobs(txn);
+        lobs.any = self.may_be_large(writes);
+        if !lobs.any || planted!(self.options.plants(), TxnLobBehind) {
             return Ok(lobs);
         }
         let catalog = Arc::clone(&self.horizon.view().catalog);

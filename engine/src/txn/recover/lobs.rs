@@ -1,20 +1,24 @@
 //! Values in pieces, put together again.
 
+use bytes::Bytes;
+
 use crate::{
     txn::{
         ids::TxnId,
-        open::Parts,
         overlay::Value,
         redo::{Lob, LobRef, Record},
     },
     wal::Lsn,
 };
 
-/// The value that a part of `txn` names, from the records of its log.
+/// Pieces of a log, by LSN.
+pub(super) type Pieces = Vec<(Lsn, Bytes)>;
+
+/// The value that a part of `txn` names, from the pieces of its log.
 ///
 /// # Errors
 /// What no run of the program writes: a piece is missing, or not what the part says.
-pub(super) fn assemble(log: &Parts, txn: TxnId, value: LobRef) -> Result<Value, String> {
+pub(super) fn assemble(log: &Pieces, txn: TxnId, value: LobRef) -> Result<Value, String> {
     let LobRef { bytes, crc, pieces, last } = value;
     let mut found: Vec<&[u8]> = Vec::new();
     let (mut left, mut at) = (bytes, Some(last));
@@ -37,7 +41,7 @@ pub(super) fn assemble(log: &Parts, txn: TxnId, value: LobRef) -> Result<Value, 
     }
 }
 
-fn piece_at(log: &Parts, lsn: Lsn) -> Option<Lob<'_>> {
+fn piece_at(log: &Pieces, lsn: Lsn) -> Option<Lob<'_>> {
     let place = log.binary_search_by_key(&lsn, |(lsn, _)| *lsn).ok()?;
     match Record::decode(&log[place].1) {
         Ok(Record::Lob(lob)) => Some(lob),
@@ -55,8 +59,8 @@ mod tests {
     }
 
     /// Pieces of one byte each from record 3 on: their place, their transaction, the one before, their byte.
-    fn log(pieces: &[(u32, u64, u64, u8)]) -> Parts {
-        let mut log = Parts::new();
+    fn log(pieces: &[(u32, u64, u64, u8)]) -> Pieces {
+        let mut log = Pieces::new();
         for (lsn, (piece, number, previous, byte)) in (3..).zip(pieces) {
             let previous = (*previous != 0).then_some(Lsn(*previous));
             let mut record = Vec::new();

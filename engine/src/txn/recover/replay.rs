@@ -23,7 +23,6 @@ use crate::{
         generation::Generation,
         ids::{Csn, TableId},
         overlay::{Key, Overlay},
-        open::Parts,
         progress::{Phase, Teller},
         redo::{self, Op, Part, Shape},
     },
@@ -33,7 +32,7 @@ use crate::{
 use super::{
     chain::Chain,
     indexes::UnusableIndex,
-    lobs::assemble,
+    lobs::{Pieces, assemble},
     rows::{Row, Twice, newest},
 };
 
@@ -69,7 +68,7 @@ impl From<io::Error> for NotReplayed {
 pub(in crate::txn) struct Records {
     stretches: Vec<Vec<Bytes>>,
     /// Those that are pieces of values: whoever names them may stand in another stretch.
-    pieces: Parts,
+    pieces: Pieces,
     last_bytes: usize,
     bytes: u64,
 }
@@ -114,7 +113,7 @@ pub(in crate::txn) async fn replay<E: Env>(
     plants: &Plants,
     teller: &mut Teller<'_, E>,
 ) -> Result<Replayed, NotReplayed> {
-    let pieces: Vec<Parts> = logs.iter_mut().map(|log| mem::take(&mut log.pieces)).collect();
+    let pieces: Vec<Pieces> = logs.iter_mut().map(|log| mem::take(&mut log.pieces)).collect();
     let stretches: Vec<_> = (0..).zip(logs).flat_map(stretches_of).collect();
     let records: Vec<u64> = stretches.iter().map(|(_, records)| records.len() as u64).collect();
     teller.next(Phase::Replaying, records.iter().sum());
@@ -196,7 +195,7 @@ impl Stretch {
     fn of(
         chain: &Chain,
         twice: Option<Csn>,
-        (log, pieces): (usize, &Parts),
+        (log, pieces): (usize, &Pieces),
         records: &[Bytes],
     ) -> Result<Stretch, String> {
         let mut stretch = Stretch::default();
@@ -220,7 +219,7 @@ impl Stretch {
         Ok(stretch)
     }
 
-    fn take(&mut self, part: &Part<'_>, pieces: &Parts) -> Result<(), String> {
+    fn take(&mut self, part: &Part<'_>, pieces: &Pieces) -> Result<(), String> {
         let csn = part.stamp.csn;
         let mut changes = None;
         for op in part.ops() {
