@@ -190,7 +190,7 @@ async fn look<E: Env, S: Storage<E>>(
         match read {
             Ok(examined) => {
                 // (What is below the log's floor may be there, or not.)
-                parts[usize::from(log)].retain(|(lsn, _)| *lsn >= examined.report().first);
+                parts[log].retain(|(lsn, _)| *lsn >= examined.report().first);
                 seen.push(LogSeen::Read(collector.finish(examined.report())));
                 logs.push(examined);
             }
