@@ -1,7 +1,5 @@
 //! Values that are logged in pieces, through the store's public interface and beside what its logs hold.
 
-#![expect(clippy::disallowed_methods, reason = "looks at the files from outside, and forges some")]
-
 use std::{collections::BTreeMap, path::Path};
 
 use engine::{
