@@ -246,10 +246,14 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         }
         match candidate.writes {
             // Whoever takes the row from here on sees its new version: nobody takes it between the look at it and that.
-            Writes::One(table, key, _) => self
-                .locks
-                .while_free(table.id(), key, || self.write(pipeline, candidate, csn, &mut parts))
-                .ok_or(Attempt::Rejected(Rejected::RowTaken))?,
+            Writes::One(table, key, _) => {
+                let write = || self.write(pipeline, candidate, csn, &mut parts);
+                if self.locks.while_free(table.id(), key, write).is_none() {
+                    // Who has the row may be waiting for the page in which room is held.
+                    pipeline.as_mut().give_back();
+                    return Err(Attempt::Rejected(Rejected::RowTaken));
+                }
+            }
             Writes::Set(_) | Writes::Create(..) | Writes::Drop(_) => self.write(pipeline, candidate, csn, &mut parts),
         }
         lobs.append_behind(pipeline);

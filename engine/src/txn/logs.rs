@@ -425,8 +425,13 @@ impl<E: Env> Writers<E> {
 
     /// Gives back what was held: whoever needs it waits now, and others may wait for the pages.
     fn give_up(&mut self, log: usize, lack: Lack) -> Lacking {
-        self.writers.iter_mut().for_each(Writer::publish);
+        self.give_back();
         Lacking { log, lack }
+    }
+
+    /// The room that was held is not needed after all.
+    pub(super) fn give_back(&mut self) {
+        self.writers.iter_mut().for_each(Writer::publish);
     }
 }
 
