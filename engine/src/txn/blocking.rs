@@ -18,7 +18,7 @@
 //!         Err(error) if error.is_retryable() => continue,
 //!         committed => break committed?, // all of it or nothing, also after a power cut
 //!     };
-//! }
+//! };
 //!
 //! let mut tx = store.begin(TxOptions::default())?;
 //! let mut scan = tx.scan(&accounts, .., Direction::Forward)?;
