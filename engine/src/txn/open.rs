@@ -214,7 +214,7 @@ async fn look<E: Env, S: Storage<E>>(
     for ((log, read), collector) in (0..).zip(read).zip(collectors) {
         match read {
             Ok(examined) => {
-                records[usize::from(log)].forget_pieces(examined.report().first);
+                records[log].forget_pieces(examined.report().first);
                 seen.push(LogSeen::Read(collector.finish(examined.report())));
                 logs.push(examined);
             }
