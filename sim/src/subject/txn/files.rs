@@ -2,7 +2,13 @@
 
 use std::{ffi::OsStr, path::Path};
 
-use engine::txn::pages::format::{PAGE_HEADER_BYTES, checksum};
+use engine::{
+    codec::FIRST_FRAME_OFFSET,
+    txn::{
+        pages::format::{PAGE_HEADER_BYTES, checksum},
+        redo::Record,
+    },
+};
 
 use super::{
     Txn,
@@ -13,7 +19,7 @@ use crate::{
     damage::{self, Damage, What},
     disk::{DirId, Disk, Keep, Op},
     env::SimEnv,
-    evidence::{Chain, floor},
+    evidence::{self, Chain, floor, intact_frames},
     image,
     oracle::ensure,
     prng::Prng,
@@ -24,6 +30,8 @@ use crate::{
     workload::Step,
 };
 
+/// Where a root copy says its sequence.
+const ROOT_SEQUENCE_AT: usize = 32;
 /// A store has so many logs at most.
 const MOST_LOGS: u16 = 16;
 
@@ -144,7 +152,7 @@ impl<const B: usize> Inspect for Txn<SimEnv, B> {
             Ok(recovered) => {
                 let flaw = recovered.flaw.unwrap_or_default();
                 ensure(flaw.is_empty(), "I12", format_args!("{damage}: refused, or nothing is there in part"), flaw)?;
-                let owed = proves_all(&sound, &damaged, dir);
+                let owed = proves_all(&sound, &damaged, dir, &damage.file);
                 ensure(
                     recovered.records == undamaged.records || !owed,
                     "I4",
@@ -189,10 +197,30 @@ fn draw_damage(disk: &Disk, files: &[(DirId, String, u64)], draws: &mut Prng) ->
 }
 
 /// Whether, after damage to a file of this directory, what is left proves everything that was there: that of a log by its own statements,
-/// pages always, since the parent of each has its checksum.
-fn proves_all(sound: &Disk, damaged: &Disk, dir: DirId) -> bool {
+/// a root copy by what the logs say, pages always, since the parent of each has its checksum.
+fn proves_all(sound: &Disk, damaged: &Disk, dir: DirId, file: &str) -> bool {
     let is_log = dirs(sound).iter().skip(1).any(|(_, log)| *log == dir);
-    let chain = Chain::read(&damage::segments_in(sound, dir));
-    let end = chain.members.iter().flat_map(|member| &member.frames).map(|(_, next)| *next).max();
-    !is_log || end.is_some_and(|end| chain.proven_next(floor(&damage::segments_in(damaged, dir))) >= end)
+    if is_log {
+        let chain = Chain::read(&damage::segments_in(sound, dir));
+        let end = chain.members.iter().flat_map(|member| &member.frames).map(|(_, next)| *next).max();
+        return end.is_some_and(|end| chain.proven_next(floor(&damage::segments_in(damaged, dir))) >= end);
+    }
+    !file.starts_with("root-") || logs_know(sound, &sound.read_file(dir, OsStr::new(file)).unwrap_or_default())
+}
+
+/// Whether the logs have the commits behind the older root, or say that this one is durable. (Where nothing is logged, a root is all
+/// that there is of its commits until then, and whoever can't read it finds the older one.)
+fn logs_know(disk: &Disk, root: &[u8]) -> bool {
+    let sequence =
+        root.get(ROOT_SEQUENCE_AT..).and_then(|rest| rest.first_chunk()).map(|word| u64::from_le_bytes(*word));
+    let knows = |bytes: &[u8]| {
+        let identity = evidence::identity(bytes);
+        let mut frames = identity.iter().flat_map(|identity| intact_frames(bytes, identity, FIRST_FRAME_OFFSET));
+        frames.any(|(_, frame)| match Record::decode(frame.body) {
+            Ok(Record::Part(part)) => part.ops().next().is_some(),
+            Ok(Record::Checkpoint(checkpoint)) => Some(checkpoint.sequence) == sequence,
+            _ => false,
+        })
+    };
+    dirs(disk).iter().skip(1).any(|(_, log)| damage::segments_in(disk, *log).values().any(|bytes| knows(bytes)))
 }
