@@ -266,6 +266,8 @@ pub(super) struct Ticket {
     lock: Option<DirId>,
     /// What is asked again should the disk be full: whether the failure counts.
     write: Option<Box<Op>>,
+    /// Whether a failure counts once it is told: a sync that takes seconds has not failed while others go on.
+    fails_late: bool,
 }
 
 pub(super) enum Accepted {
@@ -345,17 +347,20 @@ impl State {
         let number = self.io;
         let lock = if let Op::Lock { dir } = op { Some(dir) } else { None };
         if self.still {
-            let ticket = Ticket { op: self.disk.begin(op, Inject::Nothing), number, lock, write: None };
+            let op = self.disk.begin(op, Inject::Nothing);
+            let ticket = Ticket { op, number, lock, write: None, fails_late: false };
             return if self.crash_point(Some(ticket.op)) { Accepted::Halted } else { Accepted::Now(ticket) };
         }
         let (op, inject) = self.strike(op);
         let slow_us = self.slow_us(&op);
         self.trace_begin(&op);
         let fails = matches!(inject, Inject::Fails { .. });
-        self.marked_errors += u64::from(fails && (self.marks_errors)(&self.disk, &op));
+        let marked = fails && (self.marks_errors)(&self.disk, &op);
+        self.marked_errors += u64::from(marked && slow_us == 0);
         let write = (!fails && self.disk.bounded() && matches!(op, Op::Write { .. } | Op::WriteSynced { .. }))
             .then(|| Box::new(op.clone()));
-        let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, write };
+        let fails_late = marked && slow_us > 0;
+        let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, write, fails_late };
         if self.crash_point(Some(ticket.op)) {
             return Accepted::Halted;
         }
@@ -384,7 +389,7 @@ impl State {
         // Nothing was injected: the disk is really full.
         let full = result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull);
         let marked = |write: &Op| (self.marks_errors)(&self.disk, write);
-        self.marked_errors += u64::from(full && ticket.write.as_deref().is_some_and(marked));
+        self.marked_errors += u64::from(ticket.fails_late || full && ticket.write.as_deref().is_some_and(marked));
         if full && self.plan.rates().one_in(Fault::Enospc) == 0 {
             self.struck(Fault::Enospc);
         }

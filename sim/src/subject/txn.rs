@@ -474,8 +474,10 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
     async fn wait(&self, lsn: u64) -> Result<(), String> {
         match self.commit_of(lsn) {
             Some(csn) => self.store.wait_durable(csn).await.map_err(|error| error.to_string()),
-            // It was there when the store was opened, or is not there any more.
-            None => Ok(()),
+            // It was there when the store was opened.
+            None if lsn < self.known().recovered => Ok(()),
+            // It was taken back: that, and all before it, is to be durable.
+            None => self.store.wait_durable(self.store.committed()).await.map_err(|error| error.to_string()),
         }
     }
 
