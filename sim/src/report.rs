@@ -242,7 +242,7 @@ impl Outcome {
 }
 
 /// Lines of history that a violation shows.
-const LAST_LINES: usize = 17;
+const LAST_LINES: usize = 16;
 /// Width of a report.
 const COLUMNS: usize = 100;
 
