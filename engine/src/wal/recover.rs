@@ -178,7 +178,7 @@ struct Reading<'a, 'r, E: Env> {
 }
 
 /// A valid start of a segment.
-struct Started {
+pub(super) struct Started {
     start: Start,
     /// End of the frames that it says were carried.
     carried_end: u64,
@@ -670,7 +670,7 @@ impl<E: Env> Reading<'_, '_, E> {
 }
 
 /// Reads the start and everything that it says was carried.
-async fn started<F: File>(scanner: &mut Scanner<'_, F>, whole: bool) -> std::io::Result<Option<Started>> {
+pub(super) async fn started<F: File>(scanner: &mut Scanner<'_, F>, whole: bool) -> std::io::Result<Option<Started>> {
     let Ok(found) = scanner.frame(FIRST_FRAME_OFFSET).await? else { return Ok(None) };
     if found.header.kind != FrameKind::Start {
         return Ok(None);

@@ -1,18 +1,22 @@
 //! The first steps of open: list the directory and read who every file says it is.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    mem,
+    sync::Arc,
+};
 
 use crate::{
     codec::Position,
     env::{Dir, EntryKind, OpenMode, interruptible},
     plant::planted,
-    segment::{Head, IdentityFound, Name, Segment, read_identity},
+    segment::{Head, IdentityFound, Name, Scanner, Segment, Window, read_identity},
 };
 
 use super::{
     error::OpenError,
     options::Options,
-    recover::{FIRST_LSN, Findings},
+    recover::{FIRST_LSN, Findings, started},
     report::{Dropped, TailKind},
 };
 
@@ -70,16 +74,29 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
                 if survey.segments.len() < OPEN_FILES {
                     segment.attach(file);
                 }
-                if let Some(other) = survey.segments.insert(generation, Arc::new(segment)) {
-                    if other.identity.uuid != uuid {
-                        return Err(OpenError::OtherLog { file: text, other: other.name().to_string() });
+                let segment = Arc::new(segment);
+                let other = match survey.segments.entry(generation) {
+                    Entry::Vacant(place) => {
+                        place.insert(segment);
+                        continue;
                     }
+                    Entry::Occupied(other) => other,
+                };
+                if other.get().identity.uuid != uuid {
+                    return Err(OpenError::OtherLog { file: text, other: other.get().name().to_string() });
+                }
+                // A spare that one life has removed may be back, if a sync of the directory failed, and the next life has given its
+                // generation to another, with a salt of its own: it was never started.
+                let (this, that) = (starts(dir, &segment).await?, starts(dir, other.get()).await?);
+                if (this && that) || other.get().identity.salt == segment.identity.salt {
                     return Err(OpenError::Corrupt {
                         file: text,
                         offset: 0,
                         what: "another segment has the same generation; one is a copy",
                     });
                 }
+                let back = if this { mem::replace(other.into_mut(), segment) } else { segment };
+                survey.temporaries.push(back.name());
             }
         }
     }
@@ -124,6 +141,17 @@ pub(super) async fn survey<D: Dir>(dir: &D, options: &Options) -> Result<Survey<
         });
     }
     Ok(survey)
+}
+
+/// Whether a segment begins as one that was started does.
+async fn starts<D: Dir>(dir: &D, segment: &Segment<D>) -> Result<bool, OpenError> {
+    let read = OpenError::io("read", segment.name());
+    let file = segment.open(dir).await.map_err(OpenError::io("open", segment.name()))?;
+    let mut scanner = match Scanner::new(file, segment, Window::default()).await {
+        Ok(scanner) => scanner,
+        Err(error) => return Err(read(error)),
+    };
+    Ok(started(&mut scanner, false).await.map_err(read)?.is_some())
 }
 
 impl<D: Dir> Survey<D> {
