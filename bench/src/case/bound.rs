@@ -21,7 +21,7 @@ pub fn bound(task: &Task) -> Result<Figures> {
     let (base, _) = resident_bytes()?;
     let settings = Settings { safety: Safety::Buffered, cache_bytes: sizes.bound_bytes };
     let seawall = Seawall::open(&task.folder, settings, Use::Logged)?;
-    let (store, table) = (&seawall.store, &seawall.table);
+    let (store, table) = (&seawall.store, seawall.table());
     let most = |name| -> Result<_> { Ok(figure(name, (resident_bytes()?.1 - base) as f64 / sizes.bound_bytes as f64)) };
 
     let put = |places: std::ops::Range<u64>| -> Result {

@@ -1,12 +1,12 @@
 //! Ours.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::OnceLock, time::Duration};
 
 use engine::{
     env::{OsEnv, block_on},
     txn::{
         Store, Table,
-        options::{Options, Sync, TxOptions},
+        options::{Options, Sync, TableOptions, TxOptions},
         storage::Direction,
     },
 };
@@ -14,8 +14,8 @@ use engine::{
 use super::{Load, Peer, Reader, Safety, Settings};
 use crate::{Result, keys::Key};
 
-/// How many rows a transaction of a load has.
-const LOADED_AT_ONCE: usize = 50_000;
+/// The table.
+const NAME: &str = "rows";
 
 /// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +29,15 @@ pub enum Use {
 
 pub struct Seawall {
     pub store: Store<OsEnv>,
-    pub table: Table,
+    found: Table,
+    loaded: OnceLock<Table>,
 }
 
 impl Seawall {
+    pub fn table(&self) -> &Table {
+        self.loaded.get().unwrap_or(&self.found)
+    }
+
     pub fn open(path: &Path, settings: Settings, purpose: Use) -> Result<Seawall> {
         let sync = match (purpose, settings.safety) {
             (Use::NotLogged, _) => Sync::NoSync,
@@ -55,35 +60,32 @@ impl Seawall {
         };
         block_on(async {
             let (store, _) = <Store<OsEnv>>::open(OsEnv, &path.join("store"), options).await?;
-            let table = match store.table("rows") {
+            let found = match store.table(NAME) {
                 Ok(table) => table,
-                Err(_) => store.create_table("rows").await?,
+                Err(_) => store.create_table(NAME).await?,
             };
-            Ok(Seawall { store, table })
+            Ok(Seawall { store, found, loaded: OnceLock::new() })
         })
     }
 }
 
 impl Peer for Seawall {
     fn put(&self, key: &Key, value: &[u8]) -> Result<()> {
-        block_on(self.store.put(&self.table, key, value))?;
+        block_on(self.store.put(self.table(), key, value))?;
         Ok(())
     }
 
-    /// In transactions that lock the table. (This is where a loader that goes past the logs would be called.)
+    /// Past the logs: the table is built, and takes the empty one's name.
     fn load(&self, rows: &mut Load<'_>, _sorted: bool) -> Result<()> {
         block_on(async {
-            let mut rows = rows.peekable();
-            while rows.peek().is_some() {
-                let mut tx = self.store.begin(TxOptions::default())?;
-                tx.lock_table(&self.table).await?;
-                for (key, value) in rows.by_ref().take(LOADED_AT_ONCE) {
-                    tx.put(&self.table, &key, value).await?;
-                }
-                tx.commit().await?;
+            self.store.drop_table(NAME).await?;
+            let mut loader = self.store.loader(NAME, TableOptions::default())?;
+            for (key, value) in rows {
+                loader.add(&key, value).await?;
             }
-            self.store.sync().await?;
-            Ok(())
+            loader.finish().await?;
+            let table = self.store.table(NAME)?;
+            self.loaded.set(table).map_err(|_| "it was loaded before".into())
         })
     }
 
@@ -97,7 +99,7 @@ impl Peer for Seawall {
             block_on(async {
                 let mut found = 0;
                 for key in keys {
-                    found += u64::from(self.store.get(&self.table, key).await?.is_some());
+                    found += u64::from(self.store.get(self.table(), key).await?.is_some());
                 }
                 Ok(found)
             })
@@ -107,7 +109,7 @@ impl Peer for Seawall {
     fn scan(&self) -> Result<u64> {
         block_on(async {
             let mut tx = self.store.begin(TxOptions { read_only: true, ..TxOptions::default() })?;
-            let mut scan = tx.scan(&self.table, .., Direction::Forward)?;
+            let mut scan = tx.scan(self.table(), .., Direction::Forward)?;
             let mut rows = 0;
             while let Some((_, value)) = scan.next().await? {
                 std::hint::black_box(value[0]);
