@@ -18,7 +18,7 @@ const BUGS: &[(Plant, u64, &[&str])] = &[
     (Plant::WalRemoveBeforeCut, 60, &["I1", "I5", "I6", "I9", "I20"]),
     (Plant::WalSealBeforeSuccessor, 60, &["I1", "I6", "I9", "I20"]),
     (Plant::WalOrphanIsCorrupt, 600, &["I1", "I4a", "I6", "I9"]),
-    (Plant::WalGenerationReuse, 60, &["I1", "I6", "I9"]),
+    (Plant::WalGenerationReuse, 60, &["I1", "I4", "I6", "I9"]),
     (Plant::WalErrorIsEnd, 60, &["I1", "I2", "I6", "I9", "I24"]),
     (Plant::WalPublishPresent, 60, &["I1", "I6", "I9"]),
     (Plant::WalMarkBeforeFiller, 320, &["I1", "I6", "I9", "I25"]),
