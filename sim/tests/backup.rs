@@ -1,13 +1,10 @@
 //! A backup that loses power at every call: what is in the target is all of it or is refused, never less, and the store itself has everything.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, sync::Mutex, time::Duration};
+mod store;
 
-use engine::txn::{
-    Store,
-    error::OpenError,
-    options::{Options, Sync},
-    pages::Pages,
-};
+use std::{path::Path, sync::Arc, sync::Mutex, time::Duration};
+
+use engine::txn::Store;
 use madsim::runtime::Runtime;
 use sim::{
     disk::{Disk, DiskOptions, Keep},
@@ -15,40 +12,15 @@ use sim::{
     prng::Prng,
 };
 
-type Small = Pages<SimEnv, 480>;
-type Rows = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+use store::{Rows, Small, rows, small_options};
 
 const STORE: &str = "/store";
 const COPY: &str = "/copy";
 
-fn options() -> Options {
-    Options {
-        sync: Sync::Instant,
-        logs: 2,
-        cache_bytes: 256 << 10,
-        dirty_bytes: 64 << 10,
-        max_value_bytes: 16 << 10,
-        chunk_bytes: 24 << 9,
-        log_segment_bytes: 16 << 10,
-        log_buffer_bytes: 16 << 10,
-        ..Options::default()
-    }
-}
-
-/// What an open would show of the store at `path`.
-fn rows(disk: &Disk, path: &str) -> Result<Rows, OpenError> {
-    let env = SimEnv::still(disk.fork());
-    let mut rows = Rows::new();
-    let verified = run_still(Store::<SimEnv, Small>::verify(env, Path::new(path), options(), |table, key, value| {
-        rows.insert((table.name.to_string(), key.to_vec()), value.to_vec());
-    }));
-    verified.expect("nothing waits").map(|_| rows)
-}
-
 /// What is wrong with the store at `path`, beyond what a crash leaves.
 fn damage(disk: &Disk, path: &str) -> Option<String> {
     let env = SimEnv::still(disk.fork());
-    let checked = run_still(Store::<SimEnv, Small>::check(env, Path::new(path), options()));
+    let checked = run_still(Store::<SimEnv, Small>::check(env, Path::new(path), small_options()));
     let report = checked.expect("nothing waits").expect("there is a store");
     (!report.is_sound()).then(|| format!("{report:?}"))
 }
@@ -63,7 +35,7 @@ fn run(nth: u64) -> (Arc<Machine>, bool) {
     let (env, armed, told) = (machine.env(), Arc::clone(&machine), Arc::clone(&ended));
     Runtime::new().block_on(async move {
         let (store, _) =
-            Store::<SimEnv, Small>::open(env, Path::new(STORE), options()).await.expect("an empty directory");
+            Store::<SimEnv, Small>::open(env, Path::new(STORE), small_options()).await.expect("an empty directory");
         for name in ["a", "b", "c"] {
             let table = store.create_table(name).await.expect("a new name");
             for number in 0..40_u8 {
@@ -99,9 +71,12 @@ fn a_power_cut_at_any_call_leaves_all_of_a_backup_or_none() {
             let cut = Machine::still(machine.fork());
             cut.power_cut(&keep, &mut Prng::new(nth).fork_nth("cut", way as u64));
             let disk = cut.fork();
-            assert!(rows(&disk, STORE).expect("the store is whole") == expected, "the store after a cut at call {nth}");
+            assert!(
+                rows(&disk, STORE, small_options()).expect("the store is whole") == expected,
+                "the store after a cut at call {nth}"
+            );
             assert_eq!(damage(&disk, STORE), None, "the store after a cut at call {nth}");
-            match rows(&disk, COPY) {
+            match rows(&disk, COPY, small_options()) {
                 Ok(found) => {
                     assert_eq!(damage(&disk, COPY), None, "cut at call {nth}");
                     assert!(found == expected, "cut at call {nth}: {} rows", found.len());

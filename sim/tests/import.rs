@@ -1,15 +1,12 @@
 //! An import that loses power at every call and is called again: every record comes in once, and the source goes last.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, sync::Mutex, time::Duration};
+mod store;
+
+use std::{path::Path, sync::Arc, sync::Mutex, time::Duration};
 
 use engine::{
     env::{Dir, Env},
-    txn::{
-        Store, Tell,
-        error::OpenError,
-        options::{Options, Sync},
-        pages::Pages,
-    },
+    txn::{Store, Tell},
     wal::{self, Durability, Lsn, Wal},
 };
 use madsim::runtime::Runtime;
@@ -19,36 +16,11 @@ use sim::{
     prng::Prng,
 };
 
-type Small = Pages<SimEnv, 480>;
-type Rows = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+use store::{Rows, Small, rows, small_options};
 
 const STORE: &str = "/store";
 const SOURCE: &str = "/source";
 const RECORDS: u64 = 600;
-
-fn options() -> Options {
-    Options {
-        sync: Sync::Instant,
-        logs: 2,
-        cache_bytes: 256 << 10,
-        dirty_bytes: 64 << 10,
-        max_value_bytes: 16 << 10,
-        chunk_bytes: 24 << 9,
-        log_segment_bytes: 16 << 10,
-        log_buffer_bytes: 16 << 10,
-        ..Options::default()
-    }
-}
-
-/// What an open would show of the store at `path`.
-fn rows(disk: &Disk, path: &str) -> Result<Rows, OpenError> {
-    let env = SimEnv::still(disk.fork());
-    let mut rows = Rows::new();
-    let verified = run_still(Store::<SimEnv, Small>::verify(env, Path::new(path), options(), |table, key, value| {
-        rows.insert((table.name.to_string(), key.to_vec()), value.to_vec());
-    }));
-    verified.expect("nothing waits").map(|_| rows)
-}
 
 fn log_options() -> wal::Options {
     wal::Options::new().segment_bytes(16 << 10).buffer_bytes(16 << 10)
@@ -98,7 +70,7 @@ fn run(disk: Disk, nth: u64) -> (Arc<Machine>, Option<u64>) {
     let (env, armed, told) = (machine.env(), Arc::clone(&machine), Arc::clone(&ended));
     Runtime::new().block_on(async move {
         let import = async {
-            let opened = Store::<SimEnv, Small>::open(env, Path::new(STORE), options()).await;
+            let opened = Store::<SimEnv, Small>::open(env, Path::new(STORE), small_options()).await;
             let (store, _) = opened.expect("it opens");
             for name in ["rows", "imports"] {
                 if store.table(name).is_err() {
@@ -148,7 +120,7 @@ fn an_import_that_loses_power_at_any_call_goes_on_when_it_is_repeated() {
             let cut = Machine::still(machine.fork());
             cut.power_cut(&keep, &mut Prng::new(nth).fork_nth("cut", way as u64));
             let disk = cut.fork();
-            let mut found = rows(&disk, STORE).expect("the store is whole");
+            let mut found = rows(&disk, STORE, small_options()).expect("the store is whole");
             let progress = found.remove(&("imports".to_owned(), b"log".to_vec()));
             let last = progress.map_or(0, |value| u64::from_le_bytes(value.try_into().expect("8 bytes")));
             assert!(found == expected(last.min(RECORDS)), "cut at call {nth}, with record {last}");
@@ -161,7 +133,7 @@ fn an_import_that_loses_power_at_any_call_goes_on_when_it_is_repeated() {
             assert_eq!(ended, Some(RECORDS - last.min(RECORDS)), "what was not there");
             let disk = machine.pessimal();
             assert_eq!(segments(&disk), 0);
-            let mut found = rows(&disk, STORE).expect("the store is whole");
+            let mut found = rows(&disk, STORE, small_options()).expect("the store is whole");
             found.remove(&("imports".to_owned(), b"log".to_vec()));
             assert!(found == expected(RECORDS));
         }

@@ -1,51 +1,29 @@
 //! A load that loses power at every call: there is all of the table or none of it, and the rest of the store is whole.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, sync::Mutex, time::Duration};
+mod store;
+
+use std::{path::Path, sync::Arc, sync::Mutex, time::Duration};
 
 use engine::{
     env::{Dir, Env},
     txn::{
         Store,
-        error::OpenError,
-        options::{Options, Sync, TableOptions},
-        pages::Pages,
+        options::{Options, TableOptions},
     },
 };
 use madsim::runtime::Runtime;
 use sim::{
     disk::{Disk, DiskOptions, Keep},
-    env::{Machine, MachineOptions, SimEnv, run_still},
+    env::{Machine, MachineOptions, SimEnv},
     prng::Prng,
 };
 
-type Small = Pages<SimEnv, 480>;
-type Rows = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+use store::{Rows, Small, rows, small_options};
 
 const STORE: &str = "/store";
 
 fn options() -> Options {
-    Options {
-        sync: Sync::Instant,
-        logs: 2,
-        cache_bytes: 256 << 10,
-        dirty_bytes: 64 << 10,
-        max_value_bytes: 16 << 10,
-        chunk_bytes: 24 << 9,
-        checkpoint_piece_bytes: 4 << 10,
-        log_segment_bytes: 16 << 10,
-        log_buffer_bytes: 16 << 10,
-        ..Options::default()
-    }
-}
-
-/// What an open would show of the store at `path`.
-fn rows(disk: &Disk, path: &str) -> Result<Rows, OpenError> {
-    let env = SimEnv::still(disk.fork());
-    let mut rows = Rows::new();
-    let verified = run_still(Store::<SimEnv, Small>::verify(env, Path::new(path), options(), |table, key, value| {
-        rows.insert((table.name.to_string(), key.to_vec()), value.to_vec());
-    }));
-    verified.expect("nothing waits").map(|_| rows)
+    Options { checkpoint_piece_bytes: 4 << 10, ..small_options() }
 }
 
 /// The order in which rows come: some ascend, the rest is shuffled, and one comes twice.
@@ -120,7 +98,7 @@ fn a_power_cut_at_any_call_leaves_all_of_a_loaded_table_or_none() {
             let cut = Machine::still(machine.fork());
             cut.power_cut(&keep, &mut Prng::new(nth).fork_nth("cut", way as u64));
             let disk = cut.fork();
-            let found = rows(&disk, STORE).expect("the store is whole");
+            let found = rows(&disk, STORE, options()).expect("the store is whole");
             if found == others {
                 assert!(!ended, "a load that has ended is there");
                 before += 1;

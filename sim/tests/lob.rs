@@ -1,54 +1,38 @@
 //! A commit with values in pieces that loses power at every call: it is there as a whole or not at all, whatever of its pieces is.
 
-use std::{
-    collections::BTreeMap, future::Future, path::Path, pin::pin, sync::Arc, sync::Mutex, task::Poll, time::Duration,
-};
+mod store;
+
+use std::{future::Future, path::Path, pin::pin, sync::Arc, sync::Mutex, task::Poll, time::Duration};
 
 use engine::{
     plant::{Plant, Plants},
     txn::{
         Store, Table,
-        error::OpenError,
-        options::{Options, Sync, TxOptions},
-        pages::Pages,
+        options::{Options, TxOptions},
     },
 };
 use madsim::runtime::Runtime;
 use sim::{
     disk::{Disk, DiskOptions, Keep},
-    env::{Machine, MachineOptions, SimEnv, run_still},
+    env::{Machine, MachineOptions, SimEnv},
     prng::Prng,
 };
 
-type Db = Store<SimEnv, Pages<SimEnv, 480>>;
-type Rows = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+use store::{Rows, Small, rows, small_options};
+
+type Db = Store<SimEnv, Small>;
 
 const STORE: &str = "/store";
 
 fn options(logs: u16) -> Options {
     Options {
-        sync: Sync::Instant,
         logs,
-        cache_bytes: 256 << 10,
-        dirty_bytes: 64 << 10,
         max_value_bytes: 32 << 10,
         lob_bytes: 1 << 10,
-        chunk_bytes: 24 << 9,
-        log_segment_bytes: 16 << 10,
         // Pages of 1 KiB: each piece is written by itself, and there is room for few.
         log_buffer_bytes: 4 << 10,
-        ..Options::default()
+        ..small_options()
     }
-}
-
-/// What an open would show.
-fn rows(disk: &Disk, logs: u16) -> Result<Rows, OpenError> {
-    let mut rows = Rows::new();
-    let verified =
-        run_still(Db::verify(SimEnv::still(disk.fork()), Path::new(STORE), options(logs), |table, key, value| {
-            rows.insert((table.name.to_string(), key.to_vec()), value.to_vec());
-        }));
-    verified.expect("nothing waits").map(|_| rows)
 }
 
 /// The rows once the nth commit is there: large values and small ones in three tables.
@@ -122,7 +106,8 @@ fn a_power_cut_at_any_call_leaves_a_commit_with_large_values_or_nothing_of_it() 
             for (way, keep) in [Keep::None, Keep::All, Keep::Draw, Keep::Draw].into_iter().enumerate() {
                 let cut = Machine::still(machine.fork());
                 cut.power_cut(&keep, &mut Prng::new(nth).fork_nth("cut", way as u64));
-                let found = rows(&cut.fork(), logs).unwrap_or_else(|error| panic!("cut at call {nth}: {error}"));
+                let found = rows(&cut.fork(), STORE, options(logs))
+                    .unwrap_or_else(|error| panic!("cut at call {nth}: {error}"));
                 let there = (0..=2).find(|commits| found == model(*commits));
                 let there = there
                     .unwrap_or_else(|| panic!("cut at call {nth}: {} rows that don't belong together", found.len()));
@@ -162,7 +147,7 @@ fn opens_after_a_checkpoint_among_pieces(plants: Plants) -> bool {
         second.await;
         std::mem::forget(store);
     });
-    let found = rows(&machine.pessimal(), 1);
+    let found = rows(&machine.pessimal(), STORE, options(1));
     assert!(found.as_ref().map_or(true, |found| *found == model(2)));
     found.is_ok()
 }
@@ -201,5 +186,5 @@ fn a_commit_that_is_dropped_among_its_pieces_leaves_nothing() {
     });
     assert!(log < 100_000, "{log} bytes");
     let expected = Rows::from([(("a".to_owned(), b"dropped".to_vec()), b"again".to_vec())]);
-    assert!(rows(&machine.pessimal(), 1).expect("it opens") == expected);
+    assert!(rows(&machine.pessimal(), STORE, options(1)).expect("it opens") == expected);
 }
