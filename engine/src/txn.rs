@@ -312,9 +312,7 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
 
     async fn write(&self, table: &Table, key: &[u8], after: undo::After) -> Result<Commit, CommitError> {
         let shared = &self.shared;
-        if let TableKind::Index { .. } = table.0.kind {
-            return Err(TxError::IndexIsDerived(table.name().to_owned()).into());
-        }
+        table.check_own_writes()?;
         shared.check_key(key)?;
         if after.as_deref().is_some_and(|value| shared.is_large(value)) {
             return self.write_locked(table, key, &after).await;

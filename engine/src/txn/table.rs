@@ -31,6 +31,14 @@ impl Table {
     pub fn name(&self) -> &str {
         &self.0.name
     }
+
+    /// It takes writes of its own: an index follows its rows.
+    pub(super) fn check_own_writes(&self) -> Result<(), TxError> {
+        match self.0.kind {
+            TableKind::Index { .. } => Err(TxError::IndexIsDerived(self.name().to_owned())),
+            TableKind::Rows | TableKind::Memory => Ok(()),
+        }
+    }
 }
 
 impl<E: Env, S: Storage<E>> Shared<E, S> {
@@ -41,9 +49,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
 
     /// The table is there, and is not an index.
     pub(super) fn check_writable(&self, table: &Table) -> Result<(), TxError> {
-        if let TableKind::Index { .. } = table.0.kind {
-            return Err(TxError::IndexIsDerived(table.name().to_owned()));
-        }
+        table.check_own_writes()?;
         self.check_readable(table)
     }
 
