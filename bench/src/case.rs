@@ -10,7 +10,7 @@ mod recover;
 use crate::{
     Result,
     child::{Figures, Step, Task},
-    peer::{self, Safety, Settings},
+    peer::{self, Call, Safety, Settings},
 };
 
 /// Who takes part in a case.
@@ -76,7 +76,7 @@ pub const CASES: &[Case] = &[
         field: Field::Peers,
         reads_table: true,
         crash: None,
-        measure: |task| read::get(task, 1),
+        measure: |task| read::get(task, 1, Call::One),
     },
     Case {
         name: "get-2",
@@ -85,7 +85,25 @@ pub const CASES: &[Case] = &[
         field: Field::Peers,
         reads_table: true,
         crash: None,
-        measure: |task| read::get(task, 2),
+        measure: |task| read::get(task, 2, Call::One),
+    },
+    Case {
+        name: "get-many-1",
+        measures: "one thread reads random keys of that table, 500 in a call",
+        figure: "reads/s/thread",
+        field: Field::Ours,
+        reads_table: true,
+        crash: None,
+        measure: |task| read::get(task, 1, Call::Many),
+    },
+    Case {
+        name: "get-many-2",
+        measures: "the same with two threads",
+        figure: "reads/s/thread",
+        field: Field::Ours,
+        reads_table: true,
+        crash: None,
+        measure: |task| read::get(task, 2, Call::Many),
     },
     Case {
         name: "scan",

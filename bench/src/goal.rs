@@ -46,6 +46,8 @@ pub const GOALS: &[Goal] = &[
     at_least("buffered-1", 3.0, Against::Best),
     at_least("get-1", 1_500_000.0, Against::Nobody),
     at_least("get-2", 1_500_000.0, Against::Nobody),
+    at_least("get-many-1", 1_500_000.0, Against::Nobody),
+    at_least("get-many-2", 1_500_000.0, Against::Nobody),
     at_least("scan", 10_000_000.0, Against::Nobody),
     at_least("load-sorted", 1.0, Against::Best),
     at_least("load-random", 1.0, Against::Best),

@@ -22,6 +22,13 @@ pub enum Safety {
     Buffered,
 }
 
+/// How keys are read; whoever has no call for many reads them one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    One,
+    Many,
+}
+
 /// How a store is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -48,7 +55,7 @@ pub trait Peer: Sync {
     fn sync(&self) -> Result<()>;
 
     /// Reads for one thread, as of now.
-    fn reader(&self) -> Result<Reader<'_>>;
+    fn reader(&self, call: Call) -> Result<Reader<'_>>;
 
     /// Visits all rows in order, at one moment; how many there are. Each value's first byte is read.
     fn scan(&self) -> Result<u64>;

@@ -179,6 +179,14 @@ async fn compare<S: Storage<OsEnv>>(
         prop_assert_eq!(scan.next().await.unwrap(), Some((key.as_slice(), value.as_slice())), "{} {:?}", name, range);
     }
     prop_assert_eq!(scan.next().await.unwrap(), None);
+    drop(scan);
+    // The same keys in one call, each with one beside it that is mostly absent.
+    let keys: Vec<Vec<u8>> = model.keys().flat_map(|key| [key.clone(), [key.as_slice(), b"-"].concat()]).collect();
+    let found = tx.get_many(&table, &keys).await.unwrap();
+    prop_assert_eq!(found.len(), keys.len());
+    for (key, found) in keys.iter().zip(found) {
+        prop_assert_eq!(found.as_deref(), model.get(key).map(Vec::as_slice), "{} {:?}", name, key);
+    }
     Ok(())
 }
 
@@ -299,10 +307,19 @@ fn run<S: Storage<OsEnv>>(steps: Vec<Step>, options: Options, isolation: Isolati
                 }
             }
             for name in TABLES {
+                let table = store.table(name).unwrap();
                 for (key, value) in model[name].iter().take(3) {
-                    let found = store.get(&store.table(name).unwrap(), key).await.unwrap();
+                    let found = store.get(&table, key).await.unwrap();
                     prop_assert_eq!(found.as_deref(), Some(value.as_slice()));
                 }
+                let keys: Vec<&Vec<u8>> = model[name].keys().collect();
+                let found = store.get_many(&table, &keys).await.unwrap();
+                prop_assert!(
+                    found
+                        .iter()
+                        .map(|found| found.as_deref())
+                        .eq(model[name].values().map(|value| Some(value.as_slice())))
+                );
             }
             compare_index(&mut store.begin(tx_options).unwrap(), &store, &model, usable).await?;
         }

@@ -38,6 +38,9 @@ fn a_store_without_futures_does_what_the_other_does() {
     tx.put(&table, b"ab", b"3").unwrap();
     tx.delete(&table, b"a").unwrap();
     assert!(tx.get(&table, b"a").unwrap().is_none());
+    let values = |found: Vec<Option<_>>| found.iter().map(Option::is_some).collect::<Vec<_>>();
+    assert_eq!(values(tx.get_many(&table, &["a", "ab", "b"]).unwrap()), [false, true, false], "with its own writes");
+    assert_eq!(values(store.get_many(&table, &["a", "ab", "b"]).unwrap()), [true, false, false]);
     assert_eq!(store.get(&table, b"a").unwrap().as_deref(), Some(&b"1"[..]));
     let ticket = tx.submit().unwrap();
     ticket.durable().unwrap();

@@ -9,7 +9,7 @@ use crate::{
     child::{Figures, Task, figure},
     device::resident_bytes,
     keys::{Rows, VALUE_BYTES},
-    peer::{Peer, Safety, Seawall, Settings, Use},
+    peer::{Call, Peer, Safety, Seawall, Settings, Use},
 };
 
 /// How many rows a transaction writes: what is not committed yet is beside the bound.
@@ -47,7 +47,7 @@ pub fn bound(task: &Task) -> Result<Figures> {
         eprintln!("the long snapshot ended at once: {error}");
     }
     let time = Duration::from_secs_f64(sizes.seconds);
-    let mut reader = seawall.reader()?;
+    let mut reader = seawall.reader(Call::One)?;
     let (mut done, mut place) = (0, 0);
     let began = Instant::now();
     while began.elapsed() < time {

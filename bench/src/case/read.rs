@@ -10,13 +10,13 @@ use crate::{
     child::{Figures, Task, figure},
     device::thread_time,
     keys::{Key, Rows},
-    peer::Safety,
+    peer::{Call, Safety},
 };
 
-/// How many keys are read in one call.
+/// How many keys a reader is given at a time.
 const AT_ONCE: u64 = 500;
 
-pub fn get(task: &Task, threads: u64) -> Result<Figures> {
+pub fn get(task: &Task, threads: u64, call: Call) -> Result<Figures> {
     let rows = Rows::new(task.sizes.keys);
     let peer = task.open(Safety::Buffered)?;
     let visited = peer.scan()?;
@@ -30,7 +30,7 @@ pub fn get(task: &Task, threads: u64) -> Result<Figures> {
             let count = rows.count().min(2_000_000) / AT_ONCE * AT_ONCE;
             let first = thread * (rows.count() / threads);
             let keys: Vec<Key> = (first..first + count).map(|place| rows.key(rows.shuffled(place))).collect();
-            let mut reader = peer.reader();
+            let mut reader = peer.reader(call);
             start.wait();
             let (mut read, mut found) = (0, 0);
             let (began, busy) = (Instant::now(), thread_time());

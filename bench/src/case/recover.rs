@@ -7,7 +7,7 @@ use crate::{
     Result,
     child::{Figures, Task, die, figure},
     keys::Rows,
-    peer::{Peer, Safety, Seawall, Use},
+    peer::{Call, Peer, Safety, Seawall, Use},
 };
 
 pub fn crash(task: &Task) -> Result<Figures> {
@@ -25,7 +25,7 @@ pub fn recover(task: &Task) -> Result<Figures> {
     let rows = Rows::new(task.sizes.recovered);
     let began = Instant::now();
     let peer = open(task)?;
-    let found = peer.reader()?(&[rows.key(0)])?;
+    let found = peer.reader(Call::One)?(&[rows.key(0)])?;
     let elapsed = began.elapsed().as_secs_f64();
     expect_all(found, 1)?;
     expect_all(peer.scan()?, rows.count())?;

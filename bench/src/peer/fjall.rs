@@ -5,7 +5,7 @@ use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::{Load, Peer, Reader, Safety, Settings};
+use super::{Call, Load, Peer, Reader, Safety, Settings};
 use crate::{Result, keys::Key};
 
 /// How many rows a batch of a load has.
@@ -59,7 +59,7 @@ impl Peer for Fjall {
         Ok(self.database.persist(PersistMode::SyncAll)?)
     }
 
-    fn reader(&self) -> Result<Reader<'_>> {
+    fn reader(&self, _call: Call) -> Result<Reader<'_>> {
         Ok(Box::new(|keys| {
             let mut found = 0;
             for key in keys {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, PutFlags, types::Bytes};
 
-use super::{Load, Peer, Reader, Safety, Settings};
+use super::{Call, Load, Peer, Reader, Safety, Settings};
 use crate::{Result, keys::Key};
 
 /// The file may grow so far; address space, nothing more.
@@ -56,7 +56,7 @@ impl Peer for Heed {
         Ok(self.env.force_sync()?)
     }
 
-    fn reader(&self) -> Result<Reader<'_>> {
+    fn reader(&self, _call: Call) -> Result<Reader<'_>> {
         let read = self.env.read_txn()?;
         Ok(Box::new(move |keys| {
             let mut found = 0;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{Load, Peer, Reader, Safety, Settings};
+use super::{Call, Load, Peer, Reader, Safety, Settings};
 use crate::{Result, keys::Key};
 
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
@@ -61,7 +61,7 @@ impl Peer for Redb {
         self.write(Durability::Immediate, |_| Ok(()))
     }
 
-    fn reader(&self) -> Result<Reader<'_>> {
+    fn reader(&self, _call: Call) -> Result<Reader<'_>> {
         let table = self.database.begin_read()?.open_table(ROWS)?;
         Ok(Box::new(move |keys| {
             let mut found = 0;

@@ -11,7 +11,7 @@ use engine::{
     },
 };
 
-use super::{Load, Peer, Reader, Safety, Settings};
+use super::{Call, Load, Peer, Reader, Safety, Settings};
 use crate::{Result, keys::Key};
 
 /// The table.
@@ -94,7 +94,13 @@ impl Peer for Seawall {
         Ok(())
     }
 
-    fn reader(&self) -> Result<Reader<'_>> {
+    fn reader(&self, call: Call) -> Result<Reader<'_>> {
+        if call == Call::Many {
+            return Ok(Box::new(|keys| {
+                let values = block_on(self.store.get_many(self.table(), keys))?;
+                Ok(values.iter().flatten().count() as u64)
+            }));
+        }
         Ok(Box::new(|keys| {
             block_on(async {
                 let mut found = 0;

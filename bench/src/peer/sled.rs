@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sled::{Batch, Db};
 
-use super::{Load, Peer, Reader, Safety, Settings};
+use super::{Call, Load, Peer, Reader, Safety, Settings};
 use crate::{Result, keys::Key};
 
 /// How many rows a batch of a load has.
@@ -49,7 +49,7 @@ impl Peer for Sled {
         Ok(())
     }
 
-    fn reader(&self) -> Result<Reader<'_>> {
+    fn reader(&self, _call: Call) -> Result<Reader<'_>> {
         Ok(Box::new(|keys| {
             let mut found = 0;
             for key in keys {

@@ -7,7 +7,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Load, Peer, Reader, Safety, Settings};
+use super::{Call, Load, Peer, Reader, Safety, Settings};
 use crate::{Result, keys::Key};
 
 const PUT: &str = "INSERT OR REPLACE INTO rows (key, value) VALUES (?1, ?2)";
@@ -77,7 +77,7 @@ impl Peer for Sqlite {
         Ok(())
     }
 
-    fn reader(&self) -> Result<Reader<'_>> {
+    fn reader(&self, _call: Call) -> Result<Reader<'_>> {
         let connection = connect(&self.path, self.settings)?;
         Ok(Box::new(move |keys| {
             let moment = connection.unchecked_transaction()?;

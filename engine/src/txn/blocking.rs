@@ -149,6 +149,14 @@ impl Store {
         block_on(self.0.get(table, key))
     }
 
+    /// As [`super::Store::get_many`].
+    ///
+    /// # Errors
+    /// [`TxError`].
+    pub fn get_many<K: AsRef<[u8]>>(&self, table: &Table, keys: &[K]) -> Result<Vec<Option<Value>>, TxError> {
+        block_on(self.0.get_many(table, keys))
+    }
+
     /// As [`super::Store::sync`].
     ///
     /// # Errors
@@ -254,6 +262,14 @@ impl Tx {
     /// [`TxError`].
     pub fn get(&mut self, table: &Table, key: &[u8]) -> Result<Option<Value>, TxError> {
         block_on(self.0.get(table, key))
+    }
+
+    /// As [`super::Tx::get_many`].
+    ///
+    /// # Errors
+    /// [`TxError`].
+    pub fn get_many<K: AsRef<[u8]>>(&mut self, table: &Table, keys: &[K]) -> Result<Vec<Option<Value>>, TxError> {
+        block_on(self.0.get_many(table, keys))
     }
 
     /// As [`super::Tx::put`].

@@ -218,6 +218,12 @@ pub trait State: Clone + Send + Sync + 'static {
     /// Looks a key up without waiting for the disk. A table that there isn't is empty.
     fn get_now(&self, table: TableId, key: &[u8]) -> Lookup;
 
+    /// Looks keys of one table up as [`State::get_now`] does, one answer for each in their order behind what `found` holds. Who can
+    /// wait for the memory of several at a time overrides it.
+    fn get_many_now(&self, table: TableId, keys: &[&[u8]], found: &mut Vec<Lookup>) {
+        found.extend(keys.iter().map(|key| self.get_now(table, key)));
+    }
+
     /// Looks a key up. A table that there isn't is empty.
     ///
     /// # Errors

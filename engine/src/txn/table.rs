@@ -76,6 +76,14 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         };
         Ok(view.read(table.id(), key).await?)
     }
+
+    /// The same for each of some keys, each at a moment of its own.
+    pub(super) async fn read_many_visible(&self, table: &Table, keys: &[&[u8]]) -> Result<Vec<Option<Value>>, TxError> {
+        let view = self.horizon.view();
+        readable(&view.catalog, table)?;
+        let found = view.get_many_now(table.id(), keys, || self.horizon.visible());
+        Ok(view.read_missing(table.id(), keys, found).await?)
+    }
 }
 
 fn readable(catalog: &Catalog, table: &Table) -> Result<(), TxError> {

@@ -129,6 +129,35 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
         }
     }
 
+    /// The value of each of some keys, in their order, as [`Tx::get`] gives them: with a snapshot all are of one moment. See
+    /// [`Store::get_many`](super::Store::get_many) for when it is faster.
+    ///
+    /// # Errors
+    /// As [`Tx::get`].
+    pub async fn get_many<K: AsRef<[u8]>>(&mut self, table: &Table, keys: &[K]) -> Result<Vec<Option<Value>>, TxError> {
+        self.check_read(table)?;
+        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        let own = |writes: &WriteSet, key: &&[u8]| writes.get(table.id(), key).cloned();
+        let others: Vec<&[u8]> = keys.iter().filter(|key| own(&self.writes, key).is_none()).copied().collect();
+        if let Some(reads) = &mut self.reads {
+            others.iter().for_each(|key| reads.key(table.id(), key));
+        }
+        let found = match self.snapshot() {
+            None => self.shared.read_many_visible(table, &others).await?,
+            Some(csn) => {
+                let view = self.view()?;
+                let found = view.get_many(table.id(), &others, csn);
+                view.read_missing(table.id(), &others, found).await?
+            }
+        };
+        let mut found = found.into_iter();
+        let value = |key| match own(&self.writes, key) {
+            Some(after) => after.map(Value::from),
+            None => found.next().flatten(),
+        };
+        Ok(keys.iter().map(value).collect())
+    }
+
     /// Sets a key. May wait for who has the row.
     ///
     /// # Errors

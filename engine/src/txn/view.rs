@@ -56,6 +56,23 @@ impl<S: State> View<S> {
         )
     }
 
+    /// What [`View::get`] gives for each of some keys. The storage is asked for all at once that no generation knows.
+    pub(super) fn get_many(&self, table: TableId, keys: &[&[u8]], at: Csn) -> Vec<Lookup> {
+        let above = |key: &&[u8]| {
+            self.above(table, |overlay| overlay.get(key, at), |generation| generation.get(table, key, at))
+        };
+        self.many(table, keys, above)
+    }
+
+    /// What [`View::get_now`] gives for each of some keys, each at a moment of its own.
+    pub(super) fn get_many_now(&self, table: TableId, keys: &[&[u8]], visible: impl Fn() -> Csn) -> Vec<Lookup> {
+        let above = |key: &&[u8]| {
+            let look = |generation: &Generation| generation.get_now(table, key, &visible);
+            self.above(table, |overlay| overlay.get_now(key, &visible), look)
+        };
+        self.many(table, keys, above)
+    }
+
     /// The newest value that is committed, visible or not. Nobody may write the key meanwhile.
     pub(super) fn get_newest(&self, table: TableId, key: &[u8]) -> Lookup {
         self.get(table, key, ABOVE_ALL)
@@ -69,6 +86,27 @@ impl<S: State> View<S> {
         self.state.get(table, key).await
     }
 
+    /// What [`View::get_many`] found, with what the disk had to be asked for.
+    ///
+    /// # Errors
+    /// `Io`, `Corrupt`.
+    pub(super) async fn read_missing(
+        &self,
+        table: TableId,
+        keys: &[&[u8]],
+        found: Vec<Lookup>,
+    ) -> Result<Vec<Option<Value>>, StorageError> {
+        let mut values = Vec::with_capacity(found.len());
+        for (key, found) in keys.iter().zip(found) {
+            values.push(match found {
+                Lookup::Found(value) => Some(value),
+                Lookup::Absent => None,
+                Lookup::NotInMemory => self.read(table, key).await?,
+            });
+        }
+        Ok(values)
+    }
+
     fn look(
         &self,
         table: TableId,
@@ -76,20 +114,44 @@ impl<S: State> View<S> {
         volatile: impl Fn(&Overlay) -> Found,
         look: impl Fn(&Generation) -> Found,
     ) -> Lookup {
+        self.above(table, volatile, look).unwrap_or_else(|| self.state.get_now(table, key))
+    }
+
+    /// What is known of a key above the storage; `None` if that has to be asked.
+    fn above(
+        &self,
+        table: TableId,
+        volatile: impl Fn(&Overlay) -> Found,
+        look: impl Fn(&Generation) -> Found,
+    ) -> Option<Lookup> {
         if let Some(overlay) = self.volatile.table(table) {
-            return match volatile(overlay) {
+            return Some(match volatile(overlay) {
                 Found::Value(value) => Lookup::Found(value.into()),
                 Found::Removed | Found::Nothing => Lookup::Absent,
-            };
+            });
         }
         for generation in &self.generations {
             match look(generation) {
-                Found::Value(value) => return Lookup::Found(value.into()),
-                Found::Removed => return Lookup::Absent,
+                Found::Value(value) => return Some(Lookup::Found(value.into())),
+                Found::Removed => return Some(Lookup::Absent),
                 Found::Nothing => {}
             }
         }
-        self.state.get_now(table, key)
+        None
+    }
+
+    fn many(&self, table: TableId, keys: &[&[u8]], above: impl Fn(&&[u8]) -> Option<Lookup>) -> Vec<Lookup> {
+        let known: Vec<Option<Lookup>> = keys.iter().map(above).collect();
+        let unknown: Vec<&[u8]> =
+            keys.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(key, _)| *key).collect();
+        let mut found = Vec::with_capacity(unknown.len());
+        self.state.get_many_now(table, &unknown, &mut found);
+        if unknown.len() == keys.len() {
+            return found;
+        }
+        let mut found = found.into_iter();
+        // (A storage that answers too little is asked again, one by one.)
+        known.into_iter().map(|known| known.or_else(|| found.next()).unwrap_or(Lookup::NotInMemory)).collect()
     }
 
     /// A key's newest version, visible or not, also if it came after this view was made; of a Memory table the present view is asked.

@@ -114,6 +114,12 @@ pub(super) fn unseal<'a, const B: usize>(
     if header.page == child.page.to_bits() { Ok((header, body)) } else { flaw(page_at::PAGE, Flaw::Number) }
 }
 
+/// Bytes that come together from memory.
+const LINE_BYTES: usize = 64;
+
+/// What is asked for at once of a page that will be searched: heads and offsets of most leaves.
+const WARM_BYTES: usize = 512;
+
 /// Whether a page was looked at since the cache last asked. It is no part of what the page is.
 #[derive(Debug, Default)]
 struct Touched(AtomicBool);
@@ -355,6 +361,22 @@ impl<const B: usize> Node<B> {
         self.search(key, 0)
     }
 
+    /// Asks the processor for what a search begins with, and doesn't wait for it: nothing depends on what is loaded here.
+    pub(super) fn warm(&self) {
+        for line in self.body[..WARM_BYTES.min(B)].chunks(LINE_BYTES) {
+            std::hint::black_box(line[0]);
+        }
+    }
+
+    /// The same for the cell in which a key is found, if it is: once the beginning of the page has come.
+    pub(super) fn warm_cell(&self, key: &[u8]) {
+        let Some(rest) = key.strip_prefix(self.prefix()) else { return };
+        let index = self.first_head(head_of(rest), self.first_key());
+        if index < self.len() {
+            std::hint::black_box(self.body[self.offset(index)]);
+        }
+    }
+
     /// Below which child of an inner page this key is: the last one whose separator is not above it.
     #[must_use]
     pub fn child_of(&self, key: &[u8]) -> usize {
@@ -373,6 +395,18 @@ impl<const B: usize> Node<B> {
             None => return Err(self.len()),
         };
         let probe = head_of(rest);
+        let (heads, low) = (self.heads(), self.first_head(probe, from));
+        // Of equal heads there are few, unless keys differ only behind them.
+        let (mut high, mut step) = (low, 1);
+        while high < self.len() && head_in(heads, high) == probe {
+            high += step;
+            step *= 2;
+        }
+        self.compare_equal(rest, probe, low, high.min(self.len()))
+    }
+
+    /// The first cell from `from` on whose head is not below this one.
+    fn first_head(&self, probe: u32, from: usize) -> usize {
         let heads = self.heads();
         // Halve without a branch while it saves cache lines, then count.
         let (mut low, mut span) = (from, self.len() - from);
@@ -381,14 +415,7 @@ impl<const B: usize> Node<B> {
             low += if head_in(heads, low + half - 1) < probe { half } else { 0 };
             span -= half;
         }
-        low += count_below(&heads[low * HEAD_BYTES..(low + span) * HEAD_BYTES], probe);
-        // Of equal heads there are few, unless keys differ only behind them.
-        let (mut high, mut step) = (low, 1);
-        while high < self.len() && head_in(heads, high) == probe {
-            high += step;
-            step *= 2;
-        }
-        self.compare_equal(rest, probe, low, high.min(self.len()))
+        low + count_below(&heads[low * HEAD_BYTES..(low + span) * HEAD_BYTES], probe)
     }
 
     /// Binary search by suffix among the cells `low..high`; those of another head lie behind those of this one.

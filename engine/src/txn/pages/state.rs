@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::Bound, sync::Arc};
 
+use smallvec::SmallVec;
+
 use super::{
     FileOf, Source, Tree, below,
     cache::{Cache, Held},
@@ -138,6 +140,21 @@ impl<F: File, const B: usize> Reader<F, B> {
         }
     }
 
+    /// Look-ups in memory, some side by side: while one waits for the memory of a page, the others ask for theirs.
+    fn get_many_now(&self, table: TableId, root: &ChildRef, keys: &[&[u8]], found: &mut Vec<Lookup>) {
+        for keys in keys.chunks(ABREAST) {
+            let mut abreast: SmallVec<[Descent<'_, B>; ABREAST]> =
+                keys.iter().map(|key| Descent::new(key, root, self.look(root))).collect();
+            while abreast.iter_mut().fold(false, |deeper, descent| descent.deepen(self, table) || deeper) {
+                abreast.iter().filter_map(Descent::arrived).for_each(Node::warm);
+            }
+            for descent in &abreast {
+                descent.arrived().inspect(|leaf| leaf.warm_cell(descent.key));
+            }
+            found.extend(abreast.iter().map(|descent| descent.end(self, table).unwrap_or(Lookup::NotInMemory)));
+        }
+    }
+
     /// A look-up.
     async fn get(&self, table: TableId, root: &ChildRef, key: &[u8]) -> Result<Option<Value>, StorageError> {
         let mut node = self.page(table, root).await?;
@@ -160,6 +177,60 @@ impl<F: File, const B: usize> Reader<F, B> {
         let node = self.load(child).await?;
         of_table(&node, child, table).map_err(corrupt_page::<B>)?;
         Ok(node)
+    }
+}
+
+/// Keys that are looked up side by side. A thread has eight cheap looks at a time (see `arc_swap`); one is at the view, and one is
+/// let go only when the next one is there.
+const ABREAST: usize = 6;
+
+/// A look-up on its way from the root to a leaf.
+struct Descent<'k, const B: usize> {
+    key: &'k [u8],
+    /// Where it is, if that is in memory.
+    held: Option<Held<B>>,
+    page: PageNo,
+    /// Of how many pages it has come.
+    pages: u64,
+    /// Which level the page must have, by its parent.
+    level: Option<u8>,
+}
+
+impl<'k, const B: usize> Descent<'k, B> {
+    fn new(key: &'k [u8], root: &ChildRef, held: Option<Held<B>>) -> Descent<'k, B> {
+        Descent { key, held, page: root.page, pages: 1, level: None }
+    }
+
+    /// The page that it has come to, of which nothing is known yet.
+    fn arrived(&self) -> Option<&Node<B>> {
+        self.held.as_ref()?.as_deref()
+    }
+
+    /// The same if it is what its parent says. (It isn't looked at when it is found: that would wait for its memory.)
+    fn node(&self, table: TableId) -> Option<&Arc<Node<B>>> {
+        let node = self.held.as_ref()?.as_ref()?;
+        (node.table() == table && self.level.is_none_or(|level| level == node.level())).then_some(node)
+    }
+
+    /// Goes one page deeper; false where it ends.
+    fn deepen<F: File>(&mut self, reader: &Reader<F, B>, table: TableId) -> bool {
+        let Some(node) = self.node(table).filter(|node| !node.is_leaf()) else { return false };
+        node.touch();
+        let child = node.child(node.child_of(self.key));
+        (self.level, self.page, self.pages) = (Some(node.level() - 1), child.page, self.pages + 1);
+        self.held = reader.look(&child);
+        true
+    }
+
+    /// What the leaf says; `None` if the disk has to be asked.
+    fn end<F: File>(&self, reader: &Reader<F, B>, table: TableId) -> Option<Lookup> {
+        let leaf = self.node(table).filter(|node| node.is_leaf())?;
+        leaf.touch();
+        reader.cache.hit(self.page.index, self.pages);
+        let Ok(index) = leaf.find(self.key) else { return Some(Lookup::Absent) };
+        let (from, bytes, in_run) = leaf.value_at(index);
+        let page: Arc<dyn Body> = Arc::<Node<B>>::clone(leaf);
+        (!in_run).then(|| Lookup::Found(Value::of_page(page, from as u32, bytes as u32)))
     }
 }
 
@@ -241,6 +312,13 @@ impl<E: Env, const B: usize> State for PagesState<E, B> {
     fn get_now(&self, table: TableId, key: &[u8]) -> Lookup {
         let Some(root) = self.0.tree(table) else { return Lookup::Absent };
         self.0.reader.get_now(table, &root, key).unwrap_or(Lookup::NotInMemory)
+    }
+
+    fn get_many_now(&self, table: TableId, keys: &[&[u8]], found: &mut Vec<Lookup>) {
+        match self.0.tree(table) {
+            Some(root) => self.0.reader.get_many_now(table, &root, keys, found),
+            None => found.extend(keys.iter().map(|_| Lookup::Absent)),
+        }
     }
 
     async fn get(&self, table: TableId, key: &[u8]) -> Result<Option<Value>, StorageError> {

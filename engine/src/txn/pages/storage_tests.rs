@@ -253,6 +253,15 @@ fn a_draft_that_a_merge_has_failed_in_is_not_published() {
     });
 }
 
+/// What a look-up said; `None` if nothing.
+fn told(found: Lookup) -> Option<Option<Vec<u8>>> {
+    match found {
+        Lookup::Found(value) => Some(Some(value.to_vec())),
+        Lookup::Absent => Some(None),
+        Lookup::NotInMemory => None,
+    }
+}
+
 #[test]
 fn memory_stays_within_its_bound() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -278,6 +287,18 @@ fn memory_stays_within_its_bound() {
             assert!(memory.used() <= 40 << 10, "{} bytes", memory.used());
         }
         assert!(missed > 500, "{missed} had to be read");
+        // Of many in one call those are found that are in memory, and nothing is said of the others.
+        let keys: Vec<_> = (0..200).map(|key| format!("key {:06}", key * 25)).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(String::as_bytes).collect();
+        let alone: Vec<_> = keys.iter().map(|key| state.get_now(TableId(1), key)).map(told).collect();
+        let mut together = Vec::new();
+        state.get_many_now(TableId(1), &keys, &mut together);
+        let together: Vec<_> = together.into_iter().map(told).collect();
+        assert_eq!(together, alone);
+        assert!(
+            together.contains(&None) && together.iter().any(Option::is_some),
+            "some are in memory, and some are not"
+        );
         drop((state, storage));
         assert_eq!(memory.used(), 0, "all is given back");
     });

@@ -407,14 +407,20 @@ async fn check<S: State>(state: &S, model: &Model, ids: &[TableId], probes: &[(V
             assert_eq!(scan(state, *id, range, Direction::Backward).await, expected);
         }
         assert_eq!(scan(state, *id, ALL, Direction::Forward).await, within(ALL));
-        let keys = probes.iter().map(|(key, _)| key).chain(rows.keys().step_by(7));
+        let keys: Vec<&[u8]> =
+            probes.iter().map(|(key, _)| key).chain(rows.keys().step_by(7)).map(Vec::as_slice).collect();
+        let check = |found: &Lookup, expected: Option<&Vec<u8>>| match found {
+            Lookup::Found(value) => assert_eq!(Some(&value.to_vec()), expected),
+            Lookup::Absent => assert_eq!(expected, None),
+            Lookup::NotInMemory => {}
+        };
+        let mut together = vec![Lookup::Absent];
+        state.get_many_now(*id, &keys, &mut together);
+        assert_eq!(together.len(), 1 + keys.len(), "one answer for each, behind what was there");
+        keys.iter().zip(&together[1..]).for_each(|(key, found)| check(found, rows.get(*key)));
         for key in keys {
             let expected = rows.get(key);
-            match state.get_now(*id, key) {
-                Lookup::Found(value) => assert_eq!(Some(&value.to_vec()), expected),
-                Lookup::Absent => assert_eq!(expected, None),
-                Lookup::NotInMemory => {}
-            }
+            check(&state.get_now(*id, key), expected);
             let found = state.get(*id, key).await.expect("nothing is damaged");
             assert_eq!(found.map(|value| value.to_vec()).as_ref(), expected);
         }
