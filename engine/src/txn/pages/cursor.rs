@@ -8,7 +8,7 @@ pub use super::super::storage::Direction;
 use super::{
     Source, descend,
     format::ChildRef,
-    node::{Node, Stored},
+    node::{Cell, Node, Stored},
 };
 
 /// A value where it stands: it keeps its page.
@@ -54,7 +54,7 @@ pub struct Cursor<const B: usize> {
     /// Whether the first leaf was reached. Before, the bound says which way down; after it, the edge.
     sought: bool,
     /// The cell that `next` gave.
-    at: usize,
+    at: Cell,
     key: Vec<u8>,
 }
 
@@ -63,7 +63,7 @@ impl<const B: usize> Cursor<B> {
     #[must_use]
     pub fn new(root: Option<ChildRef>, from: Bound<&[u8]>, to: Bound<&[u8]>, direction: Direction) -> Cursor<B> {
         let (from, to) = (from.map(<[u8]>::to_vec), to.map(<[u8]>::to_vec));
-        Cursor { root, from, to, direction, path: Vec::new(), leaf: None, sought: false, at: 0, key: Vec::new() }
+        Cursor { root, from, to, direction, path: Vec::new(), leaf: None, sought: false, at: Cell::default(), key: Vec::new() }
     }
 
     /// The next key with its value; `None` at the end. After an error of the source it goes on with the same key.
@@ -84,16 +84,16 @@ impl<const B: usize> Cursor<B> {
                 *to
             }
         };
-        self.at = index;
+        self.at = leaf.cell(index);
         self.key.truncate(leaf.prefix().len());
-        self.key.extend_from_slice(leaf.suffix(index));
-        Ok(Some((&self.key, leaf.value(index))))
+        self.key.extend_from_slice(leaf.suffix_in(self.at));
+        Ok(Some((&self.key, leaf.value_in(self.at))))
     }
 
     /// What [`next`](Cursor::next) gave; after an error of it, or before it was called, nothing that means anything.
     pub(super) fn current(&self) -> Option<(&[u8], Stored<'_>)> {
         let (leaf, _, _) = self.leaf.as_ref()?;
-        Some((&self.key, leaf.value(self.at)))
+        Some((&self.key, leaf.value_in(self.at)))
     }
 
     /// Goes to the next leaf that may hold something; `false` if there is none.

@@ -151,6 +151,16 @@ pub enum Stored<'a> {
     Run(Run),
 }
 
+/// Where the parts of a leaf's cell stand in the body: one look at its beginning tells all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cell {
+    suffix: u16,
+    /// Where the suffix ends.
+    value: u16,
+    value_bytes: u16,
+    in_run: bool,
+}
+
 /// A checked page in memory: its body and what the header says of it. With the counts of an `Arc` it fills 8 KiB.
 /// The numbers stand in front, beside the counts: who searches a page needs one cache line for both.
 #[derive(Clone, PartialEq, Eq)]
@@ -325,9 +335,7 @@ impl<const B: usize> Node<B> {
     /// If this is not a leaf, or has no such cell.
     #[must_use]
     pub fn value(&self, index: usize) -> Stored<'_> {
-        let (bytes, in_run) = self.raw_value(index);
-        let run = bytes.first_chunk().filter(|_| in_run).and_then(Run::decode::<B>);
-        run.map_or(Stored::Inline(bytes), Stored::Run)
+        self.value_in(self.cell(index))
     }
 
     /// What stands in a leaf's cell, and whether it is a run.
@@ -338,11 +346,34 @@ impl<const B: usize> Node<B> {
 
     /// Where in the body it stands, and how many bytes of it.
     pub(super) fn value_at(&self, index: usize) -> (usize, usize, bool) {
+        let Cell { value, value_bytes, in_run, .. } = self.cell(index);
+        (usize::from(value), usize::from(value_bytes), in_run)
+    }
+
+    /// Where the parts of a leaf's cell stand.
+    ///
+    /// # Panics
+    /// If this is not a leaf, or has no such cell.
+    pub(super) fn cell(&self, index: usize) -> Cell {
         assert!(self.is_leaf(), "an inner page has no values");
         let at = self.offset(index);
-        let value = get_u32(&self.body, at + leaf_cell_at::VALUE);
-        let from = at + self.cell_bytes() + usize::from(get_u16(&self.body, at + SUFFIX_BYTES_AT));
-        (from, (value & !VALUE_IN_RUN) as usize, value & VALUE_IN_RUN != 0)
+        let fixed: [u8; leaf_cell_at::SUFFIX] = array(&self.body, at);
+        let (suffix, suffix_bytes) = ((at + leaf_cell_at::SUFFIX) as u16, get_u16(&fixed, SUFFIX_BYTES_AT));
+        let value = get_u32(&fixed, leaf_cell_at::VALUE);
+        let (value_bytes, in_run) = ((value & !VALUE_IN_RUN) as u16, value & VALUE_IN_RUN != 0);
+        Cell { suffix, value: suffix + suffix_bytes, value_bytes, in_run }
+    }
+
+    /// The key's rest behind the prefix, in one of its cells.
+    pub(super) fn suffix_in(&self, cell: Cell) -> &[u8] {
+        &self.body[usize::from(cell.suffix)..usize::from(cell.value)]
+    }
+
+    /// The value in one of its cells.
+    pub(super) fn value_in(&self, cell: Cell) -> Stored<'_> {
+        let bytes = &self.body[usize::from(cell.value)..][..usize::from(cell.value_bytes)];
+        let run = bytes.first_chunk().filter(|_| cell.in_run).and_then(Run::decode::<B>);
+        run.map_or(Stored::Inline(bytes), Stored::Run)
     }
 
     /// A page below an inner one.
