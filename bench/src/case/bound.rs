@@ -24,16 +24,7 @@ pub fn bound(task: &Task) -> Result<Figures> {
     let (store, table) = (&seawall.store, seawall.table());
     let most = |name| -> Result<_> { Ok(figure(name, (resident_bytes()?.1 - base) as f64 / sizes.bound_bytes as f64)) };
 
-    let put = |places: std::ops::Range<u64>| -> Result {
-        block_on(async {
-            let mut tx = store.begin(TxOptions::default())?;
-            for number in places.map(|place| rows.shuffled(place)) {
-                tx.put(table, &rows.key(number), rows.value(number)).await?;
-            }
-            tx.commit().await?;
-            Ok(())
-        })
-    };
+    let put = |places: std::ops::Range<u64>| seawall.put_all(places.map(|place| rows.shuffled(place)), &rows);
     let began = Instant::now();
     for first in (0..rows.count()).step_by(AT_ONCE as usize) {
         put(first..(first + AT_ONCE).min(rows.count()))?;

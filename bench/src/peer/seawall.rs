@@ -12,7 +12,10 @@ use engine::{
 };
 
 use super::{Call, Load, Peer, Reader, Safety, Settings};
-use crate::{Result, keys::Key};
+use crate::{
+    Result,
+    keys::{Key, Rows},
+};
 
 /// The table.
 const NAME: &str = "rows";
@@ -45,18 +48,18 @@ impl Seawall {
             (_, Safety::Buffered) => Sync::Periodic,
         };
         let quarter = settings.cache_bytes / 4;
+        let proportions = Options::with_cache(settings.cache_bytes);
         let options = Options {
             sync,
             // Every 500 ms, however many commits there are: nobody else syncs by their number.
             sync_period: Duration::from_millis(500),
             sync_threshold: 1_000_000_000,
-            cache_bytes: settings.cache_bytes,
-            dirty_bytes: if purpose == Use::RarelyCheckpointed { quarter } else { quarter.min(64 << 20) },
+            dirty_bytes: if purpose == Use::RarelyCheckpointed { quarter } else { proportions.dirty_bytes },
             // A snapshot that is read right behind a load keeps what a checkpoint has written meanwhile.
             pinned_bytes: 2 * quarter,
             max_value_bytes: 1 << 20,
             checkpoint_after_recovery: purpose != Use::RarelyCheckpointed,
-            ..Options::default()
+            ..proportions
         };
         block_on(async {
             let (store, _) = <Store<OsEnv>>::open(OsEnv, &path.join("store"), options).await?;
@@ -65,6 +68,20 @@ impl Seawall {
                 Err(_) => store.create_table(NAME).await?,
             };
             Ok(Seawall { store, found, loaded: OnceLock::new() })
+        })
+    }
+}
+
+impl Seawall {
+    /// Puts some rows in one transaction.
+    pub fn put_all(&self, numbers: impl Iterator<Item = u64>, rows: &Rows) -> Result<()> {
+        block_on(async {
+            let mut tx = self.store.begin(TxOptions::default())?;
+            for number in numbers {
+                tx.put(self.table(), &rows.key(number), rows.value(number)).await?;
+            }
+            tx.commit().await?;
+            Ok(())
         })
     }
 }

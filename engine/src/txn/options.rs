@@ -37,13 +37,14 @@ pub struct Options {
     pub sync_threshold: u64,
     /// From when on others see a commit. Default: [`Visibility::Durable`] for [`Sync::Instant`], else [`Visibility::Committed`].
     pub visibility: Option<Visibility>,
-    /// The bound on memory, in bytes: pages and versions. 256 KiB to 1 TiB, default 256 MiB.
+    /// The bound on memory, in bytes: pages and versions. 256 KiB to 1 TiB, default 256 MiB; see [`Options::with_cache`] for another.
     pub cache_bytes: u64,
     /// So many bytes of versions make a checkpoint due, and at twice as many commits wait for it: 16 KiB to a quarter of
     /// `cache_bytes`. Default 32 MiB.
     pub dirty_bytes: u64,
     /// Versions that are kept only because somebody's snapshot needs them may take so many bytes; beyond that the oldest snapshot gets
-    /// [`TxError::SnapshotTooOld`](super::error::TxError::SnapshotTooOld). 0 to 1 TiB, default 64 MiB.
+    /// [`TxError::SnapshotTooOld`](super::error::TxError::SnapshotTooOld). Below twice `dirty_bytes` one checkpoint can be enough for
+    /// that. 0 to 1 TiB, default 64 MiB.
     pub pinned_bytes: u64,
     /// A checkpoint is due so long after the last: 1 s to 30 days, looked at every 3 s. Default 1 h.
     pub checkpoint_period: Duration,
@@ -131,6 +132,31 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The defaults for so many bytes of memory, in their proportions: an eighth of `cache_bytes` makes a checkpoint due (`dirty_bytes`),
+    /// snapshots may keep a quarter (`pinned_bytes`), and a value may take as much (`max_value_bytes`, at most 16 MiB). The more memory
+    /// there is for versions, the more commits a checkpoint writes at once, and the longer the logs are that an open replays (at
+    /// most `checkpoint_log_bytes`).
+    ///
+    /// ```
+    /// use engine::txn::options::Options;
+    /// let options = Options::with_cache(2 << 30);
+    /// assert_eq!((options.dirty_bytes, options.pinned_bytes), (256 << 20, 512 << 20));
+    /// assert_eq!(Options::with_cache(256 << 20).dirty_bytes, Options::default().dirty_bytes);
+    /// assert!(Options::with_cache(1 << 20).validate().is_ok());
+    /// ```
+    #[must_use]
+    pub fn with_cache(cache_bytes: u64) -> Options {
+        let quarter = cache_bytes / 4;
+        let defaults = Options::default();
+        Options {
+            cache_bytes,
+            dirty_bytes: cache_bytes / 8,
+            pinned_bytes: quarter,
+            max_value_bytes: defaults.max_value_bytes.min(quarter),
+            ..defaults
+        }
+    }
+
     #[cfg(feature = "plants")]
     pub(super) fn plants(&self) -> Plants {
         self.plants.clone()
