@@ -11,9 +11,10 @@ use engine::txn::{
     Stats,
     blocking::Store,
     error::{CommitError, Conflict, OpenError, TxError},
-    options::{Isolation, Options, Sync, TxOptions},
+    options::{Isolation, Options, Sync, TableOptions, TxOptions},
     storage::Direction,
 };
+use engine::wal;
 
 fn options() -> Options {
     Options { sync: Sync::Instant, checkpoint_after_recovery: false, ..Options::default() }
@@ -50,13 +51,31 @@ fn a_store_without_futures_does_what_the_other_does() {
     store.put(&table, b"large", &large).unwrap();
     assert_eq!(store.checkpoint().unwrap().csn, store.committed());
     store.wait_durable(store.sync().unwrap()).unwrap();
+    let mut loader = store.loader("loaded", TableOptions::default()).unwrap();
+    for number in [3_u8, 1, 2, 3] {
+        loader.add(&[number], &[number]).unwrap();
+    }
+    assert_eq!(loader.finish().unwrap().rows, 3);
+    let source = folder.path().join("log");
+    let (wal, _) = wal::blocking::Wal::open(&source, wal::Options::new()).unwrap();
+    wal.append(b"4", wal::Durability::Sync).unwrap();
+    wal.close().unwrap();
+    let loaded = store.table("loaded").unwrap();
+    for records in [1, 0] {
+        let report = store.import(&source, wal::Options::new(), (&table, b"imported"), |_, record, tell| {
+            tell(&loaded, record, Some(record));
+            Ok(())
+        });
+        assert_eq!(report.unwrap().records, records, "and a second time nothing");
+    }
+    store.delete(&table, b"imported").unwrap();
     store.backup(folder.path().join("copy")).unwrap();
     store.close().unwrap();
 
     for name in ["store", "copy"] {
         let mut rows = 0;
         let report = Store::verify(folder.path().join(name), options(), |_, _, _| rows += 1).unwrap();
-        assert_eq!((rows, report.created), (2, false));
+        assert_eq!((rows, report.created), (6, false));
         let store = open(&folder.path().join(name), &options());
         let table = store.table("t").unwrap();
         // Nothing is in memory yet.

@@ -35,10 +35,14 @@
 
 use std::{ops::RangeBounds, path::Path, sync::Arc};
 
-use crate::env::{OsEnv, block_on};
+use crate::{
+    env::{OsEnv, block_on},
+    wal::{self, Lsn},
+};
 
 use super::{
-    BackupError, BackupReport, CheckReport, CheckpointReport, Commit, Explanation, RecoveryReport, Retry, Stats, Table,
+    BackupError, BackupReport, CheckReport, CheckpointReport, Commit, Explanation, ImportError, ImportReport,
+    LoadError, LoadReport, RecoveryReport, Retry, Stats, Table, Tell,
     catalog::TableInfo,
     error::{CheckpointError, CommitError, OpenError, SyncError, TableError, TxError},
     ids::{Csn, Epoch, TxnId},
@@ -225,6 +229,41 @@ impl Store {
         block_on(self.0.backup(to.as_ref()))
     }
 
+    /// As [`super::Store::loader`].
+    ///
+    /// ```
+    /// # use engine::txn::{blocking::Store, options::{Options, TableOptions}};
+    /// # let folder = tempfile::tempdir()?;
+    /// let (store, _) = Store::open(folder.path(), Options::default())?;
+    /// let mut loader = store.loader("numbers", TableOptions::default())?;
+    /// for number in 0..1000_u32 {
+    ///     loader.add(&number.to_be_bytes(), b"a number")?;
+    /// }
+    /// assert_eq!(loader.finish()?.rows, 1000);
+    /// # store.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn loader(&self, name: &str, options: TableOptions) -> Result<Loader, LoadError> {
+        self.0.loader(name, options).map(Loader)
+    }
+
+    /// As [`super::Store::import`].
+    ///
+    /// # Errors
+    /// [`ImportError`].
+    pub fn import(
+        &self,
+        source: impl AsRef<Path>,
+        options: wal::Options,
+        progress: (&Table, &[u8]),
+        translate: impl FnMut(Lsn, &[u8], &mut Tell<'_>) -> Result<(), String> + Send,
+    ) -> Result<ImportReport, ImportError> {
+        block_on(self.0.import(source.as_ref(), options, progress, translate))
+    }
+
     /// As [`super::Store::close`].
     ///
     /// # Errors
@@ -352,6 +391,27 @@ impl Tx {
     /// As [`super::Tx::abort`].
     pub fn abort(&mut self) {
         self.0.abort();
+    }
+}
+
+/// A table that is built from rows; see [`super::Loader`]. Dropped, it leaves nothing.
+pub struct Loader(super::Loader<OsEnv>);
+
+impl Loader {
+    /// As [`super::Loader::add`].
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), LoadError> {
+        block_on(self.0.add(key, value))
+    }
+
+    /// As [`super::Loader::finish`].
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn finish(self) -> Result<LoadReport, LoadError> {
+        block_on(self.0.finish())
     }
 }
 

@@ -63,7 +63,17 @@ impl<const B: usize> Cursor<B> {
     #[must_use]
     pub fn new(root: Option<ChildRef>, from: Bound<&[u8]>, to: Bound<&[u8]>, direction: Direction) -> Cursor<B> {
         let (from, to) = (from.map(<[u8]>::to_vec), to.map(<[u8]>::to_vec));
-        Cursor { root, from, to, direction, path: Vec::new(), leaf: None, sought: false, at: Cell::default(), key: Vec::new() }
+        Cursor {
+            root,
+            from,
+            to,
+            direction,
+            path: Vec::new(),
+            leaf: None,
+            sought: false,
+            at: Cell::default(),
+            key: Vec::new(),
+        }
     }
 
     /// The next key with its value; `None` at the end. After an error of the source it goes on with the same key.
