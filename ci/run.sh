@@ -152,6 +152,7 @@ step_benches() {
   cargo bench -p engine -- --quick
   cargo bench -p sim -- --quick
   cargo run -p engine --example server
+  cargo run --release --manifest-path bench/Cargo.toml -- --quick
 }
 
 step_fuzz() {

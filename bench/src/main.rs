@@ -126,6 +126,10 @@ fn main() -> ExitCode {
     match run::run(&plan) {
         Ok(outcome) => {
             report::print(&plan, &outcome, flags.json);
+            if outcome.interrupted {
+                eprintln!("interrupted: the rest was not measured; the files are removed");
+                return ExitCode::from(130);
+            }
             if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {

@@ -34,6 +34,8 @@ pub struct Plan {
 pub struct Outcome {
     pub measured: BTreeMap<(&'static str, &'static str), Vec<Option<Figures>>>,
     pub failed: u64,
+    /// Whether somebody did not wait for the rest.
+    pub interrupted: bool,
     /// How busy the machine was, before and after.
     pub load: (String, String),
 }
@@ -66,7 +68,10 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
     let mut runner = Runner { plan, folder: folder.path(), interrupted: &interrupted, loaded: BTreeSet::new() };
     let mut outcome = Outcome { load: (device::load(), String::new()), ..Outcome::default() };
     for (at, case) in CASES.iter().enumerate().filter(|(_, case)| plan.has(case)) {
-        runner.case(case, &mut outcome)?;
+        runner.case(case, &mut outcome);
+        if outcome.interrupted {
+            break;
+        }
         if !CASES[at + 1..].iter().any(|later| later.reads_table && plan.has(later)) {
             runner.forget_tables()?;
         }
@@ -86,13 +91,14 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    fn case(&mut self, case: &'static Case, outcome: &mut Outcome) -> Result {
+    fn case(&mut self, case: &'static Case, outcome: &mut Outcome) {
         for repeat in 0..self.plan.repeats {
             for name in case.contestants().filter(|name| self.plan.invites(name)) {
                 self.progress(&format!("{}: {name}, repeat {} of {}", case.name, repeat + 1, self.plan.repeats));
                 let measured = self.measure(case, name);
                 if self.interrupted.load(Ordering::Relaxed) {
-                    return Err("interrupted; its files are removed".into());
+                    outcome.interrupted = true;
+                    return;
                 }
                 if let Err(error) = &measured {
                     eprintln!("\n{}: {name} failed: {error}", case.name);
@@ -101,7 +107,6 @@ impl Runner<'_> {
                 outcome.measured.entry((case.name, name)).or_default().push(measured.ok());
             }
         }
-        Ok(())
     }
 
     /// Says what goes on, in a line that the next one replaces.
