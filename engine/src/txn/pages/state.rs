@@ -145,7 +145,12 @@ impl<F: File, const B: usize> Reader<F, B> {
         for keys in keys.chunks(ABREAST) {
             let mut abreast: SmallVec<[Descent<'_, B>; ABREAST]> =
                 keys.iter().map(|key| Descent::new(key, root, self.look(root))).collect();
-            while abreast.iter_mut().fold(false, |deeper, descent| descent.deepen(self, table) || deeper) {
+            let mut deeper = true;
+            while deeper {
+                deeper = false;
+                for descent in &mut abreast {
+                    deeper |= descent.deepen(self, table);
+                }
                 abreast.iter().filter_map(Descent::arrived).for_each(Node::warm);
             }
             for descent in &abreast {
