@@ -21,7 +21,7 @@ const WINDOW_BYTES: u64 = 256 * 1024;
 const ZERO_BYTES: u64 = 256 * 1024;
 
 /// Slots are counted up, never reused; no log gets this far, but a name found in a directory may say anything.
-const MAX_SLOT: u64 = 999_999_999_999;
+const MAX_SLOT_DIGITS: usize = 12;
 
 /// Digits of a slot in a name; a higher one has as many as it needs.
 const SLOT_DIGITS: usize = 8;
@@ -46,7 +46,10 @@ impl Name {
         if slot.len() < SLOT_DIGITS || (slot.len() > SLOT_DIGITS && slot.starts_with('0')) {
             return None;
         }
-        let slot = slot.parse().ok().filter(|slot| *slot <= MAX_SLOT)?;
+        if slot.len() > MAX_SLOT_DIGITS {
+            return None;
+        }
+        let slot = slot.bytes().fold(0, |slot, digit| 10 * slot + u64::from(digit - b'0'));
         match extension {
             "seg" => Some(Name::Segment(slot)),
             "tmp" => Some(Name::Temporary(slot)),
@@ -454,12 +457,9 @@ impl<'a, F: File> Scanner<'a, F> {
         bytes.get(..found.header.body_bytes as usize).unwrap_or_default()
     }
 
-    /// The same, sharing the memory of the window.
-    pub(crate) fn body_shared(&self, found: &Found) -> Bytes {
-        match self.body(found) {
-            [] => Bytes::new(),
-            body => self.window.bytes.slice_ref(body),
-        }
+    /// A [`Scanner::body`] that shares the memory of the window.
+    pub(crate) fn shared(&self, body: &[u8]) -> Bytes {
+        self.window.bytes.slice_ref(body)
     }
 
     /// The next intact frame at or after `offset`, wherever it stands. Used behind the end of a log, to count what a crash

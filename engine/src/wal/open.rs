@@ -146,7 +146,7 @@ pub(super) async fn establish<E: Env>(
 /// Prepared bytes of the segment that open writes: what it carries, a mark, and a part of what a segment has, so that
 /// open stays quick. Also where its frames end.
 fn first_length<D: Dir>(options: &Options, examined: &Findings<D>) -> (u64, u64) {
-    let carried: u64 = examined.carried.iter().map(|carried| frame_bytes(carried.body.len() as u64)).sum();
+    let carried: u64 = examined.carried().map(|carried| frame_bytes(carried.body.len() as u64)).sum();
     let end = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES) + carried;
     let marked = end + 3 * BLOCK_BYTES;
     let room = (options.segment_length() / 16).clamp(2 * BLOCK_BYTES, FIRST_BYTES);
@@ -242,14 +242,14 @@ async fn start_early<E: Env>(
 fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Findings<E::Dir>) -> (Vec<u8>, Vec<(u64, u64)>) {
     let seed = segment.seed();
     let first = FIRST_FRAME_OFFSET + frame_bytes(START_BODY_BYTES);
-    let (mut index, mut crcs) = (Vec::<(u64, u64)>::new(), crc32fast::Hasher::new());
-    let carried_bytes: u64 = examined.carried.iter().map(|carried| frame_bytes(carried.body.len() as u64)).sum();
+    let (mut index, mut crcs) = (Vec::<(u64, u64)>::new(), Vec::with_capacity(4 * examined.kept.len()));
+    let carried_bytes: u64 = examined.carried().map(|carried| frame_bytes(carried.body.len() as u64)).sum();
     // Room for the filler and the mark that follow.
     let mut file = Vec::with_capacity((first + carried_bytes + 3 * BLOCK_BYTES) as usize);
     segment.identity.encode_head(&mut file);
     // The start sums up the frames behind it: it is put in its place when they stand.
     file.resize(first as usize, 0);
-    for carried in &examined.carried {
+    for carried in examined.carried() {
         let offset = file.len() as u64;
         // What is carried was unproven, and is until this segment is synced.
         let crc = Frame::encode(
@@ -261,7 +261,7 @@ fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Findings<E:
             NO_CLAIM,
             |out| out.extend_from_slice(&carried.body),
         );
-        crcs.update(&crc.to_le_bytes());
+        crcs.extend_from_slice(&crc.to_le_bytes());
         if index.last().is_none_or(|(_, last)| offset >= last + INDEX_BYTES) {
             index.push((carried.lsn, offset));
         }
@@ -273,8 +273,8 @@ fn encode_new<E: Env>(env: &E, segment: &Segment<E::Dir>, examined: &Findings<E:
         predecessor_crc: examined.chain.last().map_or(0, |link| link.end_crc),
         // The cut is where the evidence ends, or before.
         durable: predecessor,
-        carried_frames: examined.carried.len() as u32,
-        carried_crc: crcs.finalize(),
+        carried_frames: (crcs.len() / 4) as u32,
+        carried_crc: crc32fast::hash(&crcs),
         floor_lsn: examined.floor_lsn,
         wall_ns: env.wall_ns(),
         ..Start::default()

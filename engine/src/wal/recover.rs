@@ -42,8 +42,8 @@ pub(super) struct Findings<D: Dir> {
     pub(super) uuid: Option<[u8; 16]>,
     /// The segments that stay, oldest first; in the last one, up to its `end`.
     pub(super) chain: Vec<Link<D>>,
-    /// Frames from the cut to the end of the log, to be written anew.
-    pub(super) carried: Vec<Carried>,
+    /// Frames from the cut to the end of the log.
+    pub(super) kept: VecDeque<Kept>,
     /// The next LSN after the carried frames, and the one at the cut.
     pub(super) next_lsn: u64,
     pub(super) cut_lsn: u64,
@@ -84,24 +84,28 @@ pub(super) struct Link<D: Dir> {
     pub(super) index: Vec<(u64, u64)>,
 }
 
-/// A frame to be written anew.
-pub(super) struct Carried {
-    pub(super) kind: FrameKind,
-    pub(super) lsn: u64,
-    pub(super) body: Bytes,
-}
-
 /// A frame that may have to be carried, or may be where the cut goes.
-struct Kept {
+pub(super) struct Kept {
     link: usize,
     start: Position,
     end: Position,
-    kind: FrameKind,
-    lsn: u64,
+    pub(super) kind: FrameKind,
+    pub(super) lsn: u64,
     count: u32,
     /// Checksum of the frame before it in the same segment.
     previous_crc: u32,
-    body: Bytes,
+    pub(super) body: Bytes,
+}
+
+impl<D: Dir> Findings<D> {
+    /// The frames that are to be written anew.
+    pub(super) fn carried(&self) -> impl Iterator<Item = &Kept> {
+        carried(&self.kept)
+    }
+}
+
+fn carried(kept: &VecDeque<Kept>) -> impl Iterator<Item = &Kept> {
+    kept.iter().filter(|frame| frame.count > 0)
 }
 
 /// The forward scan under way.
@@ -399,7 +403,7 @@ impl<E: Env> Reading<'_, '_, E> {
                 },
                 FrameKind::Start | FrameKind::Filler => (0, Last::Other),
             };
-            let mut body = if count > 0 { scanner.body_shared(&found) } else { Bytes::new() };
+            let mut body = if count > 0 { scanner.shared(body) } else { Bytes::new() };
             if let Some(deliver) = &mut self.records.deliver {
                 let body = if self.records.carry { body.clone() } else { std::mem::take(&mut body) };
                 match found.header.kind {
@@ -415,7 +419,9 @@ impl<E: Env> Reading<'_, '_, E> {
             if count > 0 && link.index.last().is_none_or(|(_, offset)| found.offset >= offset + INDEX_BYTES) {
                 link.index.push((walk.next_lsn, found.offset));
             }
-            self.evidence = self.evidence.max(found.header.claim(segment.generation(), found.offset));
+            if let Some(claim) = found.header.claim(segment.generation(), found.offset) {
+                self.evidence = self.evidence.max(Some(claim));
+            }
             walk.kept.push_back(Kept {
                 link: walk.links.len(),
                 start: segment.position(found.offset),
@@ -494,7 +500,8 @@ impl<E: Env> Reading<'_, '_, E> {
         let members = walk.links.len() as u64;
         #[cfg(feature = "plants")]
         let all_links = if self.options.plants.any() { walk.links.clone() } else { Vec::new() };
-        let carried = self.cut(&mut walk, unproven);
+        let kept = self.cut(&mut walk, unproven);
+        let cut_lsn = carried(&kept).next().map_or(walk.next_lsn, |frame| frame.lsn);
         let removable = survey
             .segments
             .values()
@@ -513,9 +520,9 @@ impl<E: Env> Reading<'_, '_, E> {
         let forgetful = planted!(self.options.plants, WalGenerationReuse);
         Ok(Findings {
             uuid: survey.uuid,
-            cut_lsn: carried.first().map_or(walk.next_lsn, |frame| frame.lsn),
+            cut_lsn,
             chain: walk.links,
-            carried,
+            kept,
             #[cfg(feature = "plants")]
             all_links,
             next_lsn: walk.next_lsn,
@@ -539,11 +546,11 @@ impl<E: Env> Reading<'_, '_, E> {
     /// Chooses the cut: the start of the first frame that evidence doesn't wholly prove. Shortens the chain to what stays
     /// and returns the frames to be written anew. A segment whose start isn't proven never stays, and a small one is
     /// dissolved too.
-    fn cut(&self, walk: &mut Walk<E::Dir>, unproven: usize) -> Vec<Carried> {
+    fn cut(&self, walk: &mut Walk<E::Dir>, unproven: usize) -> VecDeque<Kept> {
         if planted!(self.options.plants, WalTrustOldSync) || planted!(self.options.plants, WalExposeUnsynced) {
-            return Vec::new();
+            return VecDeque::new();
         }
-        let Some(last) = walk.kept.len().checked_sub(1) else { return Vec::new() };
+        let Some(last) = walk.kept.len().checked_sub(1) else { return VecDeque::new() };
         let first = unproven.min(last);
         // With everything proven, the last frame is only a place to measure from: the cut is behind it.
         let (mut cut, mut at) = if self.proven(walk.kept[first].end) {
@@ -569,10 +576,8 @@ impl<E: Env> Reading<'_, '_, E> {
             last.end_crc = walk.kept.get(cut).map_or(last.end_crc, |frame| frame.previous_crc);
             last.index.retain(|(_, offset)| *offset < at.offset);
         }
-        let mut carried = Vec::with_capacity(walk.kept.len() - cut);
-        let frames = walk.kept.drain(..).skip(cut).filter(|frame| frame.count > 0);
-        carried.extend(frames.map(|frame| Carried { kind: frame.kind, lsn: frame.lsn, body: frame.body }));
-        carried
+        walk.kept.drain(..cut);
+        std::mem::take(&mut walk.kept)
     }
 
     /// What stands behind the last valid frame, and what it states.
@@ -680,7 +685,8 @@ pub(super) async fn started<F: File>(scanner: &mut Scanner<'_, F>, whole: bool) 
     if !whole {
         return Ok(Some(Started { start, carried_end: end }));
     }
-    let mut crcs = crc32fast::Hasher::new();
+    // Summed up together: four bytes at a time take longer than some frames.
+    let mut crcs = Vec::with_capacity(4 * USUAL_FRAMES);
     for _ in 0..start.carried_frames {
         let carried = match scanner.frame_now(end) {
             Some(carried) => carried,
@@ -689,9 +695,9 @@ pub(super) async fn started<F: File>(scanner: &mut Scanner<'_, F>, whole: bool) 
                 Err(_) => return Ok(None),
             },
         };
-        crcs.update(&carried.crc.to_le_bytes());
+        crcs.extend_from_slice(&carried.crc.to_le_bytes());
         end = carried.end();
     }
     scanner.found_whole(end);
-    Ok((crcs.finalize() == start.carried_crc).then_some(Started { start, carried_end: end }))
+    Ok((crc32fast::hash(&crcs) == start.carried_crc).then_some(Started { start, carried_end: end }))
 }

@@ -1,7 +1,7 @@
 //! The first steps of open: list the directory and read who every file says it is.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, VecDeque, btree_map::Entry},
     mem,
     sync::Arc,
 };
@@ -174,7 +174,7 @@ impl<D: Dir> Survey<D> {
         Findings {
             uuid: self.uuid,
             chain: Vec::new(),
-            carried: Vec::new(),
+            kept: VecDeque::new(),
             #[cfg(feature = "plants")]
             all_links: Vec::new(),
             next_lsn: FIRST_LSN,
