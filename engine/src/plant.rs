@@ -142,6 +142,9 @@ mod switches {
         CkptReleaseEarly "ckpt-release-early" "let the logs go of what a checkpoint has before its root is durable";
         CkptReleaseAll "ckpt-release-all" "let the logs go of all that they hold when a root is published, and not of what it has";
         CkptReuseEarly "ckpt-reuse-early" "write a new root's pages over those that it replaces";
+        CkptReuseUnreleased "ckpt-reuse-unreleased" "write over pages of the older root before the logs were released for the newer one";
+        CkptFallbackBlind "ckpt-fallback-blind" "where one root copy can't be read take the other one, whatever the logs state";
+        CkptChildUnchecked "ckpt-child-unchecked" "take any page that is whole for the one that its parent names";
         CkptCopyTrusted "ckpt-copy-trusted" "at open take the root copy that is found for a durable one";
         TxnMultishardNomarker "txn-multishard-nomarker" "write the parts of a transaction in several logs with nothing that binds them";
         TxnAckOwnParts "txn-ack-own-parts" "acknowledge a commit when its own parts are durable, whatever there is before it";
@@ -156,6 +159,7 @@ mod switches {
         TxnVisibleEarly "txn-visible-early" "let others see a commit, and have its locks, before it is durable, where only what is durable is to be seen";
         TxnPruneLive "txn-prune-live" "let go of versions that a live snapshot needs";
         TxnDropOneLog "txn-drop-one-log" "replay the drop of a table for the first log alone, so that its rows in others come back";
+        TxnReleasedIsMissing "txn-released-is-missing" "take what a log was released of for missing";
         TxnReplayTwice "txn-replay-twice" "replay what the root has, too, as far as the logs still hold it";
         TxnUndoLeavesInserts "txn-undo-leaves-inserts" "leave keys that were new when a transaction goes back to a savepoint";
         TxnIndexNotDerived "txn-index-not-derived" "write a row by itself without a look at its indexes";

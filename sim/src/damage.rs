@@ -55,6 +55,13 @@ pub enum What {
         /// How many.
         bytes: u64,
     },
+    /// `older FILE OFFSET BYTES`: the bytes read as they did when the life began: a write that got lost.
+    Older {
+        /// Offset of the first byte.
+        offset: u64,
+        /// How many.
+        bytes: u64,
+    },
     /// `shorten FILE LENGTH`
     Shorten {
         /// The length that is left.
@@ -72,6 +79,7 @@ impl Damage {
             What::Flip { .. } => "damage-flip",
             What::Zero { .. } => "damage-zero",
             What::Stale { .. } => "damage-stale",
+            What::Older { .. } => "damage-older",
             What::Shorten { .. } => "damage-shorten",
             What::Lose => "damage-lose",
         }
@@ -81,19 +89,22 @@ impl Damage {
     const fn range(&self, length: u64) -> (u64, u64) {
         match self.what {
             What::Flip { offset, .. } => (offset, offset + 1),
-            What::Zero { offset, bytes } | What::Stale { offset, bytes } => (offset, offset + bytes),
+            What::Zero { offset, bytes } | What::Stale { offset, bytes } | What::Older { offset, bytes } => {
+                (offset, offset + bytes)
+            }
             What::Shorten { length: left } => (left, length),
             What::Lose => (0, length),
         }
     }
 
-    /// Does it to a disk on which nothing is pending. False if there is no such file, or nothing would change.
-    pub fn apply(&self, disk: &mut Disk) -> bool {
-        disk.dir_at(Path::new(LOG_DIR)).is_some_and(|dir| self.apply_in(dir, disk))
+    /// Does it to a disk on which nothing is pending; `earlier` is that disk as it was when the life began. False if there is no such
+    /// file, or nothing would change.
+    pub fn apply(&self, disk: &mut Disk, earlier: Option<&Disk>) -> bool {
+        disk.dir_at(Path::new(LOG_DIR)).is_some_and(|dir| self.apply_in(dir, disk, earlier))
     }
 
     /// The same, to a file of any directory.
-    pub fn apply_in(&self, dir: DirId, disk: &mut Disk) -> bool {
+    pub fn apply_in(&self, dir: DirId, disk: &mut Disk, earlier: Option<&Disk>) -> bool {
         let name = OsStr::new(&self.file);
         let Some(before) = disk.read_file(dir, name) else { return false };
         let bytes = |from: u64, count: u64| {
@@ -108,6 +119,14 @@ impl Damage {
             What::Stale { offset, bytes: count } => {
                 let stale = bytes(offset.saturating_sub(4096), count);
                 stale != bytes(offset, count) && disk.damage(dir, name, offset, &stale).is_some()
+            }
+            What::Older { offset, bytes: count } => {
+                let earlier = earlier.and_then(|disk| disk.read_file(dir, name));
+                let earlier =
+                    earlier.as_deref().and_then(|bytes| bytes.get(offset as usize..(offset + count) as usize));
+                earlier.is_some_and(|older| {
+                    older != bytes(offset, count) && disk.damage(dir, name, offset, older).is_some()
+                })
             }
             What::Shorten { length } => {
                 (length as usize) < before.len() && {
@@ -157,6 +176,7 @@ impl fmt::Display for Damage {
             What::Flip { offset, mask } => write!(f, "flip {file} {offset} {mask}"),
             What::Zero { offset, bytes } => write!(f, "zero {file} {offset} {bytes}"),
             What::Stale { offset, bytes } => write!(f, "stale {file} {offset} {bytes}"),
+            What::Older { offset, bytes } => write!(f, "older {file} {offset} {bytes}"),
             What::Shorten { length } => write!(f, "shorten {file} {length}"),
             What::Lose => write!(f, "lose {file}"),
         }
@@ -188,12 +208,13 @@ impl FromStr for Damage {
             }
             ["zero", file, offset, bytes] => (file, What::Zero { offset: number(offset)?, bytes: count(bytes)? }),
             ["stale", file, offset, bytes] => (file, What::Stale { offset: number(offset)?, bytes: count(bytes)? }),
+            ["older", file, offset, bytes] => (file, What::Older { offset: number(offset)?, bytes: count(bytes)? }),
             ["shorten", file, length] => (file, What::Shorten { length: number(length)? }),
             ["lose", file] => (file, What::Lose),
             _ => {
                 return Err(format!(
                     "'{text}' is no damage; there are: flip FILE OFFSET MASK, zero FILE OFFSET BYTES, \
-                     stale FILE OFFSET BYTES, shorten FILE LENGTH, lose FILE"
+                     stale FILE OFFSET BYTES, older FILE OFFSET BYTES, shorten FILE LENGTH, lose FILE"
                 ));
             }
         };
@@ -311,7 +332,14 @@ mod tests {
 
     #[test]
     fn a_damage_reads_back_and_nonsense_does_not() {
-        for text in ["flip a.seg 8200 4", "zero a.seg 8192 512", "stale a.seg 1 2", "shorten a.seg 9", "lose a.seg"] {
+        for text in [
+            "flip a.seg 8200 4",
+            "zero a.seg 8192 512",
+            "stale a.seg 1 2",
+            "older a.pages 512 512",
+            "shorten a.seg 9",
+            "lose a.seg",
+        ] {
             assert_eq!(text.parse::<Damage>().map(|damage| damage.to_string()), Ok(text.to_owned()));
         }
         for text in [

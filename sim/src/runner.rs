@@ -150,6 +150,8 @@ struct Run<'a, S> {
     crash_draws: Prng,
     check_draws: Prng,
     damage_draws: Prng,
+    /// The disk as it was when the present life began, where that is of interest.
+    earlier: Option<Disk>,
     /// The plan has damaged what was synced, or put a snapshot there: an open may be refused for it.
     damaged: bool,
     /// Faults that had struck before the present life.
@@ -213,6 +215,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             crash_draws: prng.fork("crashes"),
             check_draws: prng.fork("checks"),
             damage_draws: prng.fork("damages"),
+            earlier: None,
             damaged: false,
             fired_before: Fired::default(),
             decided: Vec::new(),
@@ -320,7 +323,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
         for damage in &life.damage {
             self.damaged |= self.machine.with_disk(|disk| {
                 disk.power_cut(&Keep::All, &mut Prng::new(0));
-                damage.apply(disk)
+                damage.apply(disk, self.earlier.as_ref())
             });
             if self.damaged {
                 truth(&self.shared, Truth::damaged);
@@ -331,7 +334,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
 
     fn damage(&mut self, sound: &Disk, files: &Files, undamaged: &Recovered, damage: &Damage) -> Result<(), Violation> {
         let mut damaged = sound.fork();
-        if !damage.apply(&mut damaged) {
+        if !damage.apply(&mut damaged, None) {
             return Ok(());
         }
         let left = damage::segments(&damaged);

@@ -203,6 +203,14 @@ pub struct Stepped {
     pub after: Option<&'static str>,
 }
 
+/// What was before, for who judges a damage.
+pub struct Past<'a> {
+    /// The disk as it was when the last life began.
+    pub earlier: Option<&'a Disk>,
+    /// What clients were told.
+    pub truth: &'a TruthRef,
+}
+
 /// What oracles know of a subject's files, and of its clients' transactions.
 pub trait Inspect {
     /// What a client has open.
@@ -225,6 +233,8 @@ pub trait Inspect {
     fn introduce(&self, truth: &mut Truth) {
         let _ = truth;
     }
+    /// Older contents of its files are of interest.
+    const LOOKS_BACK: bool = false;
     /// Damage to its files is to be noticed.
     const NOTICES_DAMAGE: bool;
     /// Whether a failure of this call is one after which nothing may be acknowledged.
@@ -261,6 +271,7 @@ pub trait Inspect {
     /// A violation of I25 or I4.
     fn damage_is_refused(
         image: &Disk,
+        past: &Past<'_>,
         draws: &mut Prng,
         recover: impl Fn(SimEnv) -> Result<Recovered, String>,
     ) -> Result<Vec<&'static str>, Violation>;
@@ -318,6 +329,7 @@ impl Inspect for Wal<SimEnv> {
 
     fn damage_is_refused(
         image: &Disk,
+        _: &Past<'_>,
         draws: &mut Prng,
         recover: impl Fn(SimEnv) -> Result<Recovered, String>,
     ) -> Result<Vec<&'static str>, Violation> {

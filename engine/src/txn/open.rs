@@ -28,7 +28,7 @@ use super::{
     options::Options,
     progress::Teller,
     recover::{
-        chain::Chain,
+        chain::{self, Chain},
         decision::{self, Files, Ids, LogSeen, Reported, Row, Verdict, decide},
         indexes::{self, UnusableIndex},
         replay::{NotReplayed, Records, Replayed, replay},
@@ -227,16 +227,31 @@ async fn look<E: Env, S: Storage<E>>(
         }
     }
     let logged = records.iter().map(Records::bytes).sum();
-    match decide(&files(S::roots(&examined)), &seen, options.recovery) {
+    let unreadable = |(_, copy): &(&str, RootCopy)| matches!(copy, RootCopy::Unreadable { .. });
+    let unreadable = S::roots(&examined).copies.iter().any(unreadable);
+    let mode = match unreadable && planted!(options.plants(), CkptFallbackBlind) {
+        true => {
+            seen.iter_mut().for_each(LogSeen::forget_releases);
+            // (Or what they state to be durable would tell.)
+            wal::RecoveryMode::PointInTime
+        }
+        false => options.recovery,
+    };
+    match decide(&files(S::roots(&examined)), &seen, mode) {
         Verdict::Refuse { row, log, csn, what } => Err(refusal(row, log, csn, what, errors)),
         Verdict::Create(_) if !options.create => Err(OpenError::NotFound),
         Verdict::Create(ids) => {
             Ok(Found { env, options, versions, waiting, logs, ids, logged, tables: Tables::New(examined) })
         }
-        Verdict::Open { mut chain, ids, report, .. } => {
+        Verdict::Open { root, mut chain, ids, report } => {
+            let read = seen.iter().filter_map(|log| if let LogSeen::Read(log) = log { Some(log) } else { None });
             if planted!(options.plants(), UpstreamL22LastId) {
-                let read = seen.iter().filter_map(|log| if let LogSeen::Read(log) = log { Some(log) } else { None });
-                chain.take_by_last_id(&read.collect::<Vec<_>>());
+                chain.take_by_last_id(&read.clone().collect::<Vec<_>>());
+            }
+            if planted!(options.plants(), TxnReleasedIsMissing)
+                && let Some(csn) = chain::lacking(root.csn, &read.collect::<Vec<_>>())
+            {
+                return Err(OpenError::Corrupt(format!("commit {csn}: a part of it is missing")));
             }
             let storage = S::load(examined).await?;
             let generation = Generation::new(Arc::clone(&versions));

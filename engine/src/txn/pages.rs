@@ -310,7 +310,7 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         let space = DraftSpace::new(
             &base.0.space,
             older.iter().map(|state| &state.space),
-            control.released >= Some(base.0.meta.sequence),
+            control.released >= Some(base.0.meta.sequence) || planted!(self.0.plants, CkptReuseUnreleased),
             &control.unsure,
             base.0.directory_pages.clone(),
             (self.0.chunk_pages, &self.0.next_chunk),

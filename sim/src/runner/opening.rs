@@ -12,7 +12,7 @@ use crate::{
     fault::Fault,
     oracle::{Before, ensure, same},
     plan::{At, Crash, CrashKind, Life},
-    subject::{Inspect, Recovered, Refusal, Subject, UNREAD},
+    subject::{Inspect, Past, Recovered, Refusal, Subject, UNREAD},
 };
 
 impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
@@ -65,6 +65,7 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
                     let calls = self.machine.io_count() - calls_before;
                     self.machine.with_disk(|disk| subject.opened(disk));
                     self.judge(&image, evicted, &recovered, before, faulty, calls)?;
+                    self.earlier = S::LOOKS_BACK.then(|| image.fork());
                     self.judge_backups(&image)?;
                     truth(&self.shared, |truth| subject.introduce(truth));
                     return Ok(Some((node, subject)));
@@ -204,7 +205,9 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
             if self.check_draws.chance(1, 4) {
                 let engine = &self.plan.engine;
                 let recover = |env| open_still::<S>(env, engine, &self.plants).map_err(String::from);
-                for invariant in S::damage_is_refused(image, &mut self.check_draws, recover)? {
+                let truth = lock(&self.shared).truth.clone();
+                let past = Past { earlier: self.earlier.as_ref(), truth: &truth };
+                for invariant in S::damage_is_refused(image, &past, &mut self.check_draws, recover)? {
                     lock(&self.shared).history.count(invariant);
                 }
             }

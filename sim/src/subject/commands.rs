@@ -22,7 +22,8 @@ use engine::{
 };
 
 use super::{
-    Inspect, NotAppended, NotRead, NotTruncated, Recovered, Refusal, Stepped, Subject, Surroundings, stream::Stream,
+    Inspect, NotAppended, NotRead, NotTruncated, Past, Recovered, Refusal, Stepped, Subject, Surroundings,
+    stream::Stream,
 };
 use crate::{
     disk::{Disk, Keep, Op},
@@ -394,6 +395,7 @@ impl Inspect for Commands<SimEnv> {
     /// the end of an increment that was not closed.
     fn damage_is_refused(
         image: &Disk,
+        _: &Past<'_>,
         draws: &mut Prng,
         recover: impl Fn(SimEnv) -> Result<Recovered, String>,
     ) -> Result<Vec<&'static str>, Violation> {

@@ -6,6 +6,7 @@
 
 mod care;
 mod content;
+mod damages;
 mod files;
 mod seat;
 

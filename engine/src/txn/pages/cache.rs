@@ -18,6 +18,7 @@ use super::{chunk::Chunk, format::ChildRef, node::Node};
 use crate::{
     env::File,
     gate::Gate,
+    plant::Plants,
     sync::Mutex,
     txn::{
         ids::PageNo,
@@ -106,6 +107,7 @@ pub(super) struct Cache<const B: usize> {
     loading: Mutex<BTreeMap<PageNo, Arc<Gate>>>,
     hits: [Stripe; STRIPES],
     misses: AtomicU64,
+    plants: Plants,
 }
 
 /// Parts of the count of hits.
@@ -126,10 +128,10 @@ struct Clock<const B: usize> {
 }
 
 impl<const B: usize> Cache<B> {
-    pub(super) fn new(memory: &Arc<Memory>) -> Cache<B> {
+    pub(super) fn new(memory: &Arc<Memory>, plants: Plants) -> Cache<B> {
         let clock = Mutex::new(Clock { frames: Vec::new(), at: (0, 0, 0), evictions: 0 });
         let (hits, misses) = (Default::default(), AtomicU64::new(0));
-        Cache { memory: memory.part(), clock, loading: Mutex::default(), hits, misses }
+        Cache { memory: memory.part(), clock, loading: Mutex::default(), hits, misses, plants }
     }
 
     /// Counts pages that were found in memory, the last of which is this.
@@ -175,7 +177,7 @@ impl<const B: usize> Cache<B> {
             let (gate, seen) = match self.enter(child.page) {
                 Ok(_reading) => {
                     self.misses.fetch_add(1, Ordering::Relaxed);
-                    let node = Arc::new(chunk.read_page(child).await?);
+                    let node = Arc::new(chunk.read_page(child, &self.plants).await?);
                     // So that it isn't what makes room for itself.
                     node.touch();
                     self.put(&chunk.frames, child.page.index, Arc::clone(&node));

@@ -10,13 +10,14 @@ use std::{
 
 use super::{
     cache::Frames,
-    format::{CHUNK_MAGIC, ChildRef, Run, array, chunk_at, get_u16, get_u32, put},
+    format::{CHUNK_MAGIC, ChildRef, Run, array, chunk_at, get_u16, get_u32, page_at, put},
     node::{Node, PageError},
     page_bytes,
     root::{MAJOR, MINOR},
 };
 use crate::{
     env::{Dir, File, OpenMode, interruptible, read_at_most, write_all_vectored_at},
+    plant::{Plants, planted},
     txn::storage::{Memory, StorageError},
 };
 
@@ -186,9 +187,14 @@ impl<F: File, const B: usize> Chunk<F, B> {
     }
 
     /// The page that `child` names, checked.
-    pub(super) async fn read_page(&self, child: &ChildRef) -> Result<Node<B>, StorageError> {
+    pub(super) async fn read_page(&self, child: &ChildRef, plants: &Plants) -> Result<Node<B>, StorageError> {
         let bytes = self.read(child.page.index, page_bytes::<B>()).await?;
-        Node::decode(&bytes, child).map_err(corrupt_page::<B>)
+        let stated = bytes.get(page_at::CRC..).and_then(|rest| rest.first_chunk()).map(|crc| u32::from_le_bytes(*crc));
+        let child = match stated {
+            Some(crc) if crc != child.crc && planted!(plants, CkptChildUnchecked) => ChildRef { crc, ..*child },
+            _ => *child,
+        };
+        Node::decode(&bytes, &child).map_err(corrupt_page::<B>)
     }
 
     /// A value in pages of its own, checked. The caller has made sure that the file is that long.

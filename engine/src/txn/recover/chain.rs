@@ -120,6 +120,20 @@ impl Chain {
     }
 }
 
+/// The planted bug: the first commit of the root, of its own epoch, of which a part is in some log, and another one nowhere.
+pub(in crate::txn) fn lacking(root: Csn, logs: &[&Summary]) -> Option<Csn> {
+    let mut parts: BTreeMap<u64, (u16, u16)> = BTreeMap::new();
+    for (log, run) in logs.iter().flat_map(|log| log.runs.iter().map(move |run| (log.log, run))) {
+        for csn in (run.csn..run.end()).take_while(|csn| *csn <= root.to_bits()) {
+            let (there, of) = parts.entry(csn).or_default();
+            (*there, *of) = (*there | bit(log), *of | run.participants);
+        }
+    }
+    let lacking = parts.into_iter().filter(|(_, (there, of))| there & of != *of);
+    let mut lacking = lacking.filter_map(|(csn, _)| Csn::from_bits(csn));
+    lacking.find(|csn| csn.epoch() == root.epoch())
+}
+
 /// A walk along all logs at once.
 struct Walk<'a> {
     logs: &'a [&'a Summary],

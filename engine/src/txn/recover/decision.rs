@@ -65,6 +65,13 @@ pub(in crate::txn) enum LogSeen {
 }
 
 impl LogSeen {
+    /// The planted bug: see [`Summary::forget_releases`].
+    pub(in crate::txn) fn forget_releases(&mut self) {
+        if let LogSeen::Read(summary) = self {
+            summary.forget_releases();
+        }
+    }
+
     /// Sorts an error of a log. None: it says nothing about the log (it is in use, or the options are wrong).
     pub(in crate::txn) fn of_error(error: &OpenError) -> Option<LogSeen> {
         match error {

@@ -86,6 +86,11 @@ impl Summary {
         done.map(|(_, checkpoint)| checkpoint.csn).max().unwrap_or_default()
     }
 
+    /// The planted bug: nobody looks what it was released for.
+    pub(in crate::txn) fn forget_releases(&mut self) {
+        self.checkpoints.iter_mut().for_each(|(_, checkpoint)| checkpoint.release = Lsn(u64::MAX));
+    }
+
     /// What it says which store it is of.
     pub(super) fn uuids(&self) -> impl Iterator<Item = [u8; 16]> {
         let epochs = self.epochs.iter().map(|(_, record)| record.uuid);
