@@ -98,8 +98,10 @@ impl<S: Subject<SimEnv> + Inspect> Run<'_, S> {
     /// What became of the backups that a crash has interrupted.
     fn judge_backups(&mut self, image: &Disk) -> Result<(), Stop> {
         for path in truth(&self.shared, |truth| truth.interrupted()) {
-            let found = self.recover_image_at(image.image(), &path).map(|found| found.stored.unwrap_or_default());
-            truth(&self.shared, |truth| truth.backed_up(&path, None, found.as_ref()))?;
+            // (Where there is no store, no generation of one begins.)
+            let opens = |found: Recovered| found.generation.map(|_| found.stored.unwrap_or_default());
+            let found = self.recover_image_at(image.image(), &path).map(opens);
+            truth(&self.shared, |truth| truth.backed_up(&path, None, found.as_ref().map(Option::as_ref)))?;
         }
         Ok(())
     }

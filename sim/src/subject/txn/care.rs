@@ -61,7 +61,7 @@ impl<const B: usize> Walk<'_, B> {
                     opened.unwrap_or_else(|| Err(crate::subject::Refusal { io: false, message: "it waits".into() }));
                 let opened = opened.map_err(|refusal| refusal.message);
                 let told = Some(report.csn.to_bits());
-                lock(&self.around.truth).backed_up(&path, told, opened.as_ref())?;
+                lock(&self.around.truth).backed_up(&path, told, opened.as_ref().map(Some))?;
                 Ok(Stepped { answer: format!("{path} up to {}", report.csn), after: None })
             }
             Err(BackupError::TargetNotEmpty) => {

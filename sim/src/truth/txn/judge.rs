@@ -241,8 +241,9 @@ impl Truth {
         self.backups.keys().cloned().collect()
     }
 
-    /// What is in a backup's directory, and whether it is said to be one. One that was interrupted is refused, or all of it is there.
-    pub fn backed_up(&mut self, path: &str, told: Option<u64>, found: Result<&Stored, &String>) -> Check {
+    /// What is in a backup's directory, if anything, and whether it is said to be one. One that was interrupted is refused, or all of it is
+    /// there.
+    pub fn backed_up(&mut self, path: &str, told: Option<u64>, found: Result<Option<&Stored>, &String>) -> Check {
         let least = self.backups.remove(path).unwrap_or(0);
         if self.trusting {
             return Ok(());
@@ -250,14 +251,13 @@ impl Truth {
         self.count("I11");
         let expected = format!("the backup in {path} has the commits up to {}", C(told.unwrap_or(least)));
         match found {
-            Err(_) if told.is_none() => Ok(()),
-            // (Nothing is there that opens.)
-            Ok(stored) if told.is_none() && stored.end == 0 && stored.rows.is_empty() => Ok(()),
+            Err(_) | Ok(None) if told.is_none() => Ok(()),
             Err(refused) => broken("I11", expected, format!("refused: {refused}")),
-            Ok(stored) if stored.end < least || told.is_some_and(|told| told != stored.end) => {
+            Ok(None) => broken("I11", expected, "nothing"),
+            Ok(Some(stored)) if stored.end < least || told.is_some_and(|told| told != stored.end) => {
                 broken("I11", expected, format!("those up to {}", C(stored.end)))
             }
-            Ok(stored) => {
+            Ok(Some(stored)) => {
                 self.holds(stored, path).map_err(|violation| crate::report::Violation { invariant: "I11", ..violation })
             }
         }
