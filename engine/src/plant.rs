@@ -142,6 +142,8 @@ mod switches {
         CkptReleaseEarly "ckpt-release-early" "let the logs go of what a checkpoint has before its root is durable";
         CkptReleaseAll "ckpt-release-all" "let the logs go of all that they hold when a root is published, and not of what it has";
         CkptReuseEarly "ckpt-reuse-early" "write a new root's pages over those that it replaces";
+        CkptLoadUnsynced "ckpt-load-unsynced" "publish a table that was loaded before its pages are durable";
+        CkptLoadNameless "ckpt-load-nameless" "publish a table that was loaded although the names of its files may have been lost";
         CkptReuseUnreleased "ckpt-reuse-unreleased" "write over pages of the older root before the logs were released for the newer one";
         CkptFallbackBlind "ckpt-fallback-blind" "where one root copy can't be read take the other one, whatever the logs state";
         CkptChildUnchecked "ckpt-child-unchecked" "take any page that is whole for the one that its parent names";

@@ -39,7 +39,7 @@ invariants! {
     "I8" "after a failed write or sync nothing is acknowledged Sync that was not durable before";
     "I9" "at the moment of an acknowledgement the record survives a power cut at its worst";
     "I10" "no page is on the disk that has what the logs don't have there";
-    "I11" "a backup has all that was committed before it was asked for; one that was interrupted is refused";
+    "I11" "at every call of a checkpoint the disk holds a moment with all that was durable; so does a backup, or it is refused";
     "I12" "a transaction is there as a whole or not at all, in all tables and logs; what was taken back is nowhere";
     "I13" "after a crash every key has the last value that was committed to it, and tables are those of that moment";
     "I14" "recovered commits are a beginning of their order, with all that was acknowledged as durable";

@@ -4,6 +4,7 @@
 //! runner itself stands outside, looks at the disk between two steps and never takes part.
 
 mod client;
+mod images;
 mod opening;
 
 use std::{
@@ -371,6 +372,8 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
         if let Some(Crash { at: At::Io(io), .. }) = &crash {
             self.machine.arm_crash(*io);
         }
+        let one_in = if S::LOOKS_BACK { images::ONE_IN * self.plan.image_checks } else { 0 };
+        self.machine.watch(one_in, S::of_checkpoint);
         let clients: Vec<_> = life
             .clients
             .iter()
@@ -417,6 +420,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             (Ended::Crashed, Some(crash)) | (Ended::Finished(()), Some(crash)) => {
                 self.in_place(&subject)?;
                 drop(subject);
+                self.judge_images()?;
                 self.pages_follow_logs()?;
                 self.crash(&node, &crash, None).await
             }
@@ -427,6 +431,7 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
                 let closed = self.until_crash(async move { closing.await.ok() }).await?;
                 let ok = matches!(closed, Ended::Finished(Some(Ok(()))));
                 self.machine.disarm();
+                self.judge_images()?;
                 let calm = self.machine.fired() == fired_before;
                 if ok && calm && !self.plan.no_faults && !lock(&self.shared).history.lying() {
                     lock(&self.shared).history.count("I4");
@@ -453,6 +458,11 @@ impl<'a, S: Subject<SimEnv> + Inspect> Run<'a, S> {
             lock(&self.shared).history.count("I19");
         }
         Ok(())
+    }
+
+    /// What was looked at of checkpoints since the last time.
+    fn judge_images(&self) -> Result<(), Violation> {
+        images::judge::<S>(&self.machine, &self.shared, &self.plan.engine, &self.plants.for_reading())
     }
 
     /// No page on the disk has what the logs don't have there, at whatever moment a crash comes.

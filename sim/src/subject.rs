@@ -235,6 +235,11 @@ pub trait Inspect {
     }
     /// Older contents of its files are of interest.
     const LOOKS_BACK: bool = false;
+    /// Whether a call is one of a checkpoint, or of what follows one. Images of the disk are taken at some of these.
+    fn of_checkpoint(disk: &Disk, op: &Op) -> bool {
+        let _ = (disk, op);
+        false
+    }
     /// Damage to its files is to be noticed.
     const NOTICES_DAMAGE: bool;
     /// Whether a failure of this call is one after which nothing may be acknowledged.

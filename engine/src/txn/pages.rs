@@ -157,6 +157,24 @@ struct Control<E: Env, const B: usize> {
     useless: Vec<u32>,
     /// Which root copies there are.
     exists: Vec<bool>,
+    names: Names,
+}
+
+/// How syncs of the directory went. One that fails may lose the names of all files that were made before it ended: the machine tells
+/// only who asked for it, and the next sync says that all is well.
+#[derive(Clone, Copy, Default)]
+struct Names {
+    failed: u64,
+    /// One is under way, or its future was dropped.
+    syncing: bool,
+}
+
+impl Names {
+    /// If one is under way, that is how it ended.
+    fn end(&mut self, failed: bool) {
+        self.failed += u64::from(failed && self.syncing);
+        self.syncing = false;
+    }
 }
 
 impl<E: Env, const B: usize> Control<E, B> {
@@ -172,6 +190,7 @@ impl<E: Env, const B: usize> Control<E, B> {
             doomed: Vec::new(),
             useless: Vec::new(),
             exists: Vec::new(),
+            names: Names::default(),
         }
     }
 }
@@ -195,6 +214,15 @@ impl<E: Env, const B: usize> Shared<E, B> {
         if let Some((first, pages)) = draft.writing.flight() {
             control.unsure.entry(first.chunk).or_default().pages.set(first.index, pages);
         }
+    }
+
+    /// Makes the names of new files durable.
+    async fn sync_names(&self) -> Result<(), StorageError> {
+        self.lock().names.end(true);
+        self.lock().names.syncing = true;
+        let synced = interruptible(|| self.dir.sync()).await;
+        self.lock().names.end(synced.is_err());
+        synced.map_err(|error| StorageError::io("sync", "the directory", &error))
     }
 
     /// The root copy of a finished draft, at its place and durable. An error is of before anything was written; in the other case

@@ -18,7 +18,7 @@ use super::{
     call::{Core, lock},
 };
 use crate::{
-    disk::{CutReport, DirId, Disk, DiskOptions, Done, FileId, Inject, Keep, Op, OpId, prepared},
+    disk::{CutReport, DirId, Disk, DiskOptions, Done, FileId, Image, Inject, Keep, Op, OpId, prepared},
     fault::{Fault, FaultPlan, FaultRates, Fired},
     prng::Prng,
     trace::{Call, Kind, Outcome, Trace},
@@ -175,6 +175,19 @@ impl Machine {
         self.lock().plan.fired()
     }
 
+    /// From now on takes an image of the disk at one in so many calls, of those that `of` names; none if that is 0.
+    pub fn watch(&self, one_in: u32, of: Which) {
+        let state = &mut *self.lock();
+        state.watching = (one_in > 0).then_some((one_in, of));
+        state.images.clear();
+    }
+
+    /// What power cuts would have left at worst, when these calls had ended.
+    #[must_use]
+    pub fn take_images(&self) -> Vec<Image> {
+        std::mem::take(&mut self.lock().images)
+    }
+
     /// How many writes and syncs failed that count: see [`MachineOptions::marks_errors`].
     #[must_use]
     pub fn marked_errors(&self) -> u64 {
@@ -258,6 +271,12 @@ enum Armed {
     Within(OpId),
 }
 
+/// Which calls.
+type Which = fn(&Disk, &Op) -> bool;
+
+/// So many images wait to be looked at.
+const MOST_IMAGES: usize = 8;
+
 /// A call in flight.
 pub(super) struct Ticket {
     op: OpId,
@@ -268,6 +287,8 @@ pub(super) struct Ticket {
     write: Option<Box<Op>>,
     /// Whether a failure counts once it is told: a sync that takes seconds has not failed while others go on.
     fails_late: bool,
+    /// The disk is to be looked at when it has ended.
+    image: bool,
 }
 
 pub(super) enum Accepted {
@@ -299,6 +320,10 @@ pub(super) struct State {
     wall_ns: i64,
     time: OnceCell<TimeHandle>,
     trace: Trace,
+    /// At one in how many calls, and at which, images are taken.
+    watching: Option<(u32, Which)>,
+    image_draws: Prng,
+    images: Vec<Image>,
     /// Calls whose future was dropped, with the time at which they take effect.
     abandoned: Vec<(u64, Ticket)>,
 }
@@ -326,6 +351,9 @@ impl State {
             wall_ns: options.wall_start_ns,
             time: OnceCell::new(),
             trace: Trace::new(),
+            watching: None,
+            image_draws: prng.fork("images"),
+            images: Vec::new(),
             abandoned: Vec::new(),
         }
     }
@@ -348,7 +376,7 @@ impl State {
         let lock = if let Op::Lock { dir } = op { Some(dir) } else { None };
         if self.still {
             let op = self.disk.begin(op, Inject::Nothing);
-            let ticket = Ticket { op, number, lock, write: None, fails_late: false };
+            let ticket = Ticket { op, number, lock, write: None, fails_late: false, image: false };
             return if self.crash_point(Some(ticket.op)) { Accepted::Halted } else { Accepted::Now(ticket) };
         }
         let (op, inject) = self.strike(op);
@@ -360,7 +388,11 @@ impl State {
         let write = (!fails && self.disk.bounded() && matches!(op, Op::Write { .. } | Op::WriteSynced { .. }))
             .then(|| Box::new(op.clone()));
         let fails_late = marked && slow_us > 0;
-        let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, write, fails_late };
+        let image = match self.watching {
+            Some((one_in, of)) => self.image_draws.chance(1, u64::from(one_in)) && of(&self.disk, &op),
+            None => false,
+        };
+        let ticket = Ticket { op: self.disk.begin(op, inject), number, lock, write, fails_late, image };
         if self.crash_point(Some(ticket.op)) {
             return Accepted::Halted;
         }
@@ -392,6 +424,9 @@ impl State {
         self.marked_errors += u64::from(ticket.fails_late || full && ticket.write.as_deref().is_some_and(marked));
         if full && self.plan.rates().one_in(Fault::Enospc) == 0 {
             self.struck(Fault::Enospc);
+        }
+        if ticket.image && self.images.len() < MOST_IMAGES {
+            self.images.push(self.disk.durable_image());
         }
         if !self.still {
             self.trace_end(&ticket, &result, buf);

@@ -14,7 +14,7 @@ use crate::{
     workload::{Class, Op, Which},
 };
 
-use super::{LAST_OPERATIONS, SharedRef, lock, recover_still};
+use super::{LAST_OPERATIONS, SharedRef, images, lock, recover_still};
 
 /// One client: its operations in order, each answer held against the history.
 pub(super) struct Client<S: Inspect> {
@@ -45,6 +45,8 @@ impl<S: Subject<SimEnv> + Inspect> Client<S> {
                 return;
             }
             let result = self.op(&op).await;
+            let result =
+                result.and_then(|()| images::judge::<S>(&self.machine, &self.shared, &self.options, &self.reading));
             let mut shared = lock(&self.shared);
             shared.operations += 1;
             if let Err(violation) = result {

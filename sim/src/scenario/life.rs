@@ -46,6 +46,7 @@ impl Total {
                 count.saturating_mul(bytes.saturating_add(8))
             }
             Op::Txn(Step::Put { bytes, .. }) => *bytes,
+            Op::Txn(Step::Load { rows, bytes, .. }) => rows.saturating_mul(bytes.saturating_add(8)),
             _ => 0,
         };
         self.bytes = self.bytes.saturating_add(bytes);

@@ -8,6 +8,7 @@ mod care;
 mod content;
 mod damages;
 mod files;
+mod load;
 mod seat;
 
 use std::{
@@ -338,7 +339,6 @@ async fn content_of<E: Env, const B: usize>(
     let mut tx = store.begin(TxOptions { read_only: true, ..TxOptions::default() })?;
     let mut content = Content::default();
     for table in tables {
-        content.there(table.id(), table.name());
         let mut scan = tx.scan(&table, (Bound::Unbounded, Bound::Unbounded), Direction::Forward)?;
         while let Some((key, value)) = scan.next().await? {
             content.take(table.id(), table.name(), key, value);
@@ -426,12 +426,13 @@ impl<E: Env, const B: usize> Subject<E> for Txn<E, B> {
         for info in store.tables() {
             tables.push(store.table(&info.name).map_err(|error| failed(error.to_string()))?);
         }
-        let content = content_of(&store, tables).await.map_err(|error| match not_read(&error) {
+        let mut content = content_of(&store, tables).await.map_err(|error| match not_read(&error) {
             NotRead::Refused(message) => failed(message),
             NotRead::Missing(message) | NotRead::Corrupt(message) => {
                 Refusal { io: false, message: format!("{UNREAD}{message}") }
             }
         })?;
+        store.tables().iter().for_each(|info| content.there(info));
         let mut rows = Vec::new();
         for name in ROWS {
             rows.push(table(&store, name).await.map_err(created)?);

@@ -25,9 +25,18 @@ pub struct Stored {
     /// Commits that came from the logs.
     pub replayed: u64,
     /// The tables that clients use, by number; `None` where nobody could ask.
-    pub tables: Option<BTreeMap<u32, String>>,
+    pub tables: Option<BTreeMap<u32, Found>>,
     /// Their rows.
     pub rows: BTreeMap<Key, Bytes>,
+}
+
+/// A table that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// The commit that it came with.
+    pub created: u64,
 }
 
 /// How a transaction stands.
@@ -132,11 +141,18 @@ pub struct Truth {
     delivered: u64,
     /// Everything up to here was said to be durable, or seen where only what is durable is seen.
     durable: u64,
+    /// The same when images of checkpoints were looked at last, and the count of events.
+    durable_then: u64,
+    events_then: u64,
     /// Everything up to here was said to be visible.
     visible: u64,
     /// The highest numbers that were ever told.
     newest_id: u64,
     newest_csn: u64,
+    /// A table that is being loaded, or nobody knows whether it was.
+    loading: Option<load::Loading>,
+    /// When others saw tables that were loaded, as a count of events, and the transactions that these are.
+    exposed: BTreeMap<u32, (u64, u64)>,
     /// Who asks for which row.
     waiting: BTreeMap<u64, Key>,
     /// Backups under way, with what they must have.
@@ -479,6 +495,11 @@ impl Truth {
         if let Some(value) = own.and_then(|one| one.own(key)) {
             return self.answered(number, key, value.as_ref(), found, "its own write");
         }
+        if self.is_blind(number, key.0) {
+            return self.answered(number, key, None, found, "a moment before it was loaded").map(|()| {
+                self.reads_blindly(number, || Read::Get { key: key.clone(), found: None });
+            });
+        }
         let moments = std::iter::once(low).chain(self.rows.changes(key.0, low, high));
         let values: Vec<Option<&Bytes>> = moments.map(|at| self.rows.get(key, at)).collect();
         if !values.contains(&found) {
@@ -524,7 +545,8 @@ impl Truth {
             // (Of an index that is younger than what it sees it sees its own entries.)
             return Ok(());
         }
-        let committed = self.rows.table(of, at);
+        let blind = self.is_blind(number, of);
+        let committed = if blind { BTreeMap::new() } else { self.rows.table(of, at) };
         let mut rows = if of == table { committed.clone() } else { BTreeMap::new() };
         if of != table && self.rows.tables[&table].created <= at {
             rows = committed.clone();
@@ -552,9 +574,18 @@ impl Truth {
         }
         if kind == Kind::Rows {
             let found = committed.into_iter().filter(|(key, _)| within(key)).collect();
-            self.reads(number, || Read::Range { table, from: from.to_vec(), to: to.to_vec(), found });
+            let read = || Read::Range { table, from: from.to_vec(), to: to.to_vec(), found };
+            if blind { self.reads_blindly(number, read) } else { self.reads(number, read) }
         }
         Ok(())
+    }
+
+    /// What it read says nothing of its snapshot, but it holds when it commits, if it is serializable.
+    fn reads_blindly(&mut self, number: Option<u64>, read: impl FnOnce() -> Read) {
+        let level = number.and_then(|number| self.transactions.get(&number)).map(|one| one.level);
+        if level == Some(Level::Serializable) {
+            self.reads(number, read);
+        }
     }
 
     fn reads(&mut self, number: Option<u64>, read: impl FnOnce() -> Read) {
@@ -567,3 +598,4 @@ impl Truth {
 }
 
 mod judge;
+mod load;

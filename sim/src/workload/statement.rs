@@ -5,12 +5,15 @@
 
 use std::{fmt, str::FromStr};
 
-/// Tables that clients use: rows, rows, rows, rows in memory alone, an index of the first.
-pub const TABLES: u64 = 5;
+/// Tables that clients use: rows, rows, rows, rows in memory alone, an index of the first, rows that are there once they are loaded.
+pub const TABLES: u64 = 6;
 /// The one in memory alone.
 pub const MEMORY: u64 = 3;
 /// The index of table 0.
 pub const INDEX: u64 = 4;
+
+/// The one that is there when it is loaded.
+pub const LOADED: u64 = 5;
 
 /// What a transaction is to see, and whether it writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +130,17 @@ pub enum Step {
     Create(u64),
     /// `drop TABLE`
     Drop(u64),
+    /// `load TABLE ROWS BYTES fwd|back`: a new table, built past the logs, of keys from 0 on.
+    Load {
+        /// Number of the table.
+        table: u64,
+        /// How many keys it has.
+        rows: u64,
+        /// Bytes of each value.
+        bytes: u64,
+        /// The last key comes first, and the first one twice.
+        back: bool,
+    },
     /// `sync`: all commits so far.
     Sync,
     /// `checkpoint` or `checkpoint wait`
@@ -172,6 +186,9 @@ impl fmt::Display for Step {
             Step::Abandon => f.write_str("abandon"),
             Step::Create(table) => write!(f, "create {table}"),
             Step::Drop(table) => write!(f, "drop {table}"),
+            Step::Load { table, rows, bytes, back } => {
+                write!(f, "load {table} {rows} {bytes} {}", if back { "back" } else { "fwd" })
+            }
             Step::Sync => f.write_str("sync"),
             Step::Checkpoint { wait: false } => f.write_str("checkpoint"),
             Step::Checkpoint { wait: true } => f.write_str("checkpoint wait"),
@@ -214,6 +231,12 @@ impl FromStr for Step {
             ["abandon"] => Step::Abandon,
             ["create", t] => Step::Create(table(t)?),
             ["drop", t] => Step::Drop(table(t)?),
+            ["load", t, rows, bytes, direction] => Step::Load {
+                table: table(t)?,
+                rows: number(rows)?,
+                bytes: number(bytes)?,
+                back: named(&[(false, "fwd"), (true, "back")], direction)?,
+            },
             ["sync"] => Step::Sync,
             ["checkpoint"] => Step::Checkpoint { wait: false },
             ["checkpoint", "wait"] => Step::Checkpoint { wait: true },
@@ -222,7 +245,7 @@ impl FromStr for Step {
             _ => {
                 return Err(format!(
                     "'tx {text}' is no step of a transaction; there are: tx begin, put, del, get, scan, prefix, save, undo, \
-                     commit, submit, abort, leave, abandon, create, drop, sync, checkpoint, backup, bad"
+                     commit, submit, abort, leave, abandon, create, drop, load, sync, checkpoint, backup, bad"
                 ));
             }
         })

@@ -10,7 +10,7 @@ use crate::{
 
 use super::{
     Class, Level, Misuse, Op, Step, Which, calm, draw_crash, draw_rates,
-    statement::{INDEX, MEMORY, TABLES},
+    statement::{INDEX, LOADED, MEMORY},
     weighted,
 };
 
@@ -60,6 +60,7 @@ pub(super) fn draw(seed: u64, no_faults: bool) -> Plan {
             let prng = prng.fork_nth("life", number);
             let mut life = draw_life(&prng, &weights, &classes);
             habits.give_steps(&mut life, &mut prng.fork("steps"));
+            give_load(&mut life, &mut prng.fork("load"));
             life
         })
         .collect();
@@ -255,11 +256,48 @@ impl Habits {
             1 => Step::Checkpoint { wait: prng.chance(1, 2) },
             2 => Step::Sync,
             3 => Step::Backup,
-            4 if prng.chance(1, 3) => Step::Drop(prng.below(TABLES)),
+            4 if prng.chance(1, 3) => Step::Drop(prng.below(LOADED)),
             4 => Step::Create(*prng.pick(&[0, 1, 2, MEMORY, MEMORY, INDEX, INDEX])),
             5 => Step::Bad(prng.pick(&Misuse::ALL).0),
             _ => return draw_pause(prng),
         })
+    }
+}
+
+/// Someone who has transactions may load a table, and others use it.
+fn give_load(life: &mut Life, prng: &mut Prng) {
+    let has_steps = |client: &&mut Vec<Op>| client.iter().any(|op| matches!(op, Op::Txn(_)));
+    let mut clients: Vec<&mut Vec<Op>> = life.clients.iter_mut().filter(has_steps).collect();
+    if clients.is_empty() || !prng.chance(1, 3) {
+        return;
+    }
+    let table = *prng.pick(&[LOADED, LOADED, LOADED, 0, 2]);
+    let (rows, back) = (1 + prng.below(40), prng.chance(1, 2));
+    let bytes = *prng.pick(&[8, 60, 300, 1_200, 3_000]);
+    let mut steps = vec![Step::Load { table, rows, bytes, back }];
+    if table != LOADED || prng.chance(1, 2) {
+        steps.insert(0, Step::Drop(table));
+    }
+    for _ in 0..prng.below(5) {
+        let key = prng.below(rows);
+        steps.push(match prng.below(4) {
+            0 => Step::Put { table, key, bytes: 8 + prng.below(100) },
+            1 => Step::Delete { table, key },
+            2 => Step::Get { table, key },
+            _ => Step::Scan { table, from: key, to: rows, back: prng.chance(1, 3) },
+        });
+    }
+    let (mut of, mut at) = (prng.below(clients.len() as u64) as usize, 0);
+    for step in steps {
+        let used = matches!(step, Step::Put { .. } | Step::Delete { .. } | Step::Get { .. } | Step::Scan { .. });
+        if used && prng.chance(1, 2) {
+            (of, at) = (prng.below(clients.len() as u64) as usize, 0);
+        }
+        let client = &mut clients[of];
+        at += prng.below((client.len() - at.min(client.len())) as u64 + 1) as usize;
+        at = at.min(client.len());
+        client.insert(at, Op::Txn(step));
+        at += 1;
     }
 }
 

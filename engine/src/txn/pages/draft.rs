@@ -19,7 +19,7 @@ use super::{
     writing::{Pace, Piece, Writing, no_page},
 };
 use crate::{
-    env::{Dir, Env, interruptible},
+    env::Env,
     plant::planted,
     txn::{
         catalog::{self, Catalog},
@@ -111,6 +111,9 @@ impl<E: Env, const B: usize> PagesDraft<E, B> {
         if self.tree(table).is_some() {
             return Err(StorageError::Broken);
         }
+        if !planted!(self.shared.plants, CkptLoadNameless) {
+            writing.has_its_names()?;
+        }
         self.writing.absorb(writing);
         self.trees.insert(table, tree);
         Ok(())
@@ -153,8 +156,7 @@ impl<E: Env, const B: usize> PagesDraft<E, B> {
             self.writing.sync().await?;
         }
         if self.writing.has_made() {
-            let synced = interruptible(|| self.shared.dir.sync()).await;
-            synced.map_err(|error| StorageError::io("sync", "the directory", &error))?;
+            self.shared.sync_names().await?;
         }
         Ok(finished)
     }

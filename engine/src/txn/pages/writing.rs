@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Draft, FileOf, Shared, Tree,
+    Draft, FileOf, Names, Shared, Tree,
     chunk::{Chunk, ChunkHeader, name_of},
     format::{PAGE_HEADER_BYTES, Run},
     merge::Merge,
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     env::Env,
+    plant::planted,
     sync::Mutex,
     txn::{
         ids::{PageNo, TableId},
@@ -38,6 +39,8 @@ pub(super) struct Writing<E: Env, const B: usize> {
     pub(super) work: Work<B>,
     /// Files that were made.
     made: BTreeSet<u32>,
+    /// How many syncs of the directory had failed when it began.
+    failed_syncs: u64,
     /// Files with writes that are not durable.
     unsynced: BTreeSet<u32>,
     /// A write that was begun: should its future be dropped, it may yet take effect.
@@ -126,6 +129,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
             reader,
             work: Work { space, pending: BTreeMap::new(), pending_bytes: 0 },
             made: BTreeSet::new(),
+            failed_syncs: shared.lock().names.failed,
             unsynced: BTreeSet::new(),
             flight: None,
             ahead: None,
@@ -136,6 +140,16 @@ impl<E: Env, const B: usize> Writing<E, B> {
     /// Whether it has made files.
     pub(super) fn has_made(&self) -> bool {
         !self.made.is_empty()
+    }
+
+    /// Fails if files that it has made may have lost their names while others synced the directory.
+    pub(super) fn has_its_names(&self) -> Result<(), StorageError> {
+        let Names { failed, syncing } = self.shared.lock().names;
+        if self.made.is_empty() || failed == self.failed_syncs && !syncing {
+            return Ok(());
+        }
+        let lost = std::io::Error::other("a sync of it failed since files were made");
+        Err(StorageError::io("sync", "the directory", &lost))
     }
 
     /// Files that it has made; from now on they are the caller's business.
@@ -322,7 +336,9 @@ impl<E: Env, const B: usize> Writing<E, B> {
             }
         }
         self.made.append(&mut other.made);
-        self.unsynced.append(&mut other.unsynced);
+        if !planted!(self.shared.plants, CkptLoadUnsynced) {
+            self.unsynced.append(&mut other.unsynced);
+        }
         self.work.space.absorb(other.work.space);
     }
 }

@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use bytes::Bytes;
-use engine::txn::{RecoveryReport, ids::TableId};
+use engine::txn::{RecoveryReport, catalog::TableInfo, ids::TableId};
 
 use super::seat::{DONE, NAMES};
-use crate::{subject::Recovered, truth::txn::Stored};
+use crate::{
+    subject::Recovered,
+    truth::txn::{Found, Stored},
+};
 
 pub(super) const META: &str = "meta";
 pub(super) const RECEIPTS: &str = "receipts";
@@ -41,9 +44,11 @@ pub(super) fn is_of_clients(name: &str) -> bool {
 
 impl Content {
     /// There is a table.
-    pub(super) fn there(&mut self, id: TableId, table: &str) {
-        if is_of_clients(table) {
-            self.stored.tables.get_or_insert_default().insert(id.0, table.to_owned());
+    pub(super) fn there(&mut self, table: &TableInfo) {
+        let TableInfo { id, name, created, .. } = table;
+        if is_of_clients(name) {
+            let found = Found { name: name.to_string(), created: created.to_bits() };
+            self.stored.tables.get_or_insert_default().insert(id.0, found);
         }
     }
 

@@ -55,11 +55,14 @@ pub(super) fn judge<const B: usize>(
             let flaw = recovered.flaw.as_deref().unwrap_or_default();
             ensure(flaw.is_empty(), "I12", format_args!("{damage}: refused, or nothing is there in part"), flaw)?;
             if let Some(stored) = &recovered.stored {
-                lock(past.truth).holds(stored, &format!("after {damage}"))?;
+                lock(past.truth).holds_damaged(stored, &format!("after {damage}"))?;
             }
             let owed = proves_all(&sound, &damaged, dir, &damage.file);
-            let content = |of: &Recovered| of.stored.as_ref().map(|stored| (stored.end, stored.rows.clone()));
-            let same = recovered.records == undamaged.records && content(&recovered) == content(&undamaged);
+            let rows = match (&recovered.stored, &undamaged.stored) {
+                (Some(stored), Some(sound)) => lock(past.truth).has_all(stored, sound),
+                _ => true,
+            };
+            let same = rows && recovered.records == undamaged.records;
             ensure(
                 same || !owed,
                 "I4",

@@ -77,6 +77,20 @@ impl<const B: usize> Inspect for Txn<SimEnv, B> {
     }
 
     const LOOKS_BACK: bool = true;
+
+    /// What changes files of tables, or makes them durable, and the names of a log's segments: they go when it is released.
+    fn of_checkpoint(disk: &Disk, op: &Op) -> bool {
+        let store = disk.dir_at(Path::new(LOG_DIR));
+        match op {
+            Op::Rename { .. } | Op::Remove { .. } => true,
+            Op::SyncDir { dir } => Some(*dir) == store,
+            Op::Write { file, .. } | Op::SyncData { file } | Op::SyncAll { file } | Op::SetLen { file, .. } => {
+                disk.dir_of(*file) == store
+            }
+            _ => false,
+        }
+    }
+
     const NOTICES_DAMAGE: bool = false;
 
     /// A write or a sync of a log. (A checkpoint that fails costs no more than that: the logs have everything.)

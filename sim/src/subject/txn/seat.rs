@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Tables that clients use, by number.
-pub(super) const NAMES: [&str; 5] = ["k0", "k1", "k2", "k3", "k4"];
+pub(super) const NAMES: [&str; 6] = ["k0", "k1", "k2", "k3", "k4", "k5"];
 /// Where each transaction leaves its number.
 pub(super) const DONE: &str = "done";
 /// The function of the index.
@@ -61,7 +61,7 @@ pub(super) struct Walk<'a, const B: usize> {
     pub(super) around: &'a Surroundings,
 }
 
-fn said(answer: impl Into<String>) -> Stepped {
+pub(super) fn said(answer: impl Into<String>) -> Stepped {
     Stepped { answer: answer.into(), after: None }
 }
 
@@ -108,6 +108,7 @@ impl<const B: usize> Walk<'_, B> {
             }
             Step::Create(table) => self.create(seat, table).await,
             Step::Drop(table) => self.drop_table(table).await,
+            Step::Load { table, rows, bytes, back } => self.load(table, rows, bytes, back).await,
             Step::Sync => match self.store.sync().await {
                 Ok(csn) => {
                     self.truth(|truth| truth.durable(csn.to_bits()));
@@ -121,7 +122,7 @@ impl<const B: usize> Walk<'_, B> {
         }
     }
 
-    fn truth<T>(&self, look: impl FnOnce(&mut Truth) -> T) -> T {
+    pub(super) fn truth<T>(&self, look: impl FnOnce(&mut Truth) -> T) -> T {
         look(&mut lock(&self.around.truth))
     }
 
@@ -142,6 +143,7 @@ impl<const B: usize> Walk<'_, B> {
         let retry = seat.retry.take();
         let options =
             TxOptions { isolation, read_only: level == Level::ReadOnly, retry_of: retry.map(|(retry, _)| retry) };
+        self.meet_loaded()?;
         let number = self.truth(|truth| truth.begins(level));
         let tx = match self.store.begin(options) {
             Ok(tx) => tx,
@@ -166,6 +168,7 @@ impl<const B: usize> Walk<'_, B> {
 
     /// A table by its number. It is there if the truth says so.
     fn table(&self, name: &str) -> Result<Option<Table>, Violation> {
+        self.meet_loaded()?;
         let known = self.truth(|truth| truth.table(name));
         match (self.store.table(name), known) {
             (Ok(table), Some(id)) if table.id().0 == id => Ok(Some(table)),
@@ -497,7 +500,7 @@ impl<const B: usize> Walk<'_, B> {
     }
 
     /// Whether something may fail like this.
-    fn judge(&self, error: &TxError, number: Option<u64>) -> Result<(), Violation> {
+    pub(super) fn judge(&self, error: &TxError, number: Option<u64>) -> Result<(), Violation> {
         let machine = &self.around.machine;
         let fired = Fault::ALL.iter().any(|fault| machine.fired().count(*fault) > 0);
         let holds = match error {
@@ -563,8 +566,9 @@ impl<const B: usize> Walk<'_, B> {
     }
 
     /// Whether the catalog may be left as it is for this reason.
-    fn not_changed(&self, error: &TableError, name: &str) -> Result<Stepped, Violation> {
-        let there = self.truth(|truth| truth.table(name)).is_some();
+    pub(super) fn not_changed(&self, error: &TableError, name: &str) -> Result<Stepped, Violation> {
+        self.meet_loaded()?;
+        let there = self.truth(|truth| truth.table(name).is_some() || truth.loading().is_some_and(|of| of == name));
         let indexed = self.truth(|truth| truth.table(NAMES[INDEX as usize])).is_some();
         let holds = match error {
             TableError::Exists(_) => there,

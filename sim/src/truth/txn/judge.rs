@@ -6,8 +6,8 @@ use bytes::Bytes;
 use engine::txn::options::Isolation;
 
 use super::{
-    Before, C, Check, Key, Kind, Level, Read, Standing, Stored, Table, Transaction, Truth, broken, virtual_us, words,
-    writer,
+    Before, C, Check, Found, Key, Kind, Level, Read, Standing, Stored, Table, Transaction, Truth, broken, load::Moment,
+    virtual_us, words, writer,
 };
 use crate::truth::serial::{self, Committed, ValueId};
 
@@ -28,6 +28,7 @@ impl Truth {
         if self.trusting {
             // (A drive that lies may take an epoch back.)
             (self.newest_id, self.newest_csn) = (0, 0);
+            self.gives_up_load();
             self.replace(stored);
         } else {
             self.count("I14");
@@ -38,6 +39,7 @@ impl Truth {
                 return broken(invariant, expected, format!("those up to {}", C(end)));
             }
             self.no_older_loss(end, ended_us)?;
+            self.settles_load(stored)?;
             self.holds(stored, "the open")?;
             self.count("I26");
             let (root, replayed) = (stored.root, stored.replayed);
@@ -56,6 +58,7 @@ impl Truth {
             }
         }
         (self.delivered, self.durable, self.visible) = (end, end, end);
+        (self.durable_then, self.events_then) = (end, self.events);
         self.waiting.clear();
         fits
     }
@@ -129,7 +132,7 @@ impl Truth {
         let kind = |name: &str| {
             self.rows.tables.values().find(|table| table.name == name).map_or(Kind::Rows, |table| table.kind)
         };
-        let tables = stored.tables.iter().flatten().map(|(id, name)| {
+        let tables = stored.tables.iter().flatten().map(|(id, Found { name, .. })| {
             let kind = self.rows.tables.get(id).map_or_else(|| kind(name), |table| table.kind);
             (*id, Table { name: name.clone(), kind, created: 0, dropped: None })
         });
@@ -179,8 +182,39 @@ impl Truth {
         }
     }
 
+    /// What power cuts would have left at calls of checkpoints since the last time.
+    pub fn within_checkpoints(&mut self, images: &[Result<Stored, String>]) -> Check {
+        let owed = std::mem::replace(&mut self.durable_then, self.durable).max(self.delivered);
+        let moment = Moment::Before(std::mem::replace(&mut self.events_then, self.events));
+        if self.trusting {
+            return Ok(());
+        }
+        for image in images {
+            self.count("I11");
+            let expected = format!("at a call of a checkpoint: all commits up to {} survive a power cut", C(owed));
+            match image {
+                Err(refused) if owed > 0 => return broken("I11", expected, format!("refused: {refused}")),
+                Err(_) => {}
+                Ok(stored) if stored.end < owed => {
+                    return broken("I11", expected, format!("those up to {}", C(stored.end)));
+                }
+                Ok(stored) => self.held(stored, "at a call of a checkpoint", moment)?,
+            }
+        }
+        Ok(())
+    }
+
     /// What was found is what there was at its last commit: nothing else, and nothing in part.
     pub fn holds(&mut self, stored: &Stored, what: &str) -> Check {
+        self.held(stored, what, Moment::Now)
+    }
+
+    /// The same where a file is damaged.
+    pub fn holds_damaged(&mut self, stored: &Stored, what: &str) -> Check {
+        self.held(stored, what, Moment::Damaged)
+    }
+
+    fn held(&mut self, stored: &Stored, what: &str, moment: Moment) -> Check {
         if self.trusting {
             return Ok(());
         }
@@ -190,15 +224,21 @@ impl Truth {
         let end = stored.end;
         for (id, table) in &self.rows.tables {
             let there = table.created <= end && table.dropped.is_none_or(|dropped| dropped > end);
+            if self.may_lack(*id, stored, moment) {
+                continue;
+            }
             if stored.tables.as_ref().is_some_and(|tables| there != tables.contains_key(id)) {
                 let words = |there| if there { "is there" } else { "is not there" };
                 let expected = format!("{what}: at {} table {id}, {}, {}", C(end), table.name, words(there));
                 return broken("I13", expected, words(!there));
             }
         }
+        let loaded = self.half_loaded(stored, what)?;
         let expected = self.rows.durable(end);
         let found = &stored.rows;
-        let mut wrong = expected.keys().chain(found.keys()).filter(|key| expected.get(*key) != found.get(*key));
+        let others = expected.keys().chain(found.keys()).filter(|key| Some(key.0) != loaded);
+        let others = others.filter(|key| !self.may_lack(key.0, stored, moment));
+        let mut wrong = others.filter(|key| expected.get(*key) != found.get(*key));
         match wrong.next() {
             None => Ok(()),
             Some(key) => {
