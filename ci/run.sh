@@ -41,6 +41,8 @@ plant_samples=(
   "aof-no-checksums 1..501 aof"
   "rewrite-newincr-old-unsynced 1..501 rewrite"
   "ckpt-reuse-early 1..501 txn"
+  "ckpt-load-unsynced 1..201 txn"
+  "ckpt-child-unchecked 1..501 txn"
   "txn-ack-own-parts 1..501 txn"
   "wal-seg-no-dirsync 1..501"
   "wal-fsync-retry-ok 1..2001"

@@ -149,3 +149,55 @@ impl Truth {
         self.acknowledged(number, csn, true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Level;
+
+    const TABLE: u32 = 7;
+
+    /// A load of two rows that is not to be published yet.
+    fn loading() -> (Truth, Vec<(Key, Bytes)>) {
+        let mut truth = Truth::new(false, None);
+        let number = truth.begins(Level::Committed);
+        truth.loads(number, "k5");
+        let mut rows = Vec::new();
+        for key in [b"k00".to_vec(), b"k01".to_vec()] {
+            let value = truth.issue(number, 8);
+            truth.loads_row(key.clone(), value.clone());
+            rows.push(((TABLE, key), value));
+        }
+        (truth, rows)
+    }
+
+    fn stored(root: u64, rows: &[(Key, Bytes)]) -> Stored {
+        Stored { root, end: 5, rows: rows.iter().cloned().collect(), ..Stored::default() }
+    }
+
+    fn rule(check: Check) -> Result<(), &'static str> {
+        check.map_err(|violation| violation.invariant)
+    }
+
+    #[test]
+    fn a_table_that_is_loaded_is_there_as_a_whole_or_not_at_all() {
+        let (mut truth, rows) = loading();
+        assert_eq!(rule(truth.holds(&stored(5, &rows), "")), Err("I12"), "nobody has published it");
+        assert_eq!(truth.finishes_load(), 2);
+        assert_eq!(rule(truth.holds(&stored(5, &rows), "")), Ok(()));
+        assert_eq!(rule(truth.holds(&stored(5, &[]), "")), Ok(()));
+        assert_eq!(rule(truth.holds(&stored(5, &rows[1..]), "")), Err("I12"));
+    }
+
+    #[test]
+    fn once_others_have_seen_it_only_an_image_from_before_may_lack_it() {
+        let (mut truth, rows) = loading();
+        truth.finishes_load();
+        assert_eq!(rule(truth.loaded(TABLE, 5)), Ok(()));
+        assert_eq!(rule(truth.holds(&stored(5, &rows), "")), Ok(()));
+        assert!(truth.holds(&stored(4, &[]), "").is_err());
+        assert_eq!(rule(truth.within_checkpoints(&[Ok(stored(4, &[]))])), Ok(()));
+        assert!(truth.within_checkpoints(&[Ok(stored(4, &[]))]).is_err(), "it is of after that");
+        assert!(truth.within_checkpoints(&[Ok(stored(5, &[]))]).is_err(), "its root has it");
+    }
+}
