@@ -35,6 +35,8 @@ pub struct Settings {
     pub safety: Safety,
     /// For pages or blocks, in bytes; a hint to those that map files or have more than one cache.
     pub cache_bytes: u64,
+    /// Nothing that was logged is written into tables by itself, for who can be told: so that an open has all of it to replay.
+    pub stays_in_log: bool,
 }
 
 /// Rows to be loaded.

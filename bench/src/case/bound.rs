@@ -19,7 +19,7 @@ pub fn bound(task: &Task) -> Result<Figures> {
     let sizes = task.sizes;
     let rows = Rows::new(sizes.bounded_bytes / (16 + VALUE_BYTES as u64));
     let (base, _) = resident_bytes()?;
-    let settings = Settings { safety: Safety::Buffered, cache_bytes: sizes.bound_bytes };
+    let settings = Settings { safety: Safety::Buffered, cache_bytes: sizes.bound_bytes, stays_in_log: false };
     let seawall = Seawall::open(&task.folder, settings, Use::Logged)?;
     let (store, table) = (&seawall.store, seawall.table());
     let most = |name| -> Result<_> { Ok(figure(name, (resident_bytes()?.1 - base) as f64 / sizes.bound_bytes as f64)) };

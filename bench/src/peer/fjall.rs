@@ -10,6 +10,8 @@ use crate::{Result, keys::Key};
 
 /// How many rows a batch of a load has.
 const LOADED_AT_ONCE: usize = 10_000;
+/// Rows in memory that are not written into tables yet, where they are to stay in the journal: more than a recovery has.
+const LOGGED_BYTES: u64 = 4 << 30;
 
 pub struct Fjall {
     database: Database,
@@ -19,8 +21,14 @@ pub struct Fjall {
 
 impl Fjall {
     pub fn open(path: &Path, settings: Settings) -> Result<Fjall> {
-        let database = Database::builder(path.join("fjall")).cache_size(settings.cache_bytes).open()?;
-        let rows = database.keyspace("rows", KeyspaceCreateOptions::default)?;
+        let mut database = Database::builder(path.join("fjall")).cache_size(settings.cache_bytes);
+        let mut rows = KeyspaceCreateOptions::default();
+        if settings.stays_in_log {
+            database = database.max_journaling_size(8 * LOGGED_BYTES);
+            rows = rows.max_memtable_size(LOGGED_BYTES);
+        }
+        let database = database.open()?;
+        let rows = database.keyspace("rows", || rows)?;
         Ok(Fjall { database, rows, safety: settings.safety })
     }
 }

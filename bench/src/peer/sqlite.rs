@@ -44,6 +44,9 @@ fn connect(path: &Path, settings: Settings) -> Result<Connection> {
     // Negative: in KiB.
     connection.pragma_update(None, "cache_size", -i64::try_from(settings.cache_bytes / 1024)?)?;
     connection.pragma_update(None, "mmap_size", i64::try_from(settings.cache_bytes)?)?;
+    if settings.stays_in_log {
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    }
     Ok(connection)
 }
 
@@ -66,11 +69,15 @@ impl Peer for Sqlite {
         self.sync()
     }
 
-    /// A checkpoint of its log syncs log and tables, if `synchronous` is not `OFF`.
+    /// A checkpoint of its log syncs log and tables, if `synchronous` is not `OFF`; a commit syncs the log then.
     fn sync(&self) -> Result<()> {
         let writer = self.writer()?;
         writer.pragma_update(None, "synchronous", "FULL")?;
-        writer.query_row("PRAGMA wal_checkpoint(FULL)", (), |_| Ok(()))?;
+        if self.settings.stays_in_log {
+            writer.pragma_update(None, "user_version", 1)?;
+        } else {
+            writer.query_row("PRAGMA wal_checkpoint(FULL)", (), |_| Ok(()))?;
+        }
         if self.settings.safety == Safety::Buffered {
             writer.pragma_update(None, "synchronous", "OFF")?;
         }
