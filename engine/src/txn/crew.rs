@@ -4,31 +4,76 @@
 //! end.
 
 use std::{
-    io, iter,
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::VecDeque,
+    io,
+    sync::{Arc, PoisonError},
 };
 
-use crate::{env::Env, sync::Mutex};
+use crate::{
+    env::Env,
+    sync::{Mutex, MutexGuard},
+};
+
+/// What tasks are called.
+const NAME: &str = "seawall txn recovery";
 
 struct Queue<U, T, W> {
-    units: Mutex<iter::Enumerate<std::vec::IntoIter<U>>>,
-    done: Mutex<Vec<Option<T>>>,
-    finished: AtomicUsize,
+    places: Mutex<Places<U, T>>,
     work: W,
 }
 
+struct Places<U, T> {
+    /// Units that nobody does yet, with their places.
+    units: VecDeque<(usize, U)>,
+    /// What came of them, by place.
+    done: Vec<Option<T>>,
+    finished: usize,
+    /// Tasks that look for units.
+    helpers: usize,
+}
+
 impl<U, T, W: Fn(U) -> T> Queue<U, T, W> {
+    fn new(units: Vec<U>, work: W) -> Queue<U, T, W> {
+        let mut places = Places { units: VecDeque::new(), done: Vec::new(), finished: 0, helpers: 0 };
+        units.into_iter().for_each(|unit| places.push(unit));
+        Queue { places: Mutex::new(places), work }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places<U, T>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Does the next unit; false if there is none.
     fn step(&self) -> bool {
-        let next = self.units.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let Some((place, unit)) = next else { return false };
+        let next = self.places().units.pop_front();
+        next.map(|unit| self.make(unit)).is_some()
+    }
+
+    fn make(&self, (place, unit): (usize, U)) {
         let made = (self.work)(unit);
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(made);
-        self.finished.fetch_add(1, Ordering::AcqRel);
-        true
+        let mut places = self.places();
+        places.done[place] = Some(made);
+        places.finished += 1;
+    }
+
+    /// What a task does: it goes when there is nothing left, and in that moment is none of those that whoever adds a unit counts on.
+    fn help(&self) {
+        loop {
+            let mut places = self.places();
+            let Some(unit) = places.units.pop_front() else {
+                places.helpers -= 1;
+                return;
+            };
+            drop(places);
+            self.make(unit);
+        }
+    }
+}
+
+impl<U, T> Places<U, T> {
+    fn push(&mut self, unit: U) {
+        self.units.push_back((self.done.len(), unit));
+        self.done.push(None);
     }
 }
 
@@ -42,42 +87,115 @@ pub(super) async fn each<E, U, T>(
     workers: u16,
     units: Vec<U>,
     work: impl Fn(U) -> T + Send + Sync + 'static,
-    mut told: impl FnMut(usize),
+    told: impl FnMut(usize),
 ) -> io::Result<Vec<T>>
 where
     E: Env,
     U: Send + 'static,
     T: Send + 'static,
 {
+    let mut all = Vec::with_capacity(units.len());
+    in_order(env, workers, units, work, told, |made| all.push(made)).await?;
+    Ok(all)
+}
+
+/// The same, but the caller takes what comes of the units while others are still done, in their order.
+///
+/// # Errors
+/// `Other`: a task panicked. What came before was taken.
+pub(super) async fn in_order<E, U, T>(
+    env: &E,
+    workers: u16,
+    units: Vec<U>,
+    work: impl Fn(U) -> T + Send + Sync + 'static,
+    mut told: impl FnMut(usize),
+    mut take: impl FnMut(T),
+) -> io::Result<()>
+where
+    E: Env,
+    U: Send + 'static,
+    T: Send + 'static,
+{
     let count = units.len();
-    let queue = Arc::new(Queue {
-        units: Mutex::new(units.into_iter().enumerate()),
-        done: Mutex::new(iter::repeat_with(|| None).take(count).collect()),
-        finished: AtomicUsize::new(0),
-        work,
-    });
+    let queue = Arc::new(Queue::new(units, work));
     let helper = |_| {
         let queue = Arc::clone(&queue);
+        queue.places().helpers += 1;
         // (Without it the others do it.)
-        env.spawn("seawall txn recovery", async move { while queue.step() {} }).ok()
+        env.spawn(NAME, async move { queue.help() }).ok()
     };
     let helpers: Vec<E::Task> = (1..count).take(usize::from(workers)).map_while(helper).collect();
+    let mut taken = 0;
+    let mut take_next = || {
+        let made = queue.places().done.get_mut(taken).and_then(Option::take);
+        taken += usize::from(made.is_some());
+        made.map(&mut take).is_some()
+    };
     while queue.step() {
-        told(queue.finished.load(Ordering::Acquire));
+        told(queue.places().finished);
+        while take_next() {}
         env.yield_now().await;
     }
     for helper in helpers {
         helper.await;
     }
     told(count);
-    let mut done = queue.done.lock().unwrap_or_else(PoisonError::into_inner);
-    let all: Option<Vec<T>> = done.drain(..).collect();
-    all.ok_or_else(|| io::Error::other("a thread panicked"))
+    while take_next() {}
+    if taken == count { Ok(()) } else { Err(io::Error::other("a thread panicked")) }
+}
+
+/// Units that come one by one: tasks begin with them while others are still to come.
+pub(super) struct Ahead<E: Env, U, T> {
+    env: E,
+    workers: usize,
+    queue: Arc<Queue<U, T, fn(U) -> T>>,
+    helpers: Vec<E::Task>,
+}
+
+impl<E: Env, U: Send + 'static, T: Send + 'static> Ahead<E, U, T> {
+    /// With so many tasks at a time.
+    pub(super) fn new(env: &E, workers: u16, work: fn(U) -> T) -> Ahead<E, U, T> {
+        let queue = Arc::new(Queue::new(Vec::new(), work));
+        Ahead { env: env.clone(), workers: usize::from(workers), queue, helpers: Vec::new() }
+    }
+
+    /// One more: a task comes for it, if there are not as many as there may be.
+    pub(super) fn push(&mut self, unit: U) {
+        let mut places = self.queue.places();
+        places.push(unit);
+        if places.helpers == self.workers {
+            return;
+        }
+        places.helpers += 1;
+        drop(places);
+        let queue = Arc::clone(&self.queue);
+        match self.env.spawn(NAME, async move { queue.help() }) {
+            Ok(helper) => self.helpers.push(helper),
+            Err(_) => self.queue.places().helpers -= 1,
+        }
+    }
+
+    /// The caller does what nobody has begun, and these last ones by itself; what comes of all units, in their order.
+    ///
+    /// # Errors
+    /// `Other`: a task panicked.
+    pub(super) async fn finish(self, last: Vec<U>) -> io::Result<Vec<T>> {
+        last.into_iter().for_each(|unit| self.queue.places().push(unit));
+        while self.queue.step() {}
+        for helper in self.helpers {
+            helper.await;
+        }
+        let all: Option<Vec<T>> = self.queue.places().done.drain(..).collect();
+        all.ok_or_else(|| io::Error::other("a thread panicked"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, sync::atomic::AtomicBool};
+    use std::{
+        cell::Cell,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use super::*;
     use crate::env::{OsEnv, block_on};
@@ -112,5 +230,25 @@ mod tests {
         };
         let failed = block_on(each(&OsEnv, 1, vec![(); 10], only_here, |_| ()));
         assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::Other);
+    }
+
+    #[test]
+    fn units_that_come_one_by_one_are_in_their_order_too() {
+        for workers in [0, 1, 4] {
+            let mut ahead = Ahead::new(&OsEnv, workers, |unit: usize| unit * unit);
+            (0..1000).for_each(|unit| ahead.push(unit));
+            let squares = block_on(ahead.finish(vec![1000, 1001])).unwrap();
+            assert_eq!(squares, (0..1002).map(|unit| unit * unit).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_comes_of_units_is_taken_in_their_order() {
+        for workers in [0, 1, 4] {
+            let mut taken = Vec::new();
+            let units = (0..1000_usize).collect();
+            block_on(in_order(&OsEnv, workers, units, |unit| unit, |_| (), |made| taken.push(made))).unwrap();
+            assert_eq!(taken, (0..1000).collect::<Vec<_>>());
+        }
     }
 }

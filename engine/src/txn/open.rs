@@ -31,8 +31,8 @@ use super::{
         chain::{self, Chain},
         decision::{self, Files, Ids, LogSeen, Reported, Row, Verdict, decide},
         indexes::{self, UnusableIndex},
-        replay::{NotReplayed, Records, Replayed, replay},
-        summary::Collector,
+        reading::{Delivered, Reading},
+        replay::{NotReplayed, Replayed, replay},
     },
     redo::{EpochRecord, Record},
     scan::Scan,
@@ -197,36 +197,37 @@ async fn look<E: Env, S: Storage<E>>(
     let storage_options =
         StorageOptions { waiting: Some(Arc::clone(&waiting)), ..storage_options(&options, versions.memory()) };
     let examined = S::examine(&env, dir, &storage_options).await?;
-    let count = S::roots(&examined).best().map_or(options.logs, |root| root.logs) as u8;
+    let best = S::roots(&examined).best();
+    let (count, root) = best.map_or((options.logs, Csn::default()), |root| (root.logs, root.point.csn));
+    let count = count as u8;
 
     let mut teller = Teller::begin(&env, &options.on_progress);
-    let mut records: Vec<Records> = (0..count).map(|_| Records::default()).collect();
     let by_row = planted!(options.plants(), UpstreamL22Rows);
-    let mut collectors: Vec<Collector> = (0..count).map(|log| Collector::new(log).by_row(by_row)).collect();
+    let mut reading = Reading::new(&env, options.recovery_workers, count, root, by_row);
     let mut deliver = |log: u8, lsn: Lsn, record: Bytes| {
-        collectors[usize::from(log)].take(lsn, &record);
-        records[usize::from(log)].push(lsn, record);
+        reading.take(log, lsn, record);
         teller.read_one();
     };
     let read = logs::examine(&env, path, count, &options.log(), &mut deliver).await;
+    let not_replayed = |error| OpenError::Io(Failure::new("replay", "the logs", &error));
+    let mut delivered = reading.finish().await.map_err(not_replayed)?;
     teller.end();
     let (mut logs, mut seen, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-    for ((log, read), collector) in (0..).zip(read).zip(collectors) {
+    for ((log, read), delivered) in (0_u8..).zip(read).zip(&mut delivered) {
         match read {
             Ok(examined) => {
-                records[log].forget_pieces(examined.report().first);
-                seen.push(LogSeen::Read(collector.finish(examined.report())));
+                seen.push(LogSeen::Read(delivered.summary(log, examined.report())));
                 logs.push(examined);
             }
             Err(wal::OpenError::Locked { .. }) => return Err(OpenError::Locked),
             Err(source) => {
                 // (What says nothing about the log was checked before.)
                 seen.push(LogSeen::of_error(&source).unwrap_or(LogSeen::Failed));
-                errors.push(OpenError::Log { log, source });
+                errors.push(OpenError::Log { log: log.into(), source });
             }
         }
     }
-    let logged = records.iter().map(Records::bytes).sum();
+    let logged = delivered.iter().map(Delivered::bytes).sum();
     let unreadable = |(_, copy): &(&str, RootCopy)| matches!(copy, RootCopy::Unreadable { .. });
     let unreadable = S::roots(&examined).copies.iter().any(unreadable);
     let mode = match unreadable && planted!(options.plants(), CkptFallbackBlind) {
@@ -258,10 +259,10 @@ async fn look<E: Env, S: Storage<E>>(
             let state = storage.newest();
             let (workers, plants) = (options.recovery_workers, options.plants());
             let from = (state.meta().point.csn, &**state.catalog(), &chain);
-            let replayed = replay(&env, workers, from, records, generation, &plants, &mut teller).await;
+            let replayed = replay(&env, workers, from, delivered, generation, &plants, &mut teller).await;
             let mut replayed = replayed.map_err(|error| match error {
                 NotReplayed::Wrong(what) => OpenError::Corrupt(what),
-                NotReplayed::Io(error) => OpenError::Io(Failure::new("replay", "the logs", &error)),
+                NotReplayed::Io(error) => not_replayed(error),
             })?;
             replayed.unusable = indexes::follow::<E, S>(&state, &mut replayed, chain.end, &options.indexes).await?;
             let tables = Tables::Found { storage, chain, report, replayed };

@@ -254,16 +254,22 @@ pub(crate) struct Ascending {
 }
 
 impl Ascending {
-    /// Adds a key above those before it. CSNs may come in any order.
-    pub(crate) fn push(&mut self, key: Key, value: Option<Value>, csn: Csn) {
+    /// Adds keys above those before them, ascending. CSNs may come in any order.
+    pub(crate) fn extend(&mut self, rows: Vec<(Key, Option<Value>, Csn)>) {
         let Growing { tree, filling } = &mut self.growing;
-        self.filter.add(filling, filter::hash(key.bytes()), |nth| filter::hash(tree.nth(nth)));
-        tree.append(key, value, csn);
+        // By themselves, so that none waits for another's place in memory.
+        let there = tree.len();
+        let nth = |nth: usize| nth.checked_sub(there).map_or_else(|| tree.nth(nth), |nth| rows[nth].0.bytes());
+        for (key, ..) in &rows {
+            self.filter.add(filling, filter::hash(key.bytes()), |at| filter::hash(nth(at)));
+        }
+        rows.into_iter().for_each(|(key, value, csn)| tree.append(key, value, csn));
     }
 
     /// It goes on as any other, with CSNs that are not below those that it has.
     pub(crate) fn finish(self) -> Overlay {
-        let Ascending { filter, growing } = self;
+        let Ascending { filter, mut growing } = self;
+        growing.tree.settle();
         let bytes = AtomicUsize::new(growing.tree.bytes() + growing.filling.bytes());
         Overlay { filter, growing: RwLock::new(growing), frozen: OnceLock::new(), bytes }
     }

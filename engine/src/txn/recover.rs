@@ -11,8 +11,12 @@ pub(super) mod summary;
 
 mod lobs;
 
+pub(super) mod reading;
+
 pub(super) mod replay;
 
 mod rows;
+
+mod stretch;
 
 pub(super) mod indexes;

@@ -382,7 +382,7 @@ impl<'a> Record<'a> {
         let code = *bytes.first().ok_or(Wrong::Ends { field: "kind" }.at(0))?;
         let kind = RecordKind::ALL.into_iter().find(|kind| *kind as u8 == code);
         let record = match kind.ok_or(Wrong::Unknown { field: "kind", code }.at(0))? {
-            RecordKind::Part => Record::Part(Part::decode(bytes)?),
+            RecordKind::Part => Record::Part(Part::decode(bytes, |_| ())?),
             RecordKind::Lob => Record::Lob(Lob::decode(bytes)?),
             RecordKind::Epoch => Record::Epoch(EpochRecord::decode(bytes)?),
             RecordKind::Checkpoint => Record::Checkpoint(Checkpoint::decode(bytes)?),
@@ -423,6 +423,11 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Whether a record is a part, if it is [a record](Record::decode) at all.
+pub(super) fn is_part(record: &[u8]) -> bool {
+    record.first() == Some(&(RecordKind::Part as u8))
+}
+
 /// Whether a record is a piece of a value, if it is [one](Record::decode) at all.
 pub(super) fn is_piece(record: &[u8]) -> bool {
     record.first() == Some(&(RecordKind::Lob as u8))
@@ -440,14 +445,21 @@ impl<'a> Part<'a> {
         })
     }
 
-    fn decode(bytes: &'a [u8]) -> Result<Part<'a>, RedoError> {
+    /// Reads a part as [`Record::decode`] does, and tells its ops on the way: what was told counts if there is no error.
+    pub(super) fn decode_with(bytes: &'a [u8], tell: impl FnMut(Op<'a>)) -> Result<Part<'a>, RedoError> {
+        let part = Part::decode(bytes, tell)?;
+        part.stamp.check(part.ops.len() == 0)?;
+        Ok(part)
+    }
+
+    fn decode(bytes: &'a [u8], tell: impl FnMut(Op<'a>)) -> Result<Part<'a>, RedoError> {
         at_least(bytes, part_at::BODY)?;
         let length = bytes.len() as u64;
         require(length <= MAX_PART_BYTES, || Wrong::Length { field: "part", bytes: length }.at(part_at::BODY))?;
         let count = get_u32(bytes, part_at::OPS);
         let flags = bytes[part_at::FLAGS];
         require(flags == if count == 0 { VOID } else { 0 }, || bad("flags", u64::from(flags), part_at::FLAGS))?;
-        Ok(Part { stamp: Stamp::read(bytes)?, ops: Ops::decode(bytes, part_at::BODY, count)? })
+        Ok(Part { stamp: Stamp::read(bytes)?, ops: Ops::decode(bytes, part_at::BODY, count, tell)? })
     }
 }
 

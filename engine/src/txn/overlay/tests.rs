@@ -186,11 +186,16 @@ proptest! {
         let mut model = Model::new();
         // (It may be made for more keys, and for fewer.)
         let mut ascending = Overlay::ascending(keys.len() * room / 2);
+        let mut rows = Vec::new();
         for (key, number) in &keys {
             let value = value(*number, *number as usize % 60);
-            ascending.push(Key::new(key), value.clone(), csn(*number));
+            rows.push((Key::new(key), value.clone(), csn(*number)));
             model.insert(key.clone(), vec![(csn(*number), value)]);
+            if number % 100 == 0 {
+                ascending.extend(std::mem::take(&mut rows));
+            }
         }
+        ascending.extend(rows);
         let overlay = ascending.finish();
         prop_assert!(overlay.read(Tree::is_sound) && overlay.len() == keys.len());
         for (number, (kind, key_number)) in (500..).zip(later) {

@@ -116,19 +116,41 @@ impl Tree {
         Ok(found.is_err())
     }
 
-    /// Adds a key above all others, with its one version. CSNs may come in any order: nothing is installed in between.
+    /// Adds a key above all others, with its one version. CSNs may come in any order: nothing is installed in between, and nothing is read
+    /// before [`settle`](Tree::settle).
     pub(super) fn append(&mut self, key: Key, value: Option<Value>, csn: Csn) {
         if self.leaves.len() == 0 {
             self.leaves.push(Leaf { keys: Keys::new(0), max: csn, previous: NONE, next: NONE });
         }
-        let (path, leaf, found) = self.descend(key.bytes(), csn);
-        debug_assert_eq!(found, Err(self.leaves[leaf].keys.len()), "keys ascend");
-        let at = found.unwrap_or_else(|at| at);
+        self.newest = self.newest.max(csn);
+        let leaf = &mut self.leaves[self.last];
+        let at = leaf.keys.len();
+        debug_assert!(leaf.keys.used().last().is_none_or(|last| self.chains.key(*last) < key.bytes()), "keys ascend");
+        if at < FAN {
+            leaf.max = leaf.max.max(csn);
+            leaf.keys.insert(at, self.chains.len() as u32, key.bytes());
+            self.chains.push(key, csn, value);
+            return;
+        }
+        let (path, leaf, _) = self.descend(key.bytes(), csn);
         let entry = self.chains.push(key.clone(), csn, value);
         self.place(path, leaf, at, entry, key.bytes());
-        let leaf = &mut self.leaves[self.last];
-        leaf.max = leaf.max.max(csn);
-        self.newest = self.newest.max(csn);
+    }
+
+    /// All is appended: every node gets to know what its entries have.
+    pub(super) fn settle(&mut self) {
+        if self.leaves.len() > 0 {
+            self.settle_below(self.root, self.height);
+        }
+    }
+
+    fn settle_below(&mut self, node: u32, height: usize) -> Csn {
+        let Some(below) = height.checked_sub(1) else { return self.leaves[node].max };
+        let children = self.inners[node].children;
+        let count = self.inners[node].keys.len() + 1;
+        let max = children[..count].iter().map(|child| self.settle_below(*child, below)).max();
+        self.inners[node].max = max.unwrap_or_default();
+        max.unwrap_or_default()
     }
 
     /// To where a key is or would be; what is on the way has it from now on.

@@ -3,16 +3,15 @@
 //! It changes no byte, so that whatever can't be makes the open refuse. Rows of a table stand in one log, so the order of each log is the
 //! order of commits for each of its tables. Doing it twice is doing it once: a new open begins with the same root.
 //!
-//! It is done in units, by the caller and by tasks beside it: first stretches of the logs, each of which becomes rows in order of their
-//! keys, then groups of tables. In between it is known which tables there are. What comes of it is the same whoever does which.
+//! It is done in units, by the caller and by tasks beside it: first [stretches](super::stretch) of the logs, then tables, large ones by
+//! ranges of their keys. In between it is known which tables there are. What comes of it is the same whoever does which.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io, mem,
+    io, iter, mem,
+    ops::Range,
     sync::Arc,
 };
-
-use bytes::Bytes;
 
 use crate::{
     env::Env,
@@ -22,24 +21,27 @@ use crate::{
         crew,
         generation::Generation,
         ids::{Csn, TableId},
-        overlay::{Key, Overlay},
+        overlay::{Ascending, Key, Overlay, Value},
         progress::{Phase, Teller},
-        redo::{self, Op, Part, Shape},
+        redo::{Op, Part, Shape},
     },
-    wal::Lsn,
 };
 
 use super::{
     chain::Chain,
     indexes::UnusableIndex,
-    lobs::{Pieces, assemble},
-    rows::{Row, Twice, newest},
+    lobs::Pieces,
+    reading::Delivered,
+    rows::newest,
+    stretch::{Records, Row, Stretch, ValueAt, twice_in},
 };
 
-/// Bytes of a stretch, about: few enough to be sorted in a core's cache.
-const STRETCH_BYTES: usize = 4 << 20;
-/// Rows that a unit builds, at least, if there are tables enough.
-const GROUP_ROWS: usize = 1 << 15;
+/// Rows that a unit builds, at least, if there are so many.
+const UNIT_ROWS: usize = 1 << 15;
+/// Values that are looked at before they are copied.
+const AHEAD: usize = 32;
+/// Rows of which one is looked at for where a table is divided.
+const SAMPLED: usize = 1 << 9;
 
 /// The tables as they were at the end.
 pub(in crate::txn) struct Replayed {
@@ -63,43 +65,6 @@ impl From<io::Error> for NotReplayed {
     }
 }
 
-/// The records of a log, in stretches. They share the memory that the log was read into.
-#[derive(Debug, Default)]
-pub(in crate::txn) struct Records {
-    stretches: Vec<Vec<Bytes>>,
-    /// Those that are pieces of values: whoever names them may stand in another stretch.
-    pieces: Pieces,
-    last_bytes: usize,
-    bytes: u64,
-}
-
-impl Records {
-    pub(in crate::txn) fn push(&mut self, lsn: Lsn, record: Bytes) {
-        self.bytes += record.len() as u64;
-        if redo::is_piece(&record) {
-            return self.pieces.push((lsn, record));
-        }
-        if self.stretches.is_empty() || self.last_bytes >= STRETCH_BYTES {
-            self.stretches.push(Vec::new());
-            self.last_bytes = 0;
-        }
-        self.last_bytes += record.len();
-        if let Some(last) = self.stretches.last_mut() {
-            last.push(record);
-        }
-    }
-
-    /// What is below the log's floor may be there, or not: nothing may depend on it.
-    pub(in crate::txn) fn forget_pieces(&mut self, floor: Lsn) {
-        self.pieces.retain(|(lsn, _)| *lsn >= floor);
-    }
-
-    /// Bytes of all of them.
-    pub(in crate::txn) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
 /// Replays what counts of rows that are logged, with so many tasks beside the caller.
 ///
 /// # Errors
@@ -108,38 +73,44 @@ pub(in crate::txn) async fn replay<E: Env>(
     env: &E,
     workers: u16,
     (root, catalog, chain): (Csn, &Catalog, &Chain),
-    mut logs: Vec<Records>,
+    mut logs: Vec<Delivered>,
     generation: Arc<Generation>,
     plants: &Plants,
     teller: &mut Teller<'_, E>,
 ) -> Result<Replayed, NotReplayed> {
     let pieces: Vec<Pieces> = logs.iter_mut().map(|log| mem::take(&mut log.pieces)).collect();
-    let stretches: Vec<_> = (0..).zip(logs).flat_map(stretches_of).collect();
-    let records: Vec<u64> = stretches.iter().map(|(_, records)| records.len() as u64).collect();
-    teller.next(Phase::Replaying, records.iter().sum());
     let twice = planted!(plants, TxnReplayTwice).then_some(root);
+    let judge = |after: Csn, stretch: Stretch| (twice.is_none() && stretch.fits(after, root, chain), stretch);
+    let stretches: Vec<(bool, Stretch)> = logs
+        .into_iter()
+        .flat_map(|log| log.stretches.into_iter().map(move |stretch| judge(log.after, stretch)))
+        .collect();
+    let records: Vec<u64> = stretches.iter().map(|(_, stretch)| stretch.records.len() as u64).collect();
+    teller.next(Phase::Replaying, records.iter().sum());
     let counts = chain.clone();
-    let work = move |(log, records): (usize, Vec<Bytes>)| Stretch::of(&counts, twice, (log, &pieces[log]), &records);
+    let work = move |(fits, stretch): (bool, Stretch)| Settled::of(fits, stretch, &counts, twice, &pieces);
     let part_of = |done: usize| records[..done].iter().sum();
     let read = crew::each(env, workers, stretches, work, |done| teller.done(part_of(done))).await?;
     teller.end();
 
     let mut catalog = Catalog::clone(catalog);
     let mut dropped = BTreeSet::new();
-    let mut runs: BTreeMap<TableId, Vec<Vec<Row>>> = BTreeMap::new();
+    let mut runs: BTreeMap<TableId, Vec<Run>> = BTreeMap::new();
     let mut seen = BTreeMap::new();
     let mut again = 0;
-    for stretch in read {
-        let stretch = stretch.map_err(NotReplayed::Wrong)?;
-        again += stretch.again;
-        for part in stretch.catalog.iter().filter_map(|record| Part::again(record)) {
+    let mut records = Vec::with_capacity(read.len());
+    for (nth, settled) in read.into_iter().enumerate() {
+        let Settled { stretch, values, again: more } = settled.map_err(NotReplayed::Wrong)?;
+        again += more;
+        for part in stretch.catalog.iter().filter_map(|nth| Part::again(&stretch.records[*nth as usize].1)) {
             tables(&part, &mut catalog, &mut dropped, plants).map_err(NotReplayed::Wrong)?;
         }
-        for (table, Changes { first, rows, wrong }) in stretch.tables {
-            let (_, known) = seen.entry(table).or_insert((first, None));
+        for ((table, changes), (values, wrong)) in stretch.tables.into_iter().zip(values) {
+            let (_, known) = seen.entry(table).or_insert((changes.first, None));
             *known = known.take().or(wrong);
-            runs.entry(table).or_default().push(rows);
+            runs.entry(table).or_default().push(Run { stretch: nth, rows: changes.rows, values });
         }
+        records.push(stretch.records);
     }
     for (table, (csn, wrong)) in seen {
         check(&catalog, &dropped, table, csn).map_err(NotReplayed::Wrong)?;
@@ -151,96 +122,40 @@ pub(in crate::txn) async fn replay<E: Env>(
     // Rows of a table that is gone by the end are nothing.
     runs.retain(|table, runs| catalog.table(*table).is_some() && rows_of(runs) > 0);
 
-    let groups = groups(runs);
-    let rows: Vec<u64> = groups.iter().map(|group| group.iter().map(|(_, runs)| rows_of(runs) as u64).sum()).collect();
+    let units = units(runs);
+    let rows: Vec<u64> = units.iter().map(|unit| unit.rows() as u64).collect();
     teller.next(Phase::Building, rows.iter().sum());
     let part_of = |done: usize| rows[..done].iter().sum();
-    let built = crew::each(env, workers, groups, build, |done| teller.done(part_of(done))).await?;
-    for group in built {
-        for (table, overlay) in group.map_err(NotReplayed::Wrong)? {
-            generation.adopt(table, overlay);
-        }
-    }
+    let build = move |unit: Unit| unit.build(&records);
+    let mut building = Building { generation: &generation, table: None, wrong: None };
+    let told = |done| teller.done(part_of(done));
+    crew::in_order(env, workers, units, build, told, |built| building.take(built)).await?;
+    building.end().map_err(NotReplayed::Wrong)?;
     teller.end();
     let commits: u64 = chain.spans.iter().map(|(first, last)| last.to_bits() - first.to_bits() + 1).sum();
     Ok(Replayed { catalog: Arc::new(catalog), generation, commits: commits + again, unusable: Vec::new() })
 }
 
-fn stretches_of((log, records): (usize, Records)) -> impl Iterator<Item = (usize, Vec<Bytes>)> {
-    records.stretches.into_iter().map(move |records| (log, records))
-}
-
-/// What a stretch of a log does.
-#[derive(Default)]
-struct Stretch {
-    tables: BTreeMap<TableId, Changes>,
-    /// Records that create or drop tables.
-    catalog: Vec<Bytes>,
+/// A stretch as the chain says.
+struct Settled {
+    stretch: Stretch,
+    /// By table, its values in pieces; and why one can't be put together.
+    values: Vec<(Vec<Option<Value>>, Option<String>)>,
     /// The planted bug: commits that the root has.
     again: u64,
 }
 
-/// What a stretch does to a table.
-struct Changes {
-    /// The first commit that does anything.
-    first: Csn,
-    /// By key.
-    rows: Vec<Row>,
-    /// Why a value in pieces can't be put together.
-    wrong: Option<String>,
-}
-
-impl Stretch {
-    /// Reads the parts that count. (All records were read once already.) With a planted bug those up to the root, too.
+impl Settled {
     fn of(
+        fits: bool,
+        stretch: Stretch,
         chain: &Chain,
         twice: Option<Csn>,
-        (log, pieces): (usize, &Pieces),
-        records: &[Bytes],
-    ) -> Result<Stretch, String> {
-        let mut stretch = Stretch::default();
-        for record in records {
-            let Some(part) = Part::again(record) else { continue };
-            let counts = chain.counts(part.stamp.csn);
-            if counts || twice.is_some_and(|root| part.stamp.csn <= root) {
-                stretch.take(&part, pieces)?;
-                stretch.again += u64::from(!counts);
-            }
-            // The catalog is in the first log.
-            if counts && log == 0 && part.ops().any(|op| matches!(op, Op::Create { .. } | Op::Drop { .. })) {
-                stretch.catalog.push(record.clone());
-            }
-        }
-        for (table, changes) in &mut stretch.tables {
-            let rows = mem::take(&mut changes.rows);
-            changes.rows.reserve(rows.len());
-            newest(vec![rows], |row| changes.rows.push(row)).map_err(|twice| twice_in(*table, &twice))?;
-        }
-        Ok(stretch)
-    }
-
-    fn take(&mut self, part: &Part<'_>, pieces: &Pieces) -> Result<(), String> {
-        let csn = part.stamp.csn;
-        let mut changes = None;
-        for op in part.ops() {
-            let (key, value) = match op {
-                Op::Table { id, .. } => {
-                    let new = || Changes { first: csn, rows: Vec::new(), wrong: None };
-                    changes = Some(self.tables.entry(id).or_insert_with(new));
-                    continue;
-                }
-                Op::Put { key, value } => (key, Ok(Some(value.into()))),
-                Op::Delete { key } => (key, Ok(None)),
-                Op::PutLob { key, value } => (key, assemble(pieces, part.stamp.txn, value).map(Some)),
-                Op::Create { .. } | Op::Drop { .. } => continue,
-            };
-            let Some(changes) = &mut changes else { continue };
-            match value {
-                Ok(value) => changes.rows.push(Row { key: Key::new(key), csn, value }),
-                Err(why) => drop(changes.wrong.get_or_insert_with(|| format!("commit {csn}: {why}"))),
-            }
-        }
-        Ok(())
+        pieces: &[Pieces],
+    ) -> Result<Settled, String> {
+        let (stretch, again) = if fits { (stretch, 0) } else { stretch.again(chain, twice)? };
+        let values = stretch.tables.values().map(|changes| changes.assemble(&pieces[stretch.log])).collect();
+        Ok(Settled { stretch, values, again })
     }
 }
 
@@ -291,39 +206,166 @@ fn check(catalog: &Catalog, dropped: &BTreeSet<TableId>, table: TableId, csn: Cs
     }
 }
 
-fn twice_in(table: TableId, Twice(csn): &Twice) -> String {
-    format!("commit {csn}, table {}: the table has a newer version", table.0)
+/// Rows of a table out of a stretch, by key.
+struct Run {
+    stretch: usize,
+    rows: Vec<Row>,
+    /// Those in pieces.
+    values: Vec<Option<Value>>,
 }
 
-/// Tables, each with its rows: runs in the order of commits.
-type Group = Vec<(TableId, Vec<Vec<Row>>)>;
-
-fn rows_of(runs: &[Vec<Row>]) -> usize {
-    runs.iter().map(Vec::len).sum()
+fn rows_of(runs: &[Run]) -> usize {
+    runs.iter().map(|run| run.rows.len()).sum()
 }
 
-fn groups(runs: BTreeMap<TableId, Vec<Vec<Row>>>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut rows = GROUP_ROWS;
+/// What is built at once.
+enum Unit {
+    /// Tables, each with its runs in the order of commits.
+    Tables(Vec<(TableId, Vec<Run>)>),
+    /// A part of a large one: what of each run it is.
+    Range(TableId, Arc<Vec<Run>>, Vec<Range<usize>>),
+}
+
+/// Rows by key, each with its newest version.
+type Newest = Vec<(Key, Option<Value>, Csn)>;
+
+/// What came of it.
+enum Built {
+    Tables(Vec<(TableId, Overlay)>),
+    /// With how many rows the table has at most.
+    Range(TableId, usize, Newest),
+}
+
+fn units(runs: BTreeMap<TableId, Vec<Run>>) -> Vec<Unit> {
+    let mut units = Vec::new();
+    let (mut group, mut grouped) = (Vec::new(), 0);
     for (table, runs) in runs {
-        if rows >= GROUP_ROWS {
-            groups.push(Group::new());
-            rows = 0;
+        let rows = rows_of(&runs);
+        if rows >= 2 * UNIT_ROWS {
+            let runs = Arc::new(runs);
+            units.extend(ranges(&runs).into_iter().map(|ranges| Unit::Range(table, Arc::clone(&runs), ranges)));
+            continue;
         }
-        rows += rows_of(&runs);
-        if let Some(last) = groups.last_mut() {
-            last.push((table, runs));
+        group.push((table, runs));
+        grouped += rows;
+        if grouped >= UNIT_ROWS {
+            units.push(Unit::Tables(mem::take(&mut group)));
+            grouped = 0;
         }
     }
-    groups
+    units.extend((!group.is_empty()).then_some(Unit::Tables(group)));
+    units
 }
 
-fn build(group: Group) -> Result<Vec<(TableId, Overlay)>, String> {
-    let overlay = |(table, runs): (TableId, Vec<Vec<Row>>)| {
-        let mut ascending = Overlay::ascending(rows_of(&runs));
-        let built = newest(runs, |row| ascending.push(row.key, row.value, row.csn));
-        built.map_err(|twice| twice_in(table, &twice))?;
-        Ok((table, ascending.finish()))
-    };
-    group.into_iter().map(overlay).collect()
+/// Divides the rows of a table by key into ranges of about [`UNIT_ROWS`]: what of each run is in each of them.
+fn ranges(runs: &[Run]) -> Vec<Vec<Range<usize>>> {
+    let mut keys: Vec<&[u8]> =
+        runs.iter().flat_map(|run| run.rows.iter().step_by(SAMPLED)).map(|row| row.key.bytes()).collect();
+    keys.sort_unstable();
+    let count = rows_of(runs).div_ceil(UNIT_ROWS);
+    let mut firsts: Vec<&[u8]> = (1..count).map(|nth| keys[nth * keys.len() / count]).collect();
+    firsts.dedup();
+    let mut begins = vec![0; runs.len()];
+    let mut ranges = Vec::with_capacity(count);
+    for first in firsts.into_iter().map(Some).chain(iter::once(None)) {
+        let end =
+            |run: &Run| first.map_or(run.rows.len(), |first| run.rows.partition_point(|row| row.key.bytes() < first));
+        let ends: Vec<usize> = runs.iter().map(end).collect();
+        ranges.push(begins.iter().zip(&ends).map(|(begin, end)| *begin..*end).collect());
+        begins = ends;
+    }
+    ranges
+}
+
+impl Unit {
+    fn rows(&self) -> usize {
+        match self {
+            Unit::Tables(tables) => tables.iter().map(|(_, runs)| rows_of(runs)).sum(),
+            Unit::Range(_, _, ranges) => ranges.iter().map(Range::len).sum(),
+        }
+    }
+
+    fn build(self, records: &[Records]) -> Result<Built, String> {
+        match self {
+            Unit::Tables(tables) => {
+                let overlay = |(table, runs): (TableId, Vec<Run>)| {
+                    let mut ascending = Overlay::ascending(rows_of(&runs));
+                    let all: Vec<_> = runs.iter().map(|run| 0..run.rows.len()).collect();
+                    ascending.extend(newest_of(table, &runs, &all, records)?);
+                    Ok((table, ascending.finish()))
+                };
+                Ok(Built::Tables(tables.into_iter().map(overlay).collect::<Result<_, String>>()?))
+            }
+            Unit::Range(table, runs, ranges) => {
+                Ok(Built::Range(table, rows_of(&runs), newest_of(table, &runs, &ranges, records)?))
+            }
+        }
+    }
+}
+
+/// The newest version of each row, by key, with a copy of its value.
+fn newest_of(table: TableId, runs: &[Run], ranges: &[Range<usize>], records: &[Records]) -> Result<Newest, String> {
+    let rows: Vec<&[Row]> = runs.iter().zip(ranges).map(|(run, range)| &run.rows[range.clone()]).collect();
+    let mut places = Vec::with_capacity(rows.iter().map(|rows| rows.len()).sum());
+    newest(&rows, |run, at| places.push((run, at))).map_err(|twice| twice_in(table, &twice))?;
+    let mut all = Newest::with_capacity(places.len());
+    for places in places.chunks(AHEAD) {
+        let bytes = |(run, at): &(usize, usize)| match rows[*run][*at].value {
+            ValueAt::In { record, at, bytes } => {
+                &records[runs[*run].stretch][record as usize].1[at as usize..][..bytes as usize]
+            }
+            ValueAt::Nowhere | ValueAt::Pieces(_) => &[],
+        };
+        // Values lie anywhere: one look at each, of which none waits for another, before they are copied.
+        let look = |value: &[u8]| value.first().copied().unwrap_or(0) ^ value.last().copied().unwrap_or(0);
+        std::hint::black_box(places.iter().map(bytes).fold(0, |all, value| all ^ look(value)));
+        for place in places {
+            let (run, at) = *place;
+            let row = &rows[run][at];
+            let value = match row.value {
+                ValueAt::Nowhere => None,
+                ValueAt::In { .. } => Some(Value::from(bytes(place))),
+                ValueAt::Pieces(nth) => runs[run].values[nth as usize].clone(),
+            };
+            all.push((row.key.clone(), value, row.csn));
+        }
+    }
+    Ok(all)
+}
+
+/// Puts ranges together, in their order.
+struct Building<'a> {
+    generation: &'a Generation,
+    /// The large table that is not complete yet.
+    table: Option<(TableId, Ascending)>,
+    wrong: Option<String>,
+}
+
+impl Building<'_> {
+    fn take(&mut self, built: Result<Built, String>) {
+        match built {
+            Ok(Built::Tables(tables)) => {
+                tables.into_iter().for_each(|(table, overlay)| self.generation.adopt(table, overlay));
+            }
+            Ok(Built::Range(table, most, rows)) => {
+                if self.table.as_ref().is_none_or(|(other, _)| *other != table) {
+                    self.adopt();
+                }
+                let (_, ascending) = self.table.get_or_insert_with(|| (table, Overlay::ascending(most)));
+                ascending.extend(rows);
+            }
+            Err(wrong) => drop(self.wrong.get_or_insert(wrong)),
+        }
+    }
+
+    fn adopt(&mut self) {
+        if let Some((table, ascending)) = self.table.take() {
+            self.generation.adopt(table, ascending.finish());
+        }
+    }
+
+    fn end(mut self) -> Result<(), String> {
+        self.adopt();
+        self.wrong.map_or(Ok(()), Err)
+    }
 }

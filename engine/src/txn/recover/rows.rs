@@ -1,19 +1,8 @@
 //! Rows that the logs have changed, in order of their keys, each with its newest version alone: nobody reads anything older than the end.
 
-use std::mem;
+use crate::txn::{ids::Csn, overlay::head};
 
-use crate::txn::{
-    ids::Csn,
-    overlay::{Key, Value, head},
-};
-
-/// A row as a commit has left it.
-#[derive(Debug, Default)]
-pub(super) struct Row {
-    pub(super) key: Key,
-    pub(super) csn: Csn,
-    pub(super) value: Option<Value>,
-}
+use super::stretch::Row;
 
 /// The commit that changes a row which it, or a later one, has changed before.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,16 +15,15 @@ struct Place {
     at: u32,
 }
 
-/// Tells the newest version of each row, by key. The rows of all runs are in the order of commits; those of a run may be in order of keys
-/// instead, with each key there once: what is in order already takes little.
-pub(super) fn newest(mut runs: Vec<Vec<Row>>, mut tell: impl FnMut(Row)) -> Result<(), Twice> {
-    let mut places = places(&runs);
+/// Tells where the newest version of each row stands, by key: its run and its place there. The rows of all runs are in the order of commits;
+/// those of a run may be in order of keys instead, with each key there once: what is in order already takes little.
+pub(super) fn newest(runs: &[&[Row]], mut tell: impl FnMut(usize, usize)) -> Result<(), Twice> {
+    let mut places = places(runs);
     // (Of rows with one key the newer one stays behind the older.)
-    places.sort_by(|a, b| a.head.cmp(&b.head).then_with(|| at(&runs, a).key.bytes().cmp(at(&runs, b).key.bytes())));
+    places.sort_by(|a, b| a.head.cmp(&b.head).then_with(|| at(runs, a).key.bytes().cmp(at(runs, b).key.bytes())));
     for (nth, place) in places.iter().enumerate() {
-        let row = mem::take(&mut runs[place.run as usize][place.at as usize]);
         if let Some(next) = places.get(nth + 1).filter(|next| next.head == place.head) {
-            let newer = at(&runs, next);
+            let (row, newer) = (at(runs, place), at(runs, next));
             if newer.key.bytes() == row.key.bytes() {
                 if newer.csn <= row.csn {
                     return Err(Twice(newer.csn));
@@ -43,46 +31,49 @@ pub(super) fn newest(mut runs: Vec<Vec<Row>>, mut tell: impl FnMut(Row)) -> Resu
                 continue;
             }
         }
-        tell(row);
+        tell(place.run as usize, place.at as usize);
     }
     Ok(())
 }
 
-fn at<'a>(runs: &'a [Vec<Row>], place: &Place) -> &'a Row {
+fn at<'a>(runs: &[&'a [Row]], place: &Place) -> &'a Row {
     &runs[place.run as usize][place.at as usize]
 }
 
-fn places(runs: &[Vec<Row>]) -> Vec<Place> {
-    let mut keys = runs.iter().flatten().map(|row| row.key.bytes());
+fn places(runs: &[&[Row]]) -> Vec<Place> {
+    let mut keys = runs.iter().copied().flatten().map(|row| row.key.bytes());
     let first = keys.next().unwrap_or_default();
     let shared =
         keys.fold(first.len(), |shared, key| first[..shared].iter().zip(key).take_while(|(a, b)| a == b).count());
-    let mut places = Vec::with_capacity(runs.iter().map(Vec::len).sum());
+    let mut places = Vec::with_capacity(runs.iter().map(|run| run.len()).sum());
     for (run, rows) in (0..).zip(runs) {
-        places.extend((0..).zip(rows).map(|(at, row)| Place { head: head(row.key.bytes(), shared), run, at }));
+        places.extend((0..).zip(*rows).map(|(at, row)| Place { head: head(row.key.bytes(), shared), run, at }));
     }
     places
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, mem};
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::txn::ids::Epoch;
+    use crate::txn::{ids::Epoch, overlay::Key, recover::stretch::ValueAt};
 
     fn csn(number: u64) -> Csn {
         Csn::from_bits(Csn::first(Epoch::FIRST).to_bits() + number).unwrap()
     }
 
     fn row(key: &[u8], number: u64) -> Row {
-        Row {
-            key: Key::new(key),
-            csn: csn(number),
-            value: (!number.is_multiple_of(3)).then(|| number.to_be_bytes()[..].into()),
-        }
+        let value = ValueAt::In { record: number as u32, at: 0, bytes: 1 };
+        Row { key: Key::new(key), csn: csn(number), value }
+    }
+
+    fn in_order(mut runs: Vec<Vec<Row>>) -> Result<Vec<Row>, Twice> {
+        let mut order = Vec::new();
+        newest(&runs.iter().map(Vec::as_slice).collect::<Vec<_>>(), |run, at| order.push((run, at)))?;
+        Ok(order.into_iter().map(|(run, at)| mem::take(&mut runs[run][at])).collect())
     }
 
     proptest! {
@@ -106,14 +97,12 @@ mod tests {
             }
             if sorted {
                 for run in &mut runs {
-                    let mut in_order = Vec::new();
-                    newest(vec![mem::take(run)], |row| in_order.push(row)).unwrap();
-                    prop_assert!(in_order.is_sorted_by(|a, b| a.key.bytes() < b.key.bytes()));
-                    *run = in_order;
+                    *run = in_order(vec![mem::take(run)]).unwrap();
+                    prop_assert!(run.is_sorted_by(|a, b| a.key.bytes() < b.key.bytes()));
                 }
             }
-            let mut told = Vec::new();
-            newest(runs, |row| told.push((row.key.bytes().to_vec(), row.csn, row.value))).unwrap();
+            let told = in_order(runs).unwrap();
+            let told: Vec<_> = told.iter().map(|row| (row.key.bytes().to_vec(), row.csn, row.value)).collect();
             let expected: Vec<_> = expected
                 .into_iter()
                 .map(|(key, number)| (key.clone(), csn(number), row(&key, number).value))
@@ -125,6 +114,6 @@ mod tests {
     #[test]
     fn a_commit_that_changes_a_row_twice_is_refused() {
         let twice = vec![vec![row(b"a", 1), row(b"b", 2)], vec![row(b"a", 3), row(b"b", 2)]];
-        assert_eq!(newest(twice, |_| ()), Err(Twice(csn(2))));
+        assert_eq!(in_order(twice).err(), Some(Twice(csn(2))));
     }
 }

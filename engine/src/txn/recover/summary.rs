@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     txn::{
         ids::{Csn, Epoch, TxnId},
-        redo::{Checkpoint, EpochRecord, Record, RecordKind, RedoError},
+        redo::{Checkpoint, EpochRecord, Part, Record, RecordKind, RedoError, Stamp},
     },
     wal::{Lsn, RecoveryReport, TailKind},
 };
@@ -131,6 +131,14 @@ impl Collector {
         Collector { by_row, ..self }
     }
 
+    /// Takes the next record, if somebody else sees whether the ops of a part can be read: if not, the summary is none.
+    pub(in crate::txn) fn glance(&mut self, lsn: Lsn, bytes: &[u8]) {
+        match Part::again(bytes) {
+            Some(part) => self.take_part(lsn, &part.stamp),
+            None => self.take(lsn, bytes),
+        }
+    }
+
     /// Takes the next record.
     pub(in crate::txn) fn take(&mut self, lsn: Lsn, bytes: &[u8]) {
         let summary = &mut self.summary;
@@ -155,17 +163,7 @@ impl Collector {
         }
         summary.used |= record.kind() != RecordKind::Epoch;
         let (epoch, stated) = match record {
-            Record::Part(part) => {
-                let csn = part.stamp.csn;
-                let goes_on = self.by_row && summary.runs.last().is_some_and(|run| run.end() == csn.to_bits() + 1);
-                if !summary.push(lsn, csn, part.stamp.participants) && !goes_on {
-                    summary.senseless.push(Senseless { lsn, csn: None, why: Sense::OutOfOrder });
-                }
-                if let Some(first) = self.pieces.remove(&part.stamp.txn) {
-                    summary.lobs.push((csn, first));
-                }
-                (csn.epoch(), part.stamp.durable)
-            }
+            Record::Part(part) => return self.take_part(lsn, &part.stamp),
             Record::Lob(lob) => {
                 self.pieces.entry(lob.txn).or_insert(lsn);
                 (lob.txn.epoch(), Csn::default())
@@ -180,9 +178,27 @@ impl Collector {
             }
             Record::Mark(mark) => (Some(mark.epoch), mark.durable),
         };
-        // (What a record states was true when it was written, and stays so when the record is released.)
-        summary.epoch = summary.epoch.max(epoch);
-        summary.stated = summary.stated.max(stated);
+        self.state(epoch, stated);
+    }
+
+    fn take_part(&mut self, lsn: Lsn, stamp: &Stamp) {
+        let summary = &mut self.summary;
+        summary.used = true;
+        let csn = stamp.csn;
+        let goes_on = self.by_row && summary.runs.last().is_some_and(|run| run.end() == csn.to_bits() + 1);
+        if !summary.push(lsn, csn, stamp.participants) && !goes_on {
+            summary.senseless.push(Senseless { lsn, csn: None, why: Sense::OutOfOrder });
+        }
+        if let Some(first) = self.pieces.remove(&stamp.txn) {
+            summary.lobs.push((csn, first));
+        }
+        self.state(csn.epoch(), stamp.durable);
+    }
+
+    /// What a record states was true when it was written, and stays so when the record is released.
+    fn state(&mut self, epoch: Option<Epoch>, durable: Csn) {
+        self.summary.epoch = self.summary.epoch.max(epoch);
+        self.summary.stated = self.summary.stated.max(durable);
     }
 
     /// The summary, without what the log's verdict says doesn't count.

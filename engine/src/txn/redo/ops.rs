@@ -278,8 +278,13 @@ impl<'a> Ops<'a> {
         Ops { reader: Reader::new(Reader::new(record, at).rest(), 0), left: count }
     }
 
-    /// `count` ops from `at` to the end of `record`.
-    pub(super) fn decode(record: &'a [u8], at: usize, count: u32) -> Result<Ops<'a>, RedoError> {
+    /// `count` ops from `at` to the end of `record`; each is told once it was checked, though a later one may be wrong.
+    pub(super) fn decode(
+        record: &'a [u8],
+        at: usize,
+        count: u32,
+        mut tell: impl FnMut(Op<'a>),
+    ) -> Result<Ops<'a>, RedoError> {
         let mut reader = Reader::new(record, at);
         let ops = Ops::again(record, at, count);
         let mut sections = Sections::default();
@@ -287,6 +292,7 @@ impl<'a> Ops<'a> {
             let start = reader.at();
             let op = Op::read(&mut reader)?;
             sections.admit(&op).map_err(|wrong| wrong.at(start))?;
+            tell(op);
         }
         if reader.rest().is_empty() { Ok(ops) } else { Err(Wrong::Trailing.at(reader.at())) }
     }

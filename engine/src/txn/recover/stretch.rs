@@ -1,0 +1,219 @@
+//! Stretches of a log: each becomes rows in order of their keys, while the log is still being read.
+//!
+//! Which commits count is known only when all logs were read. So a stretch is read as if all behind the newest root did, which is nearly
+//! always so; where it isn't, it is read once more. Its rows are places in the records, which share the memory that the log was read
+//! into: a value is copied once, when it is known to be the newest.
+
+use std::{collections::BTreeMap, mem};
+
+use bytes::Bytes;
+
+use crate::{
+    txn::{
+        ids::{Csn, TableId, TxnId},
+        overlay::{Key, Value},
+        redo::{LobRef, Op, Part, is_part},
+    },
+    wal::Lsn,
+};
+
+use super::{
+    chain::Chain,
+    lobs::{Pieces, assemble},
+    rows::{Twice, newest},
+};
+
+/// Bytes of a stretch, about: few enough to be sorted in a core's cache.
+pub(super) const STRETCH_BYTES: usize = 4 << 20;
+
+/// Records of a log, in order.
+pub(super) type Records = Vec<(Lsn, Bytes)>;
+
+/// A row as a commit has left it.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    pub(super) key: Key,
+    pub(super) csn: Csn,
+    pub(super) value: ValueAt,
+}
+
+/// Where a value stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ValueAt {
+    /// There is none: the row is gone.
+    #[default]
+    Nowhere,
+    /// In a record of the stretch.
+    In { record: u32, at: u32, bytes: u32 },
+    /// In pieces; which of the stretch's values of that kind it is.
+    Pieces(u32),
+}
+
+/// What a stretch of a log does.
+#[derive(Debug, Default)]
+pub(super) struct Stretch {
+    pub(super) log: usize,
+    pub(super) records: Records,
+    pub(super) tables: BTreeMap<TableId, Changes>,
+    /// Records that create or drop tables.
+    pub(super) catalog: Vec<u32>,
+    /// Commits that were taken: the first and the last of each epoch.
+    spans: Vec<(Csn, Csn)>,
+    /// A part can't be read.
+    pub(super) unreadable: bool,
+    /// The rows are not in order: a commit changes one twice.
+    twice: bool,
+}
+
+/// What a stretch does to a table.
+#[derive(Debug)]
+pub(super) struct Changes {
+    /// The first commit that does anything.
+    pub(super) first: Csn,
+    /// By key, each once.
+    pub(super) rows: Vec<Row>,
+    /// Values in pieces.
+    lobs: Vec<(Csn, TxnId, LobRef)>,
+}
+
+impl Stretch {
+    /// As if all commits behind this one counted.
+    pub(super) fn behind(log: usize, after: Csn, records: Records) -> Stretch {
+        let mut stretch = Stretch { log, records, ..Stretch::default() };
+        let records = mem::take(&mut stretch.records);
+        for (nth, (_, record)) in (0..).zip(&records).filter(|(_, (_, record))| is_part(record)) {
+            let read = match Part::again(record).filter(|part| part.stamp.csn > after) {
+                Some(part) => {
+                    stretch.note(part.stamp.csn);
+                    let mut taking = Taking::new(&mut stretch, nth, record, &part);
+                    Part::decode_with(record, |op| taking.op(op))
+                }
+                None => Part::decode_with(record, |_| ()),
+            };
+            stretch.unreadable |= read.is_err();
+        }
+        stretch.records = records;
+        // (What comes of it then is nothing that counts.)
+        stretch.twice = stretch.sort().is_err();
+        stretch
+    }
+
+    /// As the chain says; with a planted bug with what the root has, up to this commit. Says how many of those there were.
+    pub(super) fn again(mut self, chain: &Chain, twice: Option<Csn>) -> Result<(Stretch, u64), String> {
+        let (log, records) = (self.log, mem::take(&mut self.records));
+        let (mut stretch, mut again) = (Stretch { log, ..Stretch::default() }, 0);
+        for (nth, (_, record)) in (0..).zip(&records) {
+            let Some(part) = Part::again(record) else { continue };
+            let counts = chain.counts(part.stamp.csn);
+            if counts || twice.is_some_and(|root| part.stamp.csn <= root) {
+                let mut taking = Taking::new(&mut stretch, nth, record, &part);
+                part.ops().filter(|op| counts || !is_of_catalog(op)).for_each(|op| taking.op(op));
+                again += u64::from(!counts);
+            }
+        }
+        stretch.records = records;
+        stretch.sort().map_err(|(table, twice)| twice_in(table, &twice))?;
+        Ok((stretch, again))
+    }
+
+    /// Whether it was read as the chain says; `after` is where it was read from.
+    pub(super) fn fits(&self, after: Csn, root: Csn, chain: &Chain) -> bool {
+        let whole = |(first, last): &(Csn, Csn)| chain.spans.iter().any(|(from, to)| from <= first && last <= to);
+        after <= root && !self.unreadable && !self.twice && self.spans.iter().all(whole)
+    }
+
+    fn note(&mut self, csn: Csn) {
+        match self.spans.last_mut() {
+            Some((first, last)) if first.epoch() == csn.epoch() => (*first, *last) = (csn.min(*first), csn.max(*last)),
+            _ => self.spans.push((csn, csn)),
+        }
+    }
+
+    /// Leaves each row's newest version alone, by key.
+    fn sort(&mut self) -> Result<(), (TableId, Twice)> {
+        for (table, changes) in &mut self.tables {
+            let mut order = Vec::with_capacity(changes.rows.len());
+            newest(&[&changes.rows], |_, at| order.push(at)).map_err(|twice| (*table, twice))?;
+            let mut rows = mem::take(&mut changes.rows);
+            changes.rows = order.into_iter().map(|at| mem::take(&mut rows[at])).collect();
+        }
+        Ok(())
+    }
+}
+
+impl Changes {
+    /// Its values in pieces, put together.
+    pub(super) fn assemble(&self, pieces: &Pieces) -> (Vec<Option<Value>>, Option<String>) {
+        let (mut values, mut wrong) = (Vec::with_capacity(self.lobs.len()), None);
+        for (csn, txn, value) in &self.lobs {
+            match assemble(pieces, *txn, *value) {
+                Ok(value) => values.push(Some(value)),
+                Err(why) => {
+                    values.push(None);
+                    wrong.get_or_insert_with(|| format!("commit {csn}: {why}"));
+                }
+            }
+        }
+        (values, wrong)
+    }
+}
+
+/// A part on its way into a stretch.
+struct Taking<'a> {
+    tables: &'a mut BTreeMap<TableId, Changes>,
+    catalog: &'a mut Vec<u32>,
+    log: usize,
+    record: u32,
+    bytes: &'a [u8],
+    csn: Csn,
+    txn: TxnId,
+    table: Option<TableId>,
+}
+
+impl<'a> Taking<'a> {
+    fn new(stretch: &'a mut Stretch, record: u32, bytes: &'a [u8], part: &Part<'_>) -> Taking<'a> {
+        let Stretch { tables, catalog, log, .. } = stretch;
+        let (csn, txn) = (part.stamp.csn, part.stamp.txn);
+        Taking { tables, catalog, log: *log, record, bytes, csn, txn, table: None }
+    }
+
+    fn op(&mut self, op: Op<'_>) {
+        if is_of_catalog(&op) {
+            // The catalog is in the first log.
+            if self.log == 0 && self.catalog.last() != Some(&self.record) {
+                self.catalog.push(self.record);
+            }
+            return;
+        }
+        if let Op::Table { id, .. } = op {
+            let new = || Changes { first: self.csn, rows: Vec::new(), lobs: Vec::new() };
+            self.tables.entry(id).or_insert_with(new);
+            self.table = Some(id);
+        }
+        let Some(changes) = self.table.and_then(|table| self.tables.get_mut(&table)) else { return };
+        let (key, value) = match op {
+            Op::Put { key, value } => (key, Some(place(self.bytes, self.record, value))),
+            Op::Delete { key } => (key, None),
+            Op::PutLob { key, value } => {
+                changes.lobs.push((self.csn, self.txn, value));
+                (key, Some(ValueAt::Pieces(changes.lobs.len() as u32 - 1)))
+            }
+            Op::Table { .. } | Op::Create { .. } | Op::Drop { .. } => return,
+        };
+        changes.rows.push(Row { key: Key::new(key), csn: self.csn, value: value.unwrap_or_default() });
+    }
+}
+
+fn is_of_catalog(op: &Op<'_>) -> bool {
+    matches!(op, Op::Create { .. } | Op::Drop { .. })
+}
+
+/// Where a value of a record stands in it. (A part is shorter than 4 GiB.)
+fn place(record: &[u8], number: u32, value: &[u8]) -> ValueAt {
+    let at = (value.as_ptr().addr() - record.as_ptr().addr()) as u32;
+    ValueAt::In { record: number, at, bytes: value.len() as u32 }
+}
+
+pub(super) fn twice_in(table: TableId, Twice(csn): &Twice) -> String {
+    format!("commit {csn}, table {}: the table has a newer version", table.0)
+}
