@@ -30,6 +30,8 @@ use super::{
 
 /// The most that is collected, in bytes.
 const MOST_BYTES: u64 = 1 << 30;
+/// What is collected of rows that all came in ascending order: they need no sorting, and stay in a core's cache.
+const SORTED_BYTES: u64 = 1 << 20;
 
 /// Builds a table; see [`Store::loader`](super::Store::loader). Dropped before [`finish`](Loader::finish), there is no table. It takes up
 /// to [`dirty_bytes`](super::options::Options::dirty_bytes) of memory, and on the disk what its rows take: twice that while rows that
@@ -134,8 +136,13 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         if self.broken {
             return Err(LoadError::Broken);
         }
-        if self.batch.bytes_with(key, value) > self.limit_bytes && !self.batch.is_empty() {
-            self.put_down().await?;
+        let bytes = self.batch.bytes_with(key, value);
+        if bytes > self.limit_bytes.min(SORTED_BYTES) && !self.batch.is_empty() {
+            if bytes > self.limit_bytes || self.all_ascend() {
+                self.put_down().await?;
+            } else {
+                self.batch.make_room(self.limit_bytes, key, value);
+            }
         }
         self.batch.push(key, value);
         Ok(())
@@ -161,6 +168,12 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
             Some(Err(error)) => Err(error.clone().into()),
             None => Err(last.err().unwrap_or(CheckpointError::Closed).into()),
         }
+    }
+
+    /// Whether all rows that ever came did so in ascending order. (Where some didn't, small batches would be many trees.)
+    fn all_ascend(&self) -> bool {
+        let above = |tree: &Tree<E, S>| self.batch.first().is_some_and(|first| tree.last.as_slice() < first);
+        self.batch.ascends() && self.trees.len() < 2 && self.trees.iter().all(above)
     }
 
     /// The rows that were collected go into a tree.

@@ -2,6 +2,9 @@
 
 use crate::txn::storage::Changes;
 
+/// How many times larger a large batch gets when it is full.
+const GROWTH: usize = 8;
+
 /// Rows, and what they stand in.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
@@ -48,6 +51,19 @@ impl Batch {
 
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Whether each row is above the one before.
+    pub(super) fn ascends(&self) -> bool {
+        self.ascends
+    }
+
+    /// It may come to so many bytes: it moves less often on the way there than by doubling.
+    pub(super) fn make_room(&mut self, most: u64, key: &[u8], value: &[u8]) {
+        let bytes = self.bytes.len();
+        if bytes + key.len() + value.len() > self.bytes.capacity() {
+            self.bytes.reserve_exact((GROWTH * bytes).min(most as usize).saturating_sub(bytes));
+        }
     }
 
     pub(super) fn rows(&self) -> u64 {
