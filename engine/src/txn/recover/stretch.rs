@@ -217,3 +217,78 @@ fn place(record: &[u8], number: u32, value: &[u8]) -> ValueAt {
 pub(super) fn twice_in(table: TableId, Twice(csn): &Twice) -> String {
     format!("commit {csn}, table {}: the table has a newer version", table.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::txn::{
+        ids::Epoch,
+        redo::{Stamp, encode_part},
+    };
+
+    const TABLE: TableId = TableId(7);
+
+    fn csn(number: u64) -> Csn {
+        Csn::from_bits(Csn::first(Epoch::FIRST).to_bits() + number).expect("there are many")
+    }
+
+    /// Commits from number 0 on, each with a put of a key; the value is the number.
+    fn records(keys: &[&[u8]]) -> Records {
+        let part = |(number, key): (u64, &&[u8])| {
+            let mut record = Vec::new();
+            let value = [number as u8];
+            encode_part(&mut record, [Op::Table { id: TABLE, meta: 0 }, Op::Put { key, value: &value }])
+                .expect("it fits");
+            let txn = TxnId::from_bits(TxnId::first(Epoch::FIRST).to_bits() + number).expect("there are many");
+            let stamp = Stamp { participants: 1, csn: csn(number), txn, durable: Csn::default() };
+            stamp.put(&mut record).expect("it is a part");
+            (Lsn(number + 1), record.into())
+        };
+        (0..).zip(keys).map(part).collect()
+    }
+
+    fn chain(first: u64, last: u64) -> Chain {
+        Chain { end: csn(last), spans: vec![(csn(first), csn(last))], logs: Vec::new(), dropped: Vec::new() }
+    }
+
+    fn rows(stretch: &Stretch) -> Vec<(&[u8], &[u8])> {
+        let value = |row: &Row| match row.value {
+            ValueAt::In { record, at, bytes } => &stretch.records[record as usize].1[at as usize..][..bytes as usize],
+            ValueAt::Nowhere | ValueAt::Pieces(_) => &[],
+        };
+        stretch.tables[&TABLE].rows.iter().map(|row| (row.key.bytes(), value(row))).collect()
+    }
+
+    #[test]
+    fn a_stretch_that_was_read_ahead_is_what_the_chain_says_or_is_read_again() {
+        let all: [&[u8]; 4] = [b"b", b"a", b"b", b"a"];
+        let root = csn(0);
+        let ahead = |records| Stretch::behind(0, root, records);
+        let stretch = ahead(records(&all));
+        assert!(stretch.fits(root, root, &chain(1, 3)));
+        assert_eq!(rows(&stretch), [(&b"a"[..], &[3][..]), (b"b", &[2])]);
+        // The last one doesn't count: what it has replaced is the newest again.
+        assert!(!stretch.fits(root, root, &chain(1, 2)));
+        let (again, more) = stretch.again(&chain(1, 2), None).expect("all is in order");
+        assert_eq!((rows(&again), more), (vec![(&b"a"[..], &[1][..]), (b"b", &[2])], 0));
+        // An older root.
+        let stretch = ahead(records(&all[..2]));
+        assert!(!stretch.fits(root, Csn::default(), &chain(0, 1)));
+        let (again, _) = stretch.again(&chain(0, 1), None).expect("all is in order");
+        assert_eq!(rows(&again), [(&b"a"[..], &[1][..]), (b"b", &[0])]);
+    }
+
+    #[test]
+    fn what_is_not_as_written_never_fits() {
+        let (root, everything) = (Csn::default(), chain(0, 1));
+        let mut unreadable = records(&[b"a", b"b"]);
+        unreadable[1].1 = unreadable[1].1.slice(..unreadable[1].1.len() - 1);
+        let stretch = Stretch::behind(0, root, unreadable);
+        assert!(stretch.unreadable && !stretch.fits(root, root, &everything));
+        let mut twice = records(&[b"a", b"a"]);
+        twice[1].1 = twice[0].1.clone();
+        let stretch = Stretch::behind(0, root, twice);
+        assert!(!stretch.unreadable && !stretch.fits(root, root, &everything));
+        assert!(stretch.again(&everything, None).is_err());
+    }
+}
