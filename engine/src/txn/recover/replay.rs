@@ -8,10 +8,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io, iter, mem,
-    ops::Range,
+    io, mem,
     sync::Arc,
 };
+
+use bytes::Bytes;
 
 use crate::{
     env::Env,
@@ -33,13 +34,11 @@ use super::{
     lobs::Pieces,
     reading::Delivered,
     rows::newest,
-    stretch::{Records, Row, Stretch, ValueAt, twice_in},
+    stretch::{Changes, Row, Stretch, ValueAt, twice_in},
 };
 
 /// Rows that a unit builds, at least, if there are so many.
 const UNIT_ROWS: usize = 1 << 15;
-/// Values that are looked at before they are copied.
-const AHEAD: usize = 32;
 /// Rows of which one is looked at for where a table is divided.
 const SAMPLED: usize = 1 << 9;
 
@@ -95,22 +94,20 @@ pub(in crate::txn) async fn replay<E: Env>(
 
     let mut catalog = Catalog::clone(catalog);
     let mut dropped = BTreeSet::new();
-    let mut runs: BTreeMap<TableId, Vec<Run>> = BTreeMap::new();
+    let mut runs: BTreeMap<TableId, Vec<Vec<Row>>> = BTreeMap::new();
     let mut seen = BTreeMap::new();
     let mut again = 0;
-    let mut records = Vec::with_capacity(read.len());
-    for (nth, settled) in read.into_iter().enumerate() {
-        let Settled { stretch, values, again: more } = settled.map_err(NotReplayed::Wrong)?;
+    for settled in read {
+        let Settled { stretch, wrong, catalog: records, again: more } = settled.map_err(NotReplayed::Wrong)?;
         again += more;
-        for part in stretch.catalog.iter().filter_map(|nth| Part::again(&stretch.records[*nth as usize].1)) {
+        for part in records.iter().filter_map(|record| Part::again(record)) {
             tables(&part, &mut catalog, &mut dropped, plants).map_err(NotReplayed::Wrong)?;
         }
-        for ((table, changes), (values, wrong)) in stretch.tables.into_iter().zip(values) {
+        for ((table, changes), wrong) in stretch.into_iter().zip(wrong) {
             let (_, known) = seen.entry(table).or_insert((changes.first, None));
             *known = known.take().or(wrong);
-            runs.entry(table).or_default().push(Run { stretch: nth, rows: changes.rows, values });
+            runs.entry(table).or_default().push(changes.rows);
         }
-        records.push(stretch.records);
     }
     for (table, (csn, wrong)) in seen {
         check(&catalog, &dropped, table, csn).map_err(NotReplayed::Wrong)?;
@@ -126,21 +123,22 @@ pub(in crate::txn) async fn replay<E: Env>(
     let rows: Vec<u64> = units.iter().map(|unit| unit.rows() as u64).collect();
     teller.next(Phase::Building, rows.iter().sum());
     let part_of = |done: usize| rows[..done].iter().sum();
-    let build = move |unit: Unit| unit.build(&records);
     let mut building = Building { generation: &generation, table: None, wrong: None };
     let told = |done| teller.done(part_of(done));
-    crew::in_order(env, workers, units, build, told, |built| building.take(built)).await?;
+    crew::in_order(env, workers, units, Unit::build, told, |built| building.take(built)).await?;
     building.end().map_err(NotReplayed::Wrong)?;
     teller.end();
     let commits: u64 = chain.spans.iter().map(|(first, last)| last.to_bits() - first.to_bits() + 1).sum();
     Ok(Replayed { catalog: Arc::new(catalog), generation, commits: commits + again, unusable: Vec::new() })
 }
 
-/// A stretch as the chain says.
+/// What a stretch does as the chain says, without what it was read from.
 struct Settled {
-    stretch: Stretch,
-    /// By table, its values in pieces; and why one can't be put together.
-    values: Vec<(Vec<Option<Value>>, Option<String>)>,
+    stretch: BTreeMap<TableId, Changes>,
+    /// By table, why a value in pieces can't be put together.
+    wrong: Vec<Option<String>>,
+    /// Records that create or drop tables.
+    catalog: Vec<Bytes>,
     /// The planted bug: commits that the root has.
     again: u64,
 }
@@ -153,9 +151,10 @@ impl Settled {
         twice: Option<Csn>,
         pieces: &[Pieces],
     ) -> Result<Settled, String> {
-        let (stretch, again) = if fits { (stretch, 0) } else { stretch.again(chain, twice)? };
-        let values = stretch.tables.values().map(|changes| changes.assemble(&pieces[stretch.log])).collect();
-        Ok(Settled { stretch, values, again })
+        let (mut stretch, again) = if fits { (stretch, 0) } else { stretch.again(chain, twice)? };
+        let wrong = stretch.copy_out(&pieces[stretch.log]);
+        let catalog = stretch.catalog.iter().map(|nth| stretch.records[*nth as usize].1.clone()).collect();
+        Ok(Settled { stretch: stretch.tables, wrong, catalog, again })
     }
 }
 
@@ -206,24 +205,15 @@ fn check(catalog: &Catalog, dropped: &BTreeSet<TableId>, table: TableId, csn: Cs
     }
 }
 
-/// Rows of a table out of a stretch, by key.
-struct Run {
-    stretch: usize,
-    rows: Vec<Row>,
-    /// Those in pieces.
-    values: Vec<Option<Value>>,
+fn rows_of(runs: &[Vec<Row>]) -> usize {
+    runs.iter().map(Vec::len).sum()
 }
 
-fn rows_of(runs: &[Run]) -> usize {
-    runs.iter().map(|run| run.rows.len()).sum()
-}
-
-/// What is built at once.
+/// What is built at once: of each table runs in the order of commits, each by key.
 enum Unit {
-    /// Tables, each with its runs in the order of commits.
-    Tables(Vec<(TableId, Vec<Run>)>),
-    /// A part of a large one: what of each run it is.
-    Range(TableId, Arc<Vec<Run>>, Vec<Range<usize>>),
+    Tables(Vec<(TableId, Vec<Vec<Row>>)>),
+    /// A range of a large one, which has so many rows at most.
+    Range(TableId, usize, Vec<Vec<Row>>),
 }
 
 /// Rows by key, each with its newest version.
@@ -236,14 +226,13 @@ enum Built {
     Range(TableId, usize, Newest),
 }
 
-fn units(runs: BTreeMap<TableId, Vec<Run>>) -> Vec<Unit> {
+fn units(runs: BTreeMap<TableId, Vec<Vec<Row>>>) -> Vec<Unit> {
     let mut units = Vec::new();
     let (mut group, mut grouped) = (Vec::new(), 0);
     for (table, runs) in runs {
         let rows = rows_of(&runs);
         if rows >= 2 * UNIT_ROWS {
-            let runs = Arc::new(runs);
-            units.extend(ranges(&runs).into_iter().map(|ranges| Unit::Range(table, Arc::clone(&runs), ranges)));
+            units.extend(ranges(runs).into_iter().map(|runs| Unit::Range(table, rows, runs)));
             continue;
         }
         group.push((table, runs));
@@ -257,23 +246,21 @@ fn units(runs: BTreeMap<TableId, Vec<Run>>) -> Vec<Unit> {
     units
 }
 
-/// Divides the rows of a table by key into ranges of about [`UNIT_ROWS`]: what of each run is in each of them.
-fn ranges(runs: &[Run]) -> Vec<Vec<Range<usize>>> {
-    let mut keys: Vec<&[u8]> =
-        runs.iter().flat_map(|run| run.rows.iter().step_by(SAMPLED)).map(|row| row.key.bytes()).collect();
-    keys.sort_unstable();
-    let count = rows_of(runs).div_ceil(UNIT_ROWS);
-    let mut firsts: Vec<&[u8]> = (1..count).map(|nth| keys[nth * keys.len() / count]).collect();
-    firsts.dedup();
-    let mut begins = vec![0; runs.len()];
-    let mut ranges = Vec::with_capacity(count);
-    for first in firsts.into_iter().map(Some).chain(iter::once(None)) {
-        let end =
-            |run: &Run| first.map_or(run.rows.len(), |first| run.rows.partition_point(|row| row.key.bytes() < first));
-        let ends: Vec<usize> = runs.iter().map(end).collect();
-        ranges.push(begins.iter().zip(&ends).map(|(begin, end)| *begin..*end).collect());
-        begins = ends;
-    }
+/// Divides the rows of a table by key into ranges of about [`UNIT_ROWS`].
+fn ranges(mut runs: Vec<Vec<Row>>) -> Vec<Vec<Vec<Row>>> {
+    let sampled = runs.iter().flat_map(|rows| rows.iter().step_by(SAMPLED));
+    let mut keys: Vec<Key> = sampled.map(|row| row.key.clone()).collect();
+    keys.sort_unstable_by(|a, b| a.bytes().cmp(b.bytes()));
+    let count = rows_of(&runs).div_ceil(UNIT_ROWS);
+    let mut firsts: Vec<&Key> = (1..count).map(|nth| &keys[nth * keys.len() / count]).collect();
+    firsts.dedup_by(|a, b| a.bytes() == b.bytes());
+    // From the last one down, so that nothing is moved twice.
+    let from =
+        |first: &Key, rows: &mut Vec<Row>| rows.split_off(rows.partition_point(|row| row.key.bytes() < first.bytes()));
+    let mut ranges: Vec<Vec<Vec<Row>>> =
+        firsts.iter().rev().map(|first| runs.iter_mut().map(|rows| from(first, rows)).collect()).collect();
+    ranges.push(runs);
+    ranges.reverse();
     ranges
 }
 
@@ -281,56 +268,36 @@ impl Unit {
     fn rows(&self) -> usize {
         match self {
             Unit::Tables(tables) => tables.iter().map(|(_, runs)| rows_of(runs)).sum(),
-            Unit::Range(_, _, ranges) => ranges.iter().map(Range::len).sum(),
+            Unit::Range(_, _, runs) => rows_of(runs),
         }
     }
 
-    fn build(self, records: &[Records]) -> Result<Built, String> {
+    fn build(self) -> Result<Built, String> {
         match self {
             Unit::Tables(tables) => {
-                let overlay = |(table, runs): (TableId, Vec<Run>)| {
+                let overlay = |(table, runs): (TableId, Vec<Vec<Row>>)| {
                     let mut ascending = Overlay::ascending(rows_of(&runs));
-                    let all: Vec<_> = runs.iter().map(|run| 0..run.rows.len()).collect();
-                    ascending.extend(newest_of(table, &runs, &all, records)?);
+                    ascending.extend(newest_of(table, runs)?);
                     Ok((table, ascending.finish()))
                 };
                 Ok(Built::Tables(tables.into_iter().map(overlay).collect::<Result<_, String>>()?))
             }
-            Unit::Range(table, runs, ranges) => {
-                Ok(Built::Range(table, rows_of(&runs), newest_of(table, &runs, &ranges, records)?))
-            }
+            Unit::Range(table, most, runs) => Ok(Built::Range(table, most, newest_of(table, runs)?)),
         }
     }
 }
 
-/// The newest version of each row, by key, with a copy of its value.
-fn newest_of(table: TableId, runs: &[Run], ranges: &[Range<usize>], records: &[Records]) -> Result<Newest, String> {
-    let rows: Vec<&[Row]> = runs.iter().zip(ranges).map(|(run, range)| &run.rows[range.clone()]).collect();
-    let mut places = Vec::with_capacity(rows.iter().map(|rows| rows.len()).sum());
+/// The newest version of each row, by key.
+fn newest_of(table: TableId, mut runs: Vec<Vec<Row>>) -> Result<Newest, String> {
+    let rows: Vec<&[Row]> = runs.iter().map(Vec::as_slice).collect();
+    let mut places = Vec::with_capacity(rows_of(&runs));
     newest(&rows, |run, at| places.push((run, at))).map_err(|twice| twice_in(table, &twice))?;
-    let mut all = Newest::with_capacity(places.len());
-    for places in places.chunks(AHEAD) {
-        let bytes = |(run, at): &(usize, usize)| match rows[*run][*at].value {
-            ValueAt::In { record, at, bytes } => {
-                &records[runs[*run].stretch][record as usize].1[at as usize..][..bytes as usize]
-            }
-            ValueAt::Nowhere | ValueAt::Pieces(_) => &[],
-        };
-        // Values lie anywhere: one look at each, of which none waits for another, before they are copied.
-        let look = |value: &[u8]| value.first().copied().unwrap_or(0) ^ value.last().copied().unwrap_or(0);
-        std::hint::black_box(places.iter().map(bytes).fold(0, |all, value| all ^ look(value)));
-        for place in places {
-            let (run, at) = *place;
-            let row = &rows[run][at];
-            let value = match row.value {
-                ValueAt::Nowhere => None,
-                ValueAt::In { .. } => Some(Value::from(bytes(place))),
-                ValueAt::Pieces(nth) => runs[run].values[nth as usize].clone(),
-            };
-            all.push((row.key.clone(), value, row.csn));
-        }
-    }
-    Ok(all)
+    let take = |(run, at): (usize, usize)| {
+        let Row { key, csn, value } = mem::take(&mut runs[run][at]);
+        let value = if let ValueAt::Here(value) = value { Some(value) } else { None };
+        (key, value, csn)
+    };
+    Ok(places.into_iter().map(take).collect())
 }
 
 /// Puts ranges together, in their order.

@@ -102,7 +102,7 @@ mod tests {
                 }
             }
             let told = in_order(runs).unwrap();
-            let told: Vec<_> = told.iter().map(|row| (row.key.bytes().to_vec(), row.csn, row.value)).collect();
+            let told: Vec<_> = told.iter().map(|row| (row.key.bytes().to_vec(), row.csn, row.value.clone())).collect();
             let expected: Vec<_> = expected
                 .into_iter()
                 .map(|(key, number)| (key.clone(), csn(number), row(&key, number).value))

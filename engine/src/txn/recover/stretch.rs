@@ -2,7 +2,7 @@
 //!
 //! Which commits count is known only when all logs were read. So a stretch is read as if all behind the newest root did, which is nearly
 //! always so; where it isn't, it is read once more. Its rows are places in the records, which share the memory that the log was read
-//! into: a value is copied once, when it is known to be the newest.
+//! into, until it is known what counts.
 
 use std::{collections::BTreeMap, mem};
 
@@ -38,7 +38,7 @@ pub(super) struct Row {
 }
 
 /// Where a value stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum ValueAt {
     /// There is none: the row is gone.
     #[default]
@@ -47,6 +47,8 @@ pub(super) enum ValueAt {
     In { record: u32, at: u32, bytes: u32 },
     /// In pieces; which of the stretch's values of that kind it is.
     Pieces(u32),
+    /// In memory of its own.
+    Here(Value),
 }
 
 /// What a stretch of a log does.
@@ -122,6 +124,11 @@ impl Stretch {
         after <= root && !self.unreadable && !self.twice && self.spans.iter().all(whole)
     }
 
+    /// Copies its values, so that the memory that the log was read into may go: by table why one can't be put together.
+    pub(super) fn copy_out(&mut self, pieces: &Pieces) -> Vec<Option<String>> {
+        self.tables.values_mut().map(|changes| changes.copy_out(&self.records, pieces)).collect()
+    }
+
     fn note(&mut self, csn: Csn) {
         match self.spans.last_mut() {
             Some((first, last)) if first.epoch() == csn.epoch() => (*first, *last) = (csn.min(*first), csn.max(*last)),
@@ -142,8 +149,8 @@ impl Stretch {
 }
 
 impl Changes {
-    /// Its values in pieces, put together.
-    pub(super) fn assemble(&self, pieces: &Pieces) -> (Vec<Option<Value>>, Option<String>) {
+    /// Copies its values out of the records, and puts those in pieces together; why one can't be.
+    fn copy_out(&mut self, records: &Records, pieces: &Pieces) -> Option<String> {
         let (mut values, mut wrong) = (Vec::with_capacity(self.lobs.len()), None);
         for (csn, txn, value) in &self.lobs {
             match assemble(pieces, *txn, *value) {
@@ -154,7 +161,19 @@ impl Changes {
                 }
             }
         }
-        (values, wrong)
+        for row in &mut self.rows {
+            let value = match row.value {
+                ValueAt::In { record, at, bytes } => {
+                    Some(records[record as usize].1[at as usize..][..bytes as usize].into())
+                }
+                ValueAt::Pieces(nth) => values[nth as usize].clone(),
+                ValueAt::Nowhere | ValueAt::Here(_) => None,
+            };
+            if let Some(value) = value {
+                row.value = ValueAt::Here(value);
+            }
+        }
+        wrong
     }
 }
 
@@ -254,7 +273,7 @@ mod tests {
     fn rows(stretch: &Stretch) -> Vec<(&[u8], &[u8])> {
         let value = |row: &Row| match row.value {
             ValueAt::In { record, at, bytes } => &stretch.records[record as usize].1[at as usize..][..bytes as usize],
-            ValueAt::Nowhere | ValueAt::Pieces(_) => &[],
+            ValueAt::Nowhere | ValueAt::Pieces(_) | ValueAt::Here(_) => &[],
         };
         stretch.tables[&TABLE].rows.iter().map(|row| (row.key.bytes(), value(row))).collect()
     }
