@@ -144,11 +144,14 @@ where
     if taken == count { Ok(()) } else { Err(io::Error::other("a thread panicked")) }
 }
 
+/// Units that all are done in the same way.
+type Alike<U, T> = Queue<U, T, fn(U) -> T>;
+
 /// Units that come one by one: tasks begin with them while others are still to come.
 pub(super) struct Ahead<E: Env, U, T> {
     env: E,
     workers: usize,
-    queue: Arc<Queue<U, T, fn(U) -> T>>,
+    queue: Arc<Alike<U, T>>,
     helpers: Vec<E::Task>,
 }
 
