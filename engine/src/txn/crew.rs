@@ -70,6 +70,19 @@ impl<U, T, W: Fn(U) -> T> Queue<U, T, W> {
     }
 }
 
+impl<U: Send + 'static, T: Send + 'static, W: Fn(U) -> T + Send + Sync + 'static> Queue<U, T, W> {
+    /// One more task, unless there is none to be had: then the others do it.
+    fn hire<E: Env>(self: &Arc<Self>, env: &E) -> Option<E::Task> {
+        self.places().helpers += 1;
+        let queue = Arc::clone(self);
+        let helper = env.spawn(NAME, async move { queue.help() }).ok();
+        if helper.is_none() {
+            self.places().helpers -= 1;
+        }
+        helper
+    }
+}
+
 impl<U, T> Places<U, T> {
     fn push(&mut self, unit: U) {
         self.units.push_back((self.done.len(), unit));
@@ -118,13 +131,7 @@ where
 {
     let count = units.len();
     let queue = Arc::new(Queue::new(units, work));
-    let helper = |_| {
-        let queue = Arc::clone(&queue);
-        queue.places().helpers += 1;
-        // (Without it the others do it.)
-        env.spawn(NAME, async move { queue.help() }).ok()
-    };
-    let helpers: Vec<E::Task> = (1..count).take(usize::from(workers)).map_while(helper).collect();
+    let helpers: Vec<E::Task> = (1..count).take(usize::from(workers)).map_while(|_| queue.hire(env)).collect();
     let mut taken = 0;
     let mut take_next = || {
         let made = queue.places().done.get_mut(taken).and_then(Option::take);
@@ -166,15 +173,10 @@ impl<E: Env, U: Send + 'static, T: Send + 'static> Ahead<E, U, T> {
     pub(super) fn push(&mut self, unit: U) {
         let mut places = self.queue.places();
         places.push(unit);
-        if places.helpers == self.workers {
-            return;
-        }
-        places.helpers += 1;
+        let enough = places.helpers == self.workers;
         drop(places);
-        let queue = Arc::clone(&self.queue);
-        match self.env.spawn(NAME, async move { queue.help() }) {
-            Ok(helper) => self.helpers.push(helper),
-            Err(_) => self.queue.places().helpers -= 1,
+        if !enough {
+            self.helpers.extend(self.queue.hire(&self.env));
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     shared::Shared,
     storage::{Direction, Lookup, Storage, Value},
     table::Table,
-    undo::WriteSet,
+    undo::{After, WriteSet},
     validate::ReadSet,
     view::{Snapshot, View},
 };
@@ -137,8 +137,8 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
     pub async fn get_many<K: AsRef<[u8]>>(&mut self, table: &Table, keys: &[K]) -> Result<Vec<Option<Value>>, TxError> {
         self.check_read(table)?;
         let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
-        let own = |writes: &WriteSet, key: &&[u8]| writes.get(table.id(), key).cloned();
-        let others: Vec<&[u8]> = keys.iter().filter(|key| own(&self.writes, key).is_none()).copied().collect();
+        let own: Vec<Option<After>> = keys.iter().map(|key| self.writes.get(table.id(), key).cloned()).collect();
+        let others: Vec<&[u8]> = keys.iter().zip(&own).filter(|(_, own)| own.is_none()).map(|(key, _)| *key).collect();
         if let Some(reads) = &mut self.reads {
             others.iter().for_each(|key| reads.key(table.id(), key));
         }
@@ -151,11 +151,8 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             }
         };
         let mut found = found.into_iter();
-        let value = |key| match own(&self.writes, key) {
-            Some(after) => after.map(Value::from),
-            None => found.next().flatten(),
-        };
-        Ok(keys.iter().map(value).collect())
+        let value = |own: Option<After>| own.map_or_else(|| found.next().flatten(), |after| after.map(Value::from));
+        Ok(own.into_iter().map(value).collect())
     }
 
     /// Sets a key. May wait for who has the row.

@@ -125,13 +125,7 @@ impl<F: File, const B: usize> Reader<F, B> {
             node.touch();
             if node.is_leaf() {
                 self.cache.hit(last, pages);
-                let Ok(index) = node.find(key) else { return Some(Lookup::Absent) };
-                let (from, bytes, in_run) = node.value_at(index);
-                if in_run || node.table() != table {
-                    return None;
-                }
-                let page: Arc<dyn Body> = Arc::<Node<B>>::clone(node);
-                return Some(Lookup::Found(Value::of_page(page, from as u32, bytes as u32)));
+                return found_in(node, table, key);
             }
             let child = node.child(node.child_of(key));
             let next = self.look(&child)?;
@@ -232,11 +226,20 @@ impl<'k, const B: usize> Descent<'k, B> {
         let leaf = self.node(table).filter(|node| node.is_leaf())?;
         leaf.touch();
         reader.cache.hit(self.page.index, self.pages);
-        let Ok(index) = leaf.find(self.key) else { return Some(Lookup::Absent) };
-        let (from, bytes, in_run) = leaf.value_at(index);
-        let page: Arc<dyn Body> = Arc::<Node<B>>::clone(leaf);
-        (!in_run).then(|| Lookup::Found(Value::of_page(page, from as u32, bytes as u32)))
+        found_in(leaf, table, self.key)
     }
+}
+
+/// What a leaf says of a key; `None` if the disk has to be asked.
+#[inline]
+fn found_in<const B: usize>(leaf: &Arc<Node<B>>, table: TableId, key: &[u8]) -> Option<Lookup> {
+    let Ok(index) = leaf.find(key) else { return Some(Lookup::Absent) };
+    let (from, bytes, in_run) = leaf.value_at(index);
+    if in_run || leaf.table() != table {
+        return None;
+    }
+    let page: Arc<dyn Body> = Arc::<Node<B>>::clone(leaf);
+    Some(Lookup::Found(Value::of_page(page, from as u32, bytes as u32)))
 }
 
 fn of_table<const B: usize>(node: &Node<B>, child: &ChildRef, table: TableId) -> Result<(), PageError> {
