@@ -12,20 +12,20 @@ use crate::{
     Result,
     child::{Figures, Task, figure},
     keys::Rows,
-    peer::{Peer, Safety, Seawall, Use},
+    peer::{Peer, Safety, Seawall, Settings, Use},
 };
 
 /// What the checkpoint has to write, if the cache allows it.
 const DIRTY_BYTES: u64 = 256 << 20;
+/// What a row takes of that, in memory.
+const ROW_BYTES: u64 = 220;
 /// How many rows a transaction writes beforehand.
 const AT_ONCE: usize = 500;
 
-/// What a row takes of that, in memory.
-const ROW_BYTES: u64 = 220;
-
 pub fn latency(task: &Task, safety: Safety) -> Result<Figures> {
     let rows = Rows::new(task.sizes.keys);
-    let seawall = Seawall::open(&task.folder, task.settings(safety), Use::RarelyCheckpointed)?;
+    let settings = Settings { stays_in_log: true, ..task.settings(safety) };
+    let seawall = Seawall::open(&task.folder, settings, Use::Logged)?;
     // Half of what would make one due: what is committed meanwhile finds room beside it.
     let dirty = DIRTY_BYTES.min(task.sizes.cache_bytes / 8);
     let count = (dirty / ROW_BYTES).min(rows.count());

@@ -10,7 +10,7 @@ use crate::{
     Result,
     child::{Figures, Task, die, figure},
     keys::Rows,
-    peer::{self, Call, Peer, Safety, Seawall, Settings, Use},
+    peer::{self, Call, Peer, Safety, Settings},
 };
 
 pub fn crash(task: &Task) -> Result<Figures> {
@@ -45,8 +45,5 @@ pub fn recover(task: &Task) -> Result<Figures> {
 /// With all commits in the log, for who can be told.
 fn open(task: &Task) -> Result<Box<dyn Peer>> {
     let settings = Settings { stays_in_log: true, ..task.settings(Safety::Buffered) };
-    if task.peer == "seawall" {
-        return Ok(Box::new(Seawall::open(&task.folder, settings, Use::RarelyCheckpointed)?));
-    }
     peer::open(&task.peer, &task.folder, settings)
 }

@@ -26,8 +26,6 @@ pub enum Use {
     Logged,
     /// With the sync type `no_sync`: what is not in a checkpoint is lost with the process.
     NotLogged,
-    /// Logged, and no checkpoint comes by itself before a quarter of the cache is full of versions.
-    RarelyCheckpointed,
 }
 
 pub struct Seawall {
@@ -54,11 +52,12 @@ impl Seawall {
             // Every 500 ms, however many commits there are: nobody else syncs by their number.
             sync_period: Duration::from_millis(500),
             sync_threshold: 1_000_000_000,
-            dirty_bytes: if purpose == Use::RarelyCheckpointed { quarter } else { proportions.dirty_bytes },
+            // (No more is allowed: a checkpoint comes by itself at last.)
+            dirty_bytes: if settings.stays_in_log { quarter } else { proportions.dirty_bytes },
             // A snapshot that is read right behind a load keeps what a checkpoint has written meanwhile.
             pinned_bytes: 2 * quarter,
             max_value_bytes: 1 << 20,
-            checkpoint_after_recovery: purpose != Use::RarelyCheckpointed,
+            checkpoint_after_recovery: !settings.stays_in_log,
             ..proportions
         };
         block_on(async {
