@@ -93,7 +93,11 @@ struct Runner<'a> {
 impl Runner<'_> {
     fn case(&mut self, case: &'static Case, outcome: &mut Outcome) {
         for repeat in 0..self.plan.repeats {
-            for name in case.contestants().filter(|name| self.plan.invites(name)) {
+            let mut names: Vec<_> = case.contestants().filter(|name| self.plan.invites(name)).collect();
+            // What somebody leaves the disk to do is not always the same one's loss.
+            let first = repeat as usize % names.len().max(1);
+            names.rotate_left(first);
+            for name in names {
                 self.progress(&format!("{}: {name}, repeat {} of {}", case.name, repeat + 1, self.plan.repeats));
                 let measured = self.measure(case, name);
                 if self.interrupted.load(Ordering::Relaxed) {
@@ -125,7 +129,10 @@ impl Runner<'_> {
             folder: folder.to_owned(),
             sizes,
         };
-        let run = |task: Task| child::run(&task, self.interrupted, self.plan.patience);
+        let run = |task: Task| {
+            device::settle(self.folder);
+            child::run(&task, self.interrupted, self.plan.patience)
+        };
         if case.reads_table {
             let table = self.tables().join(name);
             if !self.loaded.contains(name) {

@@ -11,8 +11,8 @@ use crate::{
     raw,
 };
 
-/// Commits that are made before the clock starts.
-const WARM: u64 = 100;
+/// The part of a case's time that passes before the clock starts: files are made ready meanwhile.
+const WARM_UP: f64 = 0.2;
 
 pub fn durable(task: &Task, threads: u64) -> Result<Figures> {
     let rows = Rows::new(1 << 32);
@@ -35,10 +35,12 @@ pub fn durable(task: &Task, threads: u64) -> Result<Figures> {
 
 /// All threads commit until time is over.
 fn hammer(task: &Task, threads: u64, commit: impl Fn(u64) -> Result + Sync) -> Result<Figures> {
-    for number in 0..WARM {
-        commit(number)?;
-    }
     let time = Duration::from_secs_f64(task.sizes.seconds);
+    let (began, mut warm) = (Instant::now(), 0);
+    while began.elapsed() < time.mul_f64(WARM_UP) {
+        commit(warm)?;
+        warm += 1;
+    }
     let before = device::flushes(&task.folder);
     let began = Instant::now();
     let latencies: Vec<Vec<Duration>> = std::thread::scope(|scope| {
@@ -46,7 +48,7 @@ fn hammer(task: &Task, threads: u64, commit: impl Fn(u64) -> Result + Sync) -> R
             let mut latencies = Vec::new();
             let mut last = began;
             while last - began < time {
-                commit(WARM + thread + latencies.len() as u64 * threads)?;
+                commit(warm + thread + latencies.len() as u64 * threads)?;
                 let now = Instant::now();
                 latencies.push(now - last);
                 last = now;
