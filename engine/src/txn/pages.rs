@@ -93,6 +93,11 @@ pub trait Draft<const B: usize> {
     /// The first of so many free pages side by side in one chunk.
     fn allocate(&mut self, pages: u32) -> Result<PageNo, Self::Error>;
 
+    /// A node to make a page of: one that nobody uses any more, or a new one.
+    fn frame(&mut self) -> Arc<Node<B>> {
+        Arc::new(Node::blank())
+    }
+
     /// Takes an allocated page: header and body, in this order, are its bytes.
     fn write(&mut self, page: PageNo, header: [u8; format::PAGE_HEADER_BYTES], node: Arc<Node<B>>);
 

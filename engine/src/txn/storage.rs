@@ -374,6 +374,12 @@ impl Memory {
         Arc::new(Memory { limit: self.limit, used: AtomicU64::new(0), whole: Some(Arc::clone(self)) })
     }
 
+    /// The bound, in bytes.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Bytes that are in use.
     #[must_use]
     pub fn used(&self) -> u64 {

@@ -179,11 +179,12 @@ impl Tree {
     }
 
     fn place(&mut self, mut path: Path, leaf: u32, at: usize, entry: u32, key: &[u8]) {
-        let (low, high) = self.fences(&path);
         let left = &mut self.leaves[leaf];
         if left.keys.len() < FAN {
             return left.keys.insert(at, entry, key);
         }
+        let (low, high) = self.fences(&path);
+        let left = &mut self.leaves[leaf];
         // Full leaves where keys ascend.
         let middle = if leaf == self.last && at == FAN { FAN } else { FAN / 2 };
         let mut keys = left.keys.split(middle);
@@ -211,12 +212,13 @@ impl Tree {
     /// A node was split: its right half gets its place above.
     fn raise(&mut self, path: &mut Path, mut separator: u32, mut right: u32, max: Csn) {
         while let Some((node, child)) = path.pop() {
-            let (low, high) = self.fences(path);
             let left = &mut self.inners[node];
             let key = self.chains.key(separator);
             if left.keys.len() < FAN {
                 return left.insert(child, separator, key, right);
             }
+            let (low, high) = self.fences(path);
+            let left = &mut self.inners[node];
             let middle = if child == FAN { FAN - 1 } else { FAN / 2 };
             let up = left.keys.entries[middle];
             let mut half = Inner { keys: left.keys.split(middle + 1), max: left.max, children: [NONE; FAN + 1] };

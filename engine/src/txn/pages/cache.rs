@@ -14,15 +14,15 @@ use std::{
 
 use arc_swap::{ArcSwapOption, Guard};
 
-use super::{chunk::Chunk, format::ChildRef, node::Node};
+use super::{chunk::Chunk, format::ChildRef, node::Node, page_bytes};
 use crate::{
     env::File,
     gate::Gate,
     plant::Plants,
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
     txn::{
         ids::PageNo,
-        storage::{Memory, StorageError},
+        storage::{Memory, StorageError, StorageOptions},
     },
 };
 
@@ -30,6 +30,9 @@ use crate::{
 const SLOTS: usize = 256;
 
 type Slots<const B: usize> = Box<[ArcSwapOption<Node<B>>]>;
+
+/// Of all memory this part is for spare nodes, at most.
+const SPARE_PART: u64 = 16;
 
 /// A page in memory, as a look at its slot gives it.
 pub(super) type Held<const B: usize> = Guard<Option<Arc<Node<B>>>>;
@@ -65,27 +68,27 @@ impl<const B: usize> Frames<B> {
         held.is_some().then_some(held)
     }
 
-    /// Fills a slot, whatever it held. The bytes are counted.
-    fn fill(&self, page: u32, node: Arc<Node<B>>) {
-        let Some(piece) = self.pieces.get(page as usize / SLOTS) else { return };
+    /// Fills a slot, and gives back what it held. The bytes are counted.
+    fn fill(&self, page: u32, node: Arc<Node<B>>) -> Option<Arc<Node<B>>> {
+        let piece = self.pieces.get(page as usize / SLOTS)?;
         let slots = piece.get_or_init(|| {
             self.memory.add(SLOT_BYTES);
             (0..SLOTS).map(|_| ArcSwapOption::empty()).collect()
         });
-        if slots[page as usize % SLOTS].swap(Some(node)).is_none() {
+        let held = slots[page as usize % SLOTS].swap(Some(node));
+        if held.is_none() {
             self.memory.add(frame_bytes::<B>());
         }
+        held
     }
 
     /// Empties a slot whose page was not looked at since the last time.
-    fn tick(&self, slot: &ArcSwapOption<Node<B>>) -> bool {
+    fn tick(&self, slot: &ArcSwapOption<Node<B>>) -> Option<Arc<Node<B>>> {
         let touched = slot.load().as_ref().is_none_or(|node| node.untouch());
         // (If it is filled again in between, that page goes: it is on the disk.)
-        if touched || slot.swap(None).is_none() {
-            return false;
-        }
+        let held = if touched { None } else { slot.swap(None) }?;
         self.memory.give_back(frame_bytes::<B>());
-        true
+        Some(held)
     }
 }
 
@@ -98,10 +101,52 @@ impl<const B: usize> Drop for Frames<B> {
     }
 }
 
+/// Nodes that nobody uses any more, for the next pages. New memory would cost more than what becomes of it, and an allocator keeps what it is
+/// given back in pieces where nothing else has room; so some are kept, about as many as are written in one piece. Their bytes are
+/// counted as if they were always here: the others are pages that have no slot yet.
+#[derive(Debug)]
+pub(super) struct Spares<const B: usize> {
+    nodes: Mutex<Vec<Arc<Node<B>>>>,
+    most: u64,
+    memory: Arc<Memory>,
+}
+
+impl<const B: usize> Drop for Spares<B> {
+    fn drop(&mut self) {
+        self.memory.give_back(self.most * frame_bytes::<B>());
+    }
+}
+
+impl<const B: usize> Spares<B> {
+    fn new(memory: &Arc<Memory>, most: u64) -> Arc<Spares<B>> {
+        memory.add(most * frame_bytes::<B>());
+        Arc::new(Spares { nodes: Mutex::default(), most, memory: Arc::clone(memory) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Node<B>>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that nobody else has, with whatever it held.
+    pub(super) fn take(&self) -> Arc<Node<B>> {
+        let spare = self.lock().pop();
+        spare.unwrap_or_else(|| Arc::new(Node::blank()))
+    }
+
+    /// Takes one back, unless somebody still reads it, or there are enough.
+    pub(super) fn give(&self, mut node: Arc<Node<B>>) {
+        let mut nodes = self.lock();
+        if (nodes.len() as u64) < self.most && Arc::get_mut(&mut node).is_some() {
+            nodes.push(node);
+        }
+    }
+}
+
 /// All slots of a storage.
 #[derive(Debug)]
 pub(super) struct Cache<const B: usize> {
     pub(super) memory: Arc<Memory>,
+    pub(super) spares: Arc<Spares<B>>,
     clock: Mutex<Clock<B>>,
     /// Pages that somebody is reading from the disk.
     loading: Mutex<BTreeMap<PageNo, Arc<Gate>>>,
@@ -128,10 +173,13 @@ struct Clock<const B: usize> {
 }
 
 impl<const B: usize> Cache<B> {
-    pub(super) fn new(memory: &Arc<Memory>, plants: Plants) -> Cache<B> {
+    pub(super) fn new(options: &StorageOptions) -> Cache<B> {
         let clock = Mutex::new(Clock { frames: Vec::new(), at: (0, 0, 0), evictions: 0 });
         let (hits, misses) = (Default::default(), AtomicU64::new(0));
-        Cache { memory: memory.part(), clock, loading: Mutex::default(), hits, misses, plants }
+        let memory = options.memory.part();
+        let spares = options.piece_bytes.min(memory.limit() / SPARE_PART).div_ceil(page_bytes::<B>());
+        let spares = Spares::new(&memory, spares);
+        Cache { memory, spares, clock, loading: Mutex::default(), hits, misses, plants: options.plants() }
     }
 
     /// Counts pages that were found in memory, the last of which is this.
@@ -156,9 +204,9 @@ impl<const B: usize> Cache<B> {
 
     /// Puts a page into its slot, and empties others if it is too many.
     pub(super) fn put(&self, frames: &Frames<B>, page: u32, node: Arc<Node<B>>) {
-        frames.fill(page, node);
+        frames.fill(page, node).into_iter().for_each(|held| self.spares.give(held));
         if self.memory.is_beyond() {
-            self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(&self.memory);
+            self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(&self.memory, &self.spares);
         }
     }
 
@@ -177,7 +225,9 @@ impl<const B: usize> Cache<B> {
             let (gate, seen) = match self.enter(child.page) {
                 Ok(_reading) => {
                     self.misses.fetch_add(1, Ordering::Relaxed);
-                    let node = Arc::new(chunk.read_page(child, &self.plants).await?);
+                    let mut node = self.spares.take();
+                    // (Nobody else has it.)
+                    chunk.read_page(child, Arc::make_mut(&mut node), &self.plants).await?;
                     // So that it isn't what makes room for itself.
                     node.touch();
                     self.put(&chunk.frames, child.page.index, Arc::clone(&node));
@@ -218,7 +268,7 @@ impl<const B: usize> Drop for Reading<'_, B> {
 
 impl<const B: usize> Clock<B> {
     /// Goes on until memory is within its bound, but not much more than twice round: others may have filled it.
-    fn turn(&mut self, memory: &Memory) {
+    fn turn(&mut self, memory: &Memory, spares: &Spares<B>) {
         let mut rounds = 0;
         while rounds < 3 {
             let (chunk, piece, slot) = self.at;
@@ -235,7 +285,10 @@ impl<const B: usize> Clock<B> {
             };
             self.at = (chunk, piece + 1, 0);
             for (slot, held) in slots.get().into_iter().flatten().enumerate().skip(slot) {
-                self.evictions += u64::from(frames.tick(held));
+                if let Some(node) = frames.tick(held) {
+                    self.evictions += 1;
+                    spares.give(node);
+                }
                 if !memory.is_beyond() {
                     self.at = (chunk, piece, slot + 1);
                     return;

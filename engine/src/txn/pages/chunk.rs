@@ -186,15 +186,20 @@ impl<F: File, const B: usize> Chunk<F, B> {
         self.writer.get().unwrap_or(&self.file)
     }
 
-    /// The page that `child` names, checked.
-    pub(super) async fn read_page(&self, child: &ChildRef, plants: &Plants) -> Result<Node<B>, StorageError> {
+    /// The page that `child` names, checked. After an error the node is none.
+    pub(super) async fn read_page(
+        &self,
+        child: &ChildRef,
+        node: &mut Node<B>,
+        plants: &Plants,
+    ) -> Result<(), StorageError> {
         let bytes = self.read(child.page.index, page_bytes::<B>()).await?;
         let stated = bytes.get(page_at::CRC..).and_then(|rest| rest.first_chunk()).map(|crc| u32::from_le_bytes(*crc));
         let child = match stated {
             Some(crc) if crc != child.crc && planted!(plants, CkptChildUnchecked) => ChildRef { crc, ..*child },
             _ => *child,
         };
-        Node::decode(&bytes, &child).map_err(corrupt_page::<B>)
+        node.decode_into(&bytes, &child).map_err(corrupt_page::<B>)
     }
 
     /// A value in pages of its own, checked. The caller has made sure that the file is that long.

@@ -404,9 +404,11 @@ impl<const B: usize> Merge<B> {
 
     fn make<D: Draft<B>>(&self, group: &Group<B>, draft: &mut D) -> Result<ChildRef, D::Error> {
         let page = draft.allocate(1)?;
-        let node = group.cells.build(self.table);
+        let mut node = draft.frame();
+        // (Nobody else has it.)
+        group.cells.build_into(self.table, Arc::make_mut(&mut node));
         let (header, crc) = node.seal(page, self.csn);
-        draft.write(page, header, Arc::new(node));
+        draft.write(page, header, node);
         Ok(ChildRef { page, crc, runs_below: group.cells.runs_below() })
     }
 

@@ -185,8 +185,22 @@ impl<const B: usize> Body for Node<B> {
 }
 
 impl<const B: usize> Node<B> {
+    /// One that becomes a page: [`Cells::build_into`] and [`Node::decode_into`] make one of it.
+    #[must_use]
+    pub fn blank() -> Node<B> {
+        let (table, touched) = (TableId(0), Touched::default());
+        Node { table, count: 0, prefix_bytes: 0, used_bytes: 0, level: 0, touched, body: [0; B] }
+    }
+
     /// Decodes and checks the page that `child` names. The error says what is wrong first.
     pub fn decode(bytes: &[u8], child: &ChildRef) -> Result<Node<B>, PageError> {
+        let mut node = Node::blank();
+        node.decode_into(bytes, child)?;
+        Ok(node)
+    }
+
+    /// The same, whatever the node was before. After an error it is no page.
+    pub fn decode_into(&mut self, bytes: &[u8], child: &ChildRef) -> Result<(), PageError> {
         let error = |offset, what| PageError { page: child.page, offset, what };
         let flaw = |offset, what| Err(error(offset, what));
         let (header, body) = unseal::<B>(bytes, child)?;
@@ -199,9 +213,10 @@ impl<const B: usize> Node<B> {
             return flaw(page_at::LEVEL, Flaw::Level);
         }
         let Header { level, count, table, prefix_bytes, used_bytes, .. } = header;
-        let node = Node { body: *body, table, count, prefix_bytes, used_bytes, level, touched: Touched::default() };
-        node.check().map_err(|(offset, what)| error(offset, what))?;
-        Ok(node)
+        (self.table, self.count, self.prefix_bytes, self.used_bytes) = (table, count, prefix_bytes, used_bytes);
+        (self.level, self.touched) = (level, Touched::default());
+        self.body.copy_from_slice(body);
+        self.check().map_err(|(offset, what)| error(offset, what))
     }
 
     /// The header's numbers fit, and so do all cells, without a gap: a page has one form, up to how long its prefix is.

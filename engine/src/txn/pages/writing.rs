@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Draft, FileOf, Names, Shared, Tree,
+    cache::Spares,
     chunk::{Chunk, ChunkHeader, name_of},
     format::{PAGE_HEADER_BYTES, Run},
     merge::Merge,
@@ -61,6 +62,7 @@ struct Ahead<E: Env> {
 /// What a merge needs: places, and somewhere to leave pages until they are written.
 pub(super) struct Work<const B: usize> {
     pub(super) space: DraftSpace<B>,
+    spares: Arc<Spares<B>>,
     pending: BTreeMap<PageNo, Piece<B>>,
     pending_bytes: u64,
 }
@@ -76,7 +78,8 @@ pub(super) enum Piece<const B: usize> {
 pub(super) enum Pace {
     /// All of them; each piece by itself.
     Pieces,
-    /// Those that there is room for; at the end.
+    /// Inner pages, if there is room; at the end. Leaves would push out what others read, and take new memory, which a machine can be
+    /// slower with than with the disk.
     Whole,
 }
 
@@ -102,6 +105,10 @@ impl<const B: usize> Draft<B> for Work<B> {
         self.space.allocate(pages).map_err(|none| Stop::Failed(no_page(none)))
     }
 
+    fn frame(&mut self) -> Arc<Node<B>> {
+        self.spares.take()
+    }
+
     fn write(&mut self, page: PageNo, header: [u8; PAGE_HEADER_BYTES], node: Arc<Node<B>>) {
         self.add(page, Piece::Node(header, node));
     }
@@ -124,10 +131,11 @@ pub(super) fn no_page(none: NoPage) -> StorageError {
 
 impl<E: Env, const B: usize> Writing<E, B> {
     pub(super) fn new(shared: &Arc<Shared<E, B>>, reader: Reader<FileOf<E>, B>, space: DraftSpace<B>) -> Self {
+        let spares = Arc::clone(&reader.cache.spares);
         Writing {
             shared: Arc::clone(shared),
             reader,
-            work: Work { space, pending: BTreeMap::new(), pending_bytes: 0 },
+            work: Work { space, spares, pending: BTreeMap::new(), pending_bytes: 0 },
             made: BTreeSet::new(),
             failed_syncs: shared.lock().names.failed,
             unsynced: BTreeSet::new(),
@@ -242,10 +250,13 @@ impl<E: Env, const B: usize> Writing<E, B> {
             let mut index = first.index;
             for piece in group {
                 let pages = piece.pages();
-                if let Piece::Node(_, node) = piece
-                    && (pace == Pace::Pieces || !self.reader.cache.memory.is_beyond())
-                {
-                    self.reader.cache.put(&chunk.frames, index, node);
+                if let Piece::Node(_, node) = piece {
+                    let cache = &self.reader.cache;
+                    if pace == Pace::Pieces || !node.is_leaf() && !cache.memory.is_beyond() {
+                        cache.put(&chunk.frames, index, node);
+                    } else {
+                        cache.spares.give(node);
+                    }
                 }
                 index += pages;
             }

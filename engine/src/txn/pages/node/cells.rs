@@ -163,26 +163,30 @@ impl<const B: usize> Cells<B> {
         self.cells.iter().any(|cell| cell.in_run)
     }
 
-    /// The page of these cells.
+    /// The page of these cells, as a node of its own.
+    #[cfg(test)]
+    pub(in crate::txn::pages) fn build(&self, table: TableId) -> Node<B> {
+        let mut node = Node::blank();
+        self.build_into(table, &mut node);
+        node
+    }
+
+    /// Makes a node the page of these cells, whatever it was before.
     ///
     /// # Panics
     /// If they don't fit, or there are fewer than a page has: one in a leaf, two above.
-    #[must_use]
-    pub fn build(&self, table: TableId) -> Node<B> {
+    pub fn build_into(&self, table: TableId, node: &mut Node<B>) {
         let first = usize::from(self.level > 0);
         assert!(self.len() > first, "a page of too few cells");
         let used = self.size(self.len(), self.prefix_bytes, self.key_bytes, self.value_bytes);
         assert!(used <= B, "cells that don't fit");
         // All of these are at most B, which fits into 16 bits by the assertion in the format.
-        let mut node = Node {
-            body: [0; B],
-            table,
-            count: self.len() as u16,
-            prefix_bytes: self.prefix_bytes as u16,
-            used_bytes: used as u16,
-            level: self.level,
-            touched: Touched::default(),
-        };
+        node.table = table;
+        node.count = self.len() as u16;
+        node.prefix_bytes = self.prefix_bytes as u16;
+        node.used_bytes = used as u16;
+        node.level = self.level;
+        node.touched = Touched::default();
         let (heads_at, offsets_at, mut at) = (node.heads_at(), node.offsets_at(), node.cells_at());
         let body = &mut node.body;
         body[..self.prefix_bytes].copy_from_slice(&self.key(first)[..self.prefix_bytes]);
@@ -205,6 +209,6 @@ impl<const B: usize> Cells<B> {
                 add(suffix);
             }
         }
-        node
+        body[used..].fill(0);
     }
 }
