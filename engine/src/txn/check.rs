@@ -165,7 +165,8 @@ pub(super) async fn check<E: Env, S: Storage<E>>(
     let options = Options { create: false, ..options };
     options.validate()?;
     let (dir, _lock) = open::locked(&env, path, false).await?;
-    let examined = S::examine(&env, &dir, &open::storage_options(&options, &Memory::new(options.cache_bytes))).await?;
+    let examined =
+        S::examine(&env, &dir, &open::storage_options(&options, &Memory::new(options.counted_bytes()))).await?;
     let mut report = CheckReport::default();
     let roots = S::roots(&examined);
     for (name, copy) in &roots.copies {

@@ -193,7 +193,7 @@ async fn look<E: Env, S: Storage<E>>(
     path: &Path,
     options: Options,
 ) -> Result<Found<E, S>, OpenError> {
-    let (versions, waiting) = (Versions::new(Memory::new(options.cache_bytes)), Arc::<Waiting>::default());
+    let (versions, waiting) = (Versions::new(Memory::new(options.counted_bytes())), Arc::<Waiting>::default());
     let storage_options =
         StorageOptions { waiting: Some(Arc::clone(&waiting)), ..storage_options(&options, versions.memory()) };
     let examined = S::examine(&env, dir, &storage_options).await?;

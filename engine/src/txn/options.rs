@@ -132,6 +132,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What pages and versions may take of the memory: an eighth is left for what nobody counts, above all for what an allocator adds.
+    pub(super) fn counted_bytes(&self) -> u64 {
+        self.cache_bytes - self.cache_bytes / 8
+    }
+
     /// The defaults for so many bytes of memory, in their proportions: an eighth of `cache_bytes` makes a checkpoint due (`dirty_bytes`),
     /// snapshots may keep a quarter (`pinned_bytes`), and a value may take as much (`max_value_bytes`, at most 16 MiB). The more memory
     /// there is for versions, the more commits a checkpoint writes at once, and the longer the logs are that an open replays (at
