@@ -21,10 +21,6 @@ use serde::{Deserialize, Serialize};
 /// Whatever goes wrong ends one measurement.
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// One for all that is written in Rust; SQLite and LMDB use the system's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measures Seawall's store beside redb, fjall, sled, SQLite and LMDB, and beside raw loops that do the same to the disk.
 #[derive(Parser)]
 struct Flags {
