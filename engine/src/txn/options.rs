@@ -37,7 +37,8 @@ pub struct Options {
     pub sync_threshold: u64,
     /// From when on others see a commit. Default: [`Visibility::Durable`] for [`Sync::Instant`], else [`Visibility::Committed`].
     pub visibility: Option<Visibility>,
-    /// The bound on memory, in bytes: pages and versions. 256 KiB to 1 TiB, default 256 MiB; see [`Options::with_cache`] for another.
+    /// The bound on memory, in bytes: pages and versions take up to seven eighths of it, and the rest is left for what nobody counts, above all
+    /// what the allocator adds. 256 KiB to 1 TiB, default 256 MiB; see [`Options::with_cache`] for another.
     pub cache_bytes: u64,
     /// So many bytes of versions make a checkpoint due, and at twice as many commits wait for it: 16 KiB to a quarter of
     /// `cache_bytes`. Default 32 MiB.
@@ -58,7 +59,8 @@ pub struct Options {
     pub checkpoint_at_close: bool,
     /// Length of a chunk file, in bytes; see [`StorageOptions`](super::storage::StorageOptions). Default 256 MiB.
     pub chunk_bytes: u64,
-    /// How much a checkpoint writes between two syncs of a chunk: 4 KiB to 64 MiB, default 512 KiB.
+    /// How much a checkpoint writes between two syncs of a chunk: 4 KiB to 64 MiB, default 512 KiB. While commits wait for syncs of their own it
+    /// is an eighth of that.
     pub checkpoint_piece_bytes: u64,
     /// Length of a log's segment; see [`segment_bytes`](crate::wal::Options::segment_bytes). Default 64 MiB.
     pub log_segment_bytes: u64,
@@ -132,7 +134,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What pages and versions may take of the memory: an eighth is left for what nobody counts, above all for what an allocator adds.
+    /// What pages and versions may take of the memory.
     pub(super) fn counted_bytes(&self) -> u64 {
         self.cache_bytes - self.cache_bytes / 8
     }

@@ -30,6 +30,12 @@ use crate::{
 /// Pages side by side that are written in one call.
 const WRITE_PAGES: usize = 64;
 
+/// Pieces are so many times smaller while somebody waits for a sync.
+const SMALLER: u64 = 8;
+/// Then so much longer than its sync took is the pause behind a piece. (Measured: with equal ones of whole pieces the 99th percentile of
+/// durable commits was three times that before the checkpoint, with these 1.7 times.)
+const PAUSES: u32 = 2;
+
 /// So many pieces are written before it is worth a sync beside what follows.
 const AHEAD_PIECES: u64 = 16;
 
@@ -188,7 +194,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
             let source = InMemory { reader: &self.reader, table, held: &held };
             match merge.step(&source, changes, &mut self.work) {
                 Ok(Some(merged)) => break merged,
-                Ok(None) if self.work.pending_bytes < self.shared.piece_bytes => {}
+                Ok(None) if self.work.pending_bytes < self.piece_bytes(pace) => {}
                 Ok(None) => self.write_piece(pace).await?,
                 Err(Stop::Missing(child)) => held = Some((child, self.reader.load(&child).await?)),
                 Err(Stop::Failed(error)) => return Err(error),
@@ -212,6 +218,12 @@ impl<E: Env, const B: usize> Writing<E, B> {
         Err(StorageError::Corrupt { file: name_of(page.chunk), offset, what })
     }
 
+    /// How much is worth a write. Who waits for a sync of its own waits for that of a piece as well, so it is a small one then.
+    fn piece_bytes(&self, pace: Pace) -> u64 {
+        let whole = self.shared.piece_bytes;
+        if pace == Pace::Pieces && self.shared.somebody_waits() { whole / SMALLER } else { whole }
+    }
+
     /// Writes what is pending, and lets others go on: their syncs share the disk with this one, and would wait for it each time.
     pub(super) async fn write_piece(&mut self, pace: Pace) -> Result<(), StorageError> {
         self.write_out(pace).await?;
@@ -219,8 +231,8 @@ impl<E: Env, const B: usize> Writing<E, B> {
             let began = self.shared.env.monotonic();
             self.sync().await?;
             let env = &self.shared.env;
-            if self.shared.waiting.as_ref().is_some_and(|waiting| waiting.any()) {
-                env.sleep(env.monotonic().saturating_sub(began)).await;
+            if self.shared.somebody_waits() {
+                env.sleep(env.monotonic().saturating_sub(began) * PAUSES).await;
             }
         }
         self.shared.env.yield_now().await;
