@@ -297,3 +297,28 @@ impl<const B: usize> Clock<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spare_node_is_one_that_nobody_reads_and_there_are_not_too_many() {
+        let memory = Memory::new(u64::MAX);
+        let spares = Spares::<480>::new(&memory, 2);
+        assert_eq!(memory.used(), 2 * frame_bytes::<480>());
+        let nodes: Vec<_> = (0..4).map(|_| spares.take()).collect();
+        let read = Arc::clone(&nodes[0]);
+        let places: Vec<_> = nodes.iter().map(Arc::as_ptr).collect();
+        nodes.into_iter().for_each(|node| spares.give(node));
+        let mut taken = [spares.take(), spares.take()];
+        assert_eq!(
+            taken.each_ref().map(Arc::as_ptr),
+            [places[2], places[1]],
+            "the first is read, the last one too many"
+        );
+        assert!(taken.iter_mut().all(|node| Arc::get_mut(node).is_some()) && Arc::strong_count(&read) == 1);
+        drop(spares);
+        assert_eq!(memory.used(), 0);
+    }
+}

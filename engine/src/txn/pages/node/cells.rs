@@ -189,6 +189,8 @@ impl<const B: usize> Cells<B> {
         node.touched = Touched::default();
         let (heads_at, offsets_at, mut at) = (node.heads_at(), node.offsets_at(), node.cells_at());
         let body = &mut node.body;
+        // (Between its parts as well: nothing of what it was gets into a file.)
+        body.fill(0);
         body[..self.prefix_bytes].copy_from_slice(&self.key(first)[..self.prefix_bytes]);
         for index in 0..self.len() {
             let suffix = if index < first { &[] } else { &self.key(index)[self.prefix_bytes..] };
@@ -209,6 +211,5 @@ impl<const B: usize> Cells<B> {
                 add(suffix);
             }
         }
-        body[used..].fill(0);
     }
 }

@@ -196,6 +196,16 @@ proptest! {
             let page = PageNo { chunk: 1, index: 1 + index as u32 };
             inner.push(key, &ChildRef { page, crc: 0, runs_below: false }.encode(), false);
         }
+        // Nothing is left of what the node was.
+        for (before, after) in [(&leaf, &inner), (&inner, &leaf)] {
+            let (mut node, built) = (before.build(TableId(2)), after.build(TableId(1)));
+            after.build_into(TableId(1), &mut node);
+            prop_assert_eq!(&node, &built);
+            let (bytes, child) = bytes(&built);
+            let mut node = before.build(TableId(2));
+            node.decode_into(&bytes, &child).expect("what was built is read");
+            prop_assert_eq!(&node, &built);
+        }
         for node in [leaf.build(TableId(1)), inner.build(TableId(1))] {
             let (bytes, child) = bytes(&node);
             prop_assert_eq!(&Node::decode(&bytes, &child).expect("what was built is read"), &node);
