@@ -54,7 +54,7 @@ impl<E: Env, const B: usize> PagesBuild<E, B> {
                 self.merge.append(key, value, &mut writing.work).map_err(failed)?;
             }
             rows.advance();
-            if writing.work.pending_bytes() >= self.shared.piece_bytes {
+            if writing.has_piece(Pace::Whole) {
                 writing.write_piece(Pace::Whole).await?;
             }
         }

@@ -32,8 +32,7 @@ const WRITE_PAGES: usize = 64;
 
 /// Pieces are so many times smaller while somebody waits for a sync.
 const SMALLER: u64 = 8;
-/// Then so much longer than its sync took is the pause behind a piece. (Measured: with equal ones of whole pieces the 99th percentile of
-/// durable commits was three times that before the checkpoint, with these 1.7 times.)
+/// Then so many times as long as its sync took is the pause behind a piece. (What others bring: docs/performance.md.)
 const PAUSES: u32 = 2;
 
 /// So many pieces are written before it is worth a sync beside what follows.
@@ -96,11 +95,6 @@ impl<const B: usize> Work<B> {
             Piece::Bytes(bytes) => bytes.len() as u64,
         };
         self.pending.insert(page, piece);
-    }
-
-    /// Bytes that are to be written.
-    pub(super) fn pending_bytes(&self) -> u64 {
-        self.pending_bytes
     }
 }
 
@@ -194,8 +188,8 @@ impl<E: Env, const B: usize> Writing<E, B> {
             let source = InMemory { reader: &self.reader, table, held: &held };
             match merge.step(&source, changes, &mut self.work) {
                 Ok(Some(merged)) => break merged,
-                Ok(None) if self.work.pending_bytes < self.piece_bytes(pace) => {}
-                Ok(None) => self.write_piece(pace).await?,
+                Ok(None) if self.has_piece(pace) => self.write_piece(pace).await?,
+                Ok(None) => {}
                 Err(Stop::Missing(child)) => held = Some((child, self.reader.load(&child).await?)),
                 Err(Stop::Failed(error)) => return Err(error),
             }
@@ -218,10 +212,10 @@ impl<E: Env, const B: usize> Writing<E, B> {
         Err(StorageError::Corrupt { file: name_of(page.chunk), offset, what })
     }
 
-    /// How much is worth a write. Who waits for a sync of its own waits for that of a piece as well, so it is a small one then.
-    fn piece_bytes(&self, pace: Pace) -> u64 {
-        let whole = self.shared.piece_bytes;
-        if pace == Pace::Pieces && self.shared.somebody_waits() { whole / SMALLER } else { whole }
+    /// Whether enough is pending to be written. Who waits for a sync of its own waits for that of a piece as well, so it is a small one then.
+    pub(super) fn has_piece(&self, pace: Pace) -> bool {
+        let small = pace == Pace::Pieces && self.shared.somebody_waits();
+        self.work.pending_bytes >= self.shared.piece_bytes / if small { SMALLER } else { 1 }
     }
 
     /// Writes what is pending, and lets others go on: their syncs share the disk with this one, and would wait for it each time.
