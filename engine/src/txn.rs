@@ -299,7 +299,7 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     /// [`CommitError`].
     pub async fn put(&self, table: &Table, key: &[u8], value: &[u8]) -> Result<Commit, CommitError> {
         self.shared.check_value(value)?;
-        self.write(table, key, Some(value.into())).await
+        self.write(table, key, Some(value)).await
     }
 
     /// Removes a key, as a transaction of its own; nothing happens if there is none.
@@ -310,24 +310,24 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
         self.write(table, key, None).await
     }
 
-    async fn write(&self, table: &Table, key: &[u8], after: undo::After) -> Result<Commit, CommitError> {
+    async fn write(&self, table: &Table, key: &[u8], after: Option<&[u8]>) -> Result<Commit, CommitError> {
         let shared = &self.shared;
         table.check_own_writes()?;
         shared.check_key(key)?;
-        if after.as_deref().is_some_and(|value| shared.is_large(value)) {
-            return self.write_locked(table, key, &after).await;
+        if after.is_some_and(|value| shared.is_large(value)) {
+            return self.write_locked(table, key, after).await;
         }
         let txn = shared.next_txn()?;
-        let writes = Writes::One(table, key, &after);
+        let writes = Writes::One(table, key, after);
         match shared.accept(&Candidate { txn, writes, owner: None, reads: None }).await {
             Ok(accepted) => Ok(Commit { csn: accepted.csn, durable: shared.settle(&accepted).await? }),
             Err(Rejected::Never(error)) => Err(error),
-            Err(Rejected::RowTaken | Rejected::Catalog(_)) => self.write_locked(table, key, &after).await,
+            Err(Rejected::RowTaken | Rejected::Catalog(_)) => self.write_locked(table, key, after).await,
         }
     }
 
     /// Writes a row under its lock: somebody had it, or the row's indexes change with it.
-    async fn write_locked(&self, table: &Table, key: &[u8], after: &undo::After) -> Result<Commit, CommitError> {
+    async fn write_locked(&self, table: &Table, key: &[u8], after: Option<&[u8]>) -> Result<Commit, CommitError> {
         let mut retry_of = None;
         loop {
             let options = TxOptions { isolation: Isolation::ReadCommitted, retry_of, ..TxOptions::default() };

@@ -25,12 +25,12 @@ use super::{
     locks::{Owner, Refusal},
     logs::{Capture, Lacking, Writers},
     options::Sync,
-    overlay::KeyRange,
+    overlay::{KeyRange, ValueRef},
     redo::{LobRef, MAX_PART_BYTES, Op, PART_HEAD_BYTES, Record, Shape, Stamp, encode_part},
     shared::Shared,
     storage::{State, Storage},
     table::Table,
-    undo::{After, WriteSet},
+    undo::WriteSet,
     validate::{Changed, ReadSet},
     view::{View, Visibility},
     volatile::Volatile,
@@ -69,7 +69,7 @@ impl<E: Env> AsMut<Writers<E>> for Pipeline<E> {
 #[derive(Clone, Copy)]
 pub(super) enum Writes<'a> {
     Set(&'a WriteSet),
-    One(&'a Table, &'a [u8], &'a After),
+    One(&'a Table, &'a [u8], Option<&'a [u8]>),
     /// With what an index has at once.
     Create(&'a str, &'a TableKind, &'a Entries),
     Drop(TableId),
@@ -378,23 +378,23 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if planted!(self.options.plants(), TxnPruneLive) {
             live.snapshots = &[];
         }
-        let install = |table: TableId, key: &[u8], after: &After| {
+        let install = |table: TableId, key: &[u8], after: Option<ValueRef<'_>>| {
             if catalog.table(table).is_some() {
                 let installed = volatile.install(table, key, after, csn, &live);
-                let installed = installed.unwrap_or_else(|| generation.install(table, key, after.clone(), csn, &live));
+                let installed = installed.unwrap_or_else(|| generation.install(table, key, after, csn, &live));
                 installed.expect("commits come in order, and the newest generation is not frozen");
             }
         };
         match candidate.writes {
             Writes::Set(set) => {
                 for (table, writes) in set.tables() {
-                    writes.for_each(|(key, after)| install(table, key, after));
+                    writes.for_each(|(key, after)| install(table, key, after.as_ref().map(ValueRef::Shared)));
                 }
             }
-            Writes::One(table, key, after) => install(table.id(), key, after),
+            Writes::One(table, key, after) => install(table.id(), key, after.map(ValueRef::Bytes)),
             Writes::Create(_, _, entries) => {
                 for (key, value) in entries {
-                    let installed = generation.install(catalog.next(), key, Some(Arc::clone(value)), csn, &live);
+                    let installed = generation.install(catalog.next(), key, Some(ValueRef::Shared(value)), csn, &live);
                     installed.expect("it is a new table, and each key is there once");
                 }
             }
@@ -427,12 +427,12 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     }
 
     /// The part of a single write.
-    fn part_of_row(&self, table: &Table, key: &[u8], after: &After) -> Result<Parts, TxError> {
+    fn part_of_row(&self, table: &Table, key: &[u8], after: Option<&[u8]>) -> Result<Parts, TxError> {
         let (mut parts, info) = (Parts::default(), &*table.0);
         match info.kind {
             _ if !self.is_logged() => {}
             TableKind::Rows => {
-                let bytes = ROW_ROOM + key.len() + after.as_ref().map_or(0, |value| value.len());
+                let bytes = ROW_ROOM + key.len() + after.map_or(0, <[u8]>::len);
                 parts.add(info.log, bytes, [head(info), row(key, after, None)])?;
             }
             TableKind::Memory | TableKind::Index { .. } => parts.add(0, 0, [])?,
@@ -454,7 +454,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                     let mut of_log = tables.filter(|(info, _)| info.log == log).peekable();
                     if of_log.peek().is_some() {
                         let ops = of_log.flat_map(|(info, writes)| {
-                            let rows = writes.map(|(key, after)| row(key, after, lobs.get(&(info.id, key))));
+                            let rows = writes.map(|(key, after)| row(key, after.as_deref(), lobs.get(&(info.id, key))));
                             std::iter::once(head(info)).chain(rows)
                         });
                         // (All of it is in this log, mostly.)
@@ -515,7 +515,7 @@ fn head(info: &TableInfo) -> Op<'static> {
     Op::Table { id: info.id, meta: info.meta }
 }
 
-fn row<'a>(key: &'a [u8], after: &'a After, lob: Option<&LobRef>) -> Op<'a> {
+fn row<'a>(key: &'a [u8], after: Option<&'a [u8]>, lob: Option<&LobRef>) -> Op<'a> {
     match (after, lob) {
         (Some(_), Some(lob)) => Op::PutLob { key, value: *lob },
         (Some(value), None) => Op::Put { key, value },

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     ids::{Csn, TableId},
-    overlay::{Found, KeyRange, Live, Overlay, Refused, Value},
+    overlay::{Found, KeyRange, Live, Overlay, Refused, ValueRef},
     storage::Memory,
 };
 
@@ -80,7 +80,7 @@ impl Generation {
         &self,
         table: TableId,
         key: &[u8],
-        value: Option<Value>,
+        value: Option<ValueRef<'_>>,
         csn: Csn,
         live: &Live<'_>,
     ) -> Result<(), Refused> {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn put(generation: &Generation, table: u32, key: &[u8], at: u64) -> Result<(), Refused> {
-        generation.install(TableId(table), key, Some(at.to_le_bytes().as_slice().into()), csn(at), &nobody())
+        generation.install(TableId(table), key, Some(ValueRef::Bytes(&at.to_le_bytes())), csn(at), &nobody())
     }
 
     #[test]

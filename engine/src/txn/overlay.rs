@@ -15,8 +15,9 @@ mod tree;
 mod keys;
 
 mod chain;
+mod values;
 
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 
@@ -24,11 +25,12 @@ pub(crate) use self::chain::Key;
 use self::filter::{Filling, Filter};
 pub(crate) use self::keys::head;
 use self::tree::Tree;
+pub(crate) use self::values::{Moved, Place, ValueRef, Values};
 use super::ids::Csn;
 pub(crate) use super::storage::{Direction, KeyRange};
 use crate::sync::RwLock;
 
-/// Bytes of a version, shared with whoever reads them.
+/// Bytes of a version that somebody has read.
 pub(crate) type Value = Arc<[u8]>;
 
 /// Entries that a batch looks at for each that it may take, before it gives the lock back.
@@ -76,30 +78,67 @@ pub(crate) enum Refused {
 /// A piece of a scan: keys with their versions at its CSN, in its direction. A key that was removed is among them.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    keys: Vec<u8>,
-    /// Where each key ends, and its value.
-    entries: Vec<(usize, Option<Value>)>,
+    /// Keys, each with its value behind it unless that is shared.
+    bytes: Vec<u8>,
+    entries: Vec<Taken>,
     /// The last key that was looked at, if there may be others behind it.
     last: Option<Vec<u8>>,
 }
 
+/// Where an entry of a batch stands.
+#[derive(Debug)]
+struct Taken {
+    key: Range<usize>,
+    value: TakenValue,
+}
+
+#[derive(Debug)]
+enum TakenValue {
+    Removed,
+    /// Behind its key: where it ends.
+    Here(usize),
+    Shared(Value),
+}
+
 impl Batch {
+    /// Nothing is in it, and nothing is behind it.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+        self.last = None;
+    }
+
+    fn take(&mut self, key: &[u8], value: Option<ValueRef<'_>>) {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        let key = begin..self.bytes.len();
+        let value = match value {
+            None => TakenValue::Removed,
+            Some(ValueRef::Shared(value)) => TakenValue::Shared(Value::clone(value)),
+            Some(ValueRef::Bytes(value)) => {
+                self.bytes.extend_from_slice(value);
+                TakenValue::Here(self.bytes.len())
+            }
+        };
+        self.entries.push(Taken { key, value });
+    }
+
     /// What it has, in order.
     #[cfg(test)]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&Value>)> {
-        let mut begin = 0;
-        self.entries.iter().map(move |(end, value)| {
-            let key = self.keys.get(begin..*end).unwrap_or_default();
-            begin = *end;
-            (key, value.as_ref())
-        })
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        (0..self.entries.len()).filter_map(|nth| self.nth(nth))
     }
 
     /// One of them by its number.
-    pub(crate) fn nth(&self, nth: usize) -> Option<(&[u8], Option<&Value>)> {
-        let (end, value) = self.entries.get(nth)?;
-        let begin = nth.checked_sub(1).map_or(0, |before| self.entries[before].0);
-        Some((self.keys.get(begin..*end)?, value.as_ref()))
+    #[inline]
+    pub(crate) fn nth(&self, nth: usize) -> Option<(&[u8], Option<&[u8]>)> {
+        let Taken { key, value } = self.entries.get(nth)?;
+        let value = match value {
+            TakenValue::Removed => None,
+            TakenValue::Here(end) => Some(self.bytes.get(key.end..*end)?),
+            TakenValue::Shared(value) => Some(&**value),
+        };
+        Some((self.bytes.get(key.clone())?, value))
     }
 
     /// What is left of the range behind this batch, even if the batch is empty; none at the end.
@@ -132,7 +171,13 @@ pub(crate) struct Overlay {
 impl Overlay {
     /// Adds a version, and lets those go that nobody needs. `csn` is not below any that was installed, and above those of this key. It
     /// must not be visible before this has returned.
-    pub(crate) fn install(&self, key: &[u8], value: Option<Value>, csn: Csn, live: &Live<'_>) -> Result<(), Refused> {
+    pub(crate) fn install(
+        &self,
+        key: &[u8],
+        value: Option<ValueRef<'_>>,
+        csn: Csn,
+        live: &Live<'_>,
+    ) -> Result<(), Refused> {
         let mut growing = self.growing.write().unwrap_or_else(PoisonError::into_inner);
         if self.frozen.get().is_some() {
             return Err(Refused::Frozen);
@@ -153,7 +198,7 @@ impl Overlay {
     /// The same for who has no snapshot: the CSN is asked for while nothing can be let go. (Asked for before, its version might be
     /// gone by now: two newer ones are installed, the first one is visible, and no snapshot is live.)
     pub(crate) fn get_now(&self, key: &[u8], visible: impl FnOnce() -> Csn) -> Found {
-        let found = self.look(key, |tree| Some(tree.get(key, visible())?.clone()));
+        let found = self.look(key, |tree| Some(tree.get(key, visible())?.map(ValueRef::to_value)));
         found.map_or(Found::Nothing, |value| value.map_or(Found::Removed, Found::Value))
     }
 
@@ -170,16 +215,13 @@ impl Overlay {
     /// The first entries of a range in a direction, at a live CSN: at most `limit`, and fewer where many keys have only newer versions.
     /// [`Batch::rest`] says where the next one begins.
     pub(crate) fn batch(&self, range: KeyRange<'_>, at: Csn, direction: Direction, limit: usize, out: &mut Batch) {
-        out.keys.clear();
-        out.entries.clear();
-        out.last = None;
+        out.clear();
         let limit = limit.max(1);
         self.read(|tree| {
             let mut walk = tree.walk(range, direction, limit >= AHEAD).enumerate().peekable();
             while let Some((looked_at, entry)) = walk.next() {
                 if let Some(value) = entry.at(at) {
-                    out.keys.extend_from_slice(entry.key());
-                    out.entries.push((out.keys.len(), value.clone()));
+                    out.take(entry.key(), value);
                 }
                 if out.entries.len() == limit || looked_at + 1 >= LOOKED_AT.saturating_mul(limit) {
                     out.last = walk.peek().map(|_| entry.key().to_vec());
@@ -189,9 +231,9 @@ impl Overlay {
         });
     }
 
-    /// One that is built at once, of so many keys at most.
-    pub(crate) fn ascending(keys: usize) -> Ascending {
-        let (filter, mut growing) = (Filter::default(), Growing::default());
+    /// One that is built at once, of so many keys at most, with the values that they have.
+    pub(crate) fn ascending(keys: usize, values: Values) -> Ascending {
+        let (filter, mut growing) = (Filter::default(), Growing { tree: Tree::of(values), ..Growing::default() });
         filter.reserve(&mut growing.filling, keys);
         Ascending { filter, growing }
     }
@@ -211,7 +253,7 @@ impl Overlay {
             // (It takes them in the order of CSNs; those of a key ascend already, and each has its own.)
             versions.sort_by_key(|(csn, ..)| *csn);
             for (csn, key, value) in versions {
-                other.install(key, value.clone(), csn, live).expect("nobody else knows it, and they are in order");
+                other.install(key, value, csn, live).expect("nobody else knows it, and they are in order");
             }
         });
         other
@@ -254,8 +296,8 @@ pub(crate) struct Ascending {
 }
 
 impl Ascending {
-    /// Adds keys above those before them, ascending. CSNs may come in any order.
-    pub(crate) fn extend(&mut self, rows: Vec<(Key, Option<Value>, Csn)>) {
+    /// Adds keys above those before them, ascending, each with where its value stands. CSNs may come in any order.
+    pub(crate) fn extend(&mut self, rows: Vec<(Key, Place, Csn)>) {
         let Growing { tree, filling } = &mut self.growing;
         // By themselves, so that none waits for another's place in memory.
         let there = tree.len();

@@ -1,6 +1,6 @@
 //! The keys of a range in order: a transaction's own writes, the generations' versions and what is below, merged.
 
-use std::{cmp::Ordering, ops::Bound, sync::Arc};
+use std::{cmp::Ordering, mem, ops::Bound, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -9,7 +9,7 @@ use crate::env::Env;
 use super::{
     error::TxError,
     ids::{Csn, TableId},
-    overlay::{Batch, Overlay, Value as Version},
+    overlay::{Batch, Overlay},
     shared::Shared,
     storage::{Cursor, Direction, KeyRange, State, Storage},
     undo::{After, WriteSet},
@@ -56,6 +56,8 @@ struct Own<'a> {
 struct Layer {
     overlay: Arc<Overlay>,
     batch: Batch,
+    /// The one before, whose memory is the next one's.
+    spare: Batch,
     next: usize,
     size: usize,
     begun: bool,
@@ -90,8 +92,8 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
         };
         let own = Own { current: rest.next(), rest };
         let layer = |overlay| {
-            let (batch, next, size) = (Batch::default(), 0, FIRST_BATCH);
-            Layer { overlay, batch, next, size, begun: false, more: true }
+            let (batch, spare, next, size) = (Batch::default(), Batch::default(), 0, FIRST_BATCH);
+            Layer { overlay, batch, spare, next, size, begun: false, more: true }
         };
         let layers = match view.volatile.table(table) {
             Some(overlay) => std::iter::once(Arc::clone(overlay)).map(layer).collect(),
@@ -173,7 +175,7 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
     fn at(&self, source: Source) -> Option<(&[u8], Option<&[u8]>)> {
         match source {
             Source::Own => self.own.current.map(|(key, after)| (key, after.as_deref())),
-            Source::Layer(nth) => self.layers[nth].current().map(|(key, value)| (key, value.map(|value| &**value))),
+            Source::Layer(nth) => self.layers[nth].current(),
             Source::Below => self.below.current().map(|(key, value)| (key, Some(value))),
         }
     }
@@ -203,18 +205,20 @@ impl Layer {
     fn fill(&mut self, range: &(Bound<Vec<u8>>, Bound<Vec<u8>>), at: Csn, direction: Direction) {
         while self.current().is_none() && self.more {
             let whole = (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice));
-            let mut batch = Batch::default();
+            let mut batch = mem::take(&mut self.spare);
+            batch.clear();
             let rest = if self.begun { self.batch.rest(whole, direction) } else { Some(whole) };
             match rest {
                 Some(rest) => self.overlay.batch(rest, at, direction, self.size, &mut batch),
                 None => self.more = false,
             }
-            (self.batch, self.next, self.begun) = (batch, 0, true);
+            self.spare = mem::replace(&mut self.batch, batch);
+            (self.next, self.begun) = (0, true);
             self.size = (self.size * 2).min(LARGEST_BATCH);
         }
     }
 
-    fn current(&self) -> Option<(&[u8], Option<&Version>)> {
+    fn current(&self) -> Option<(&[u8], Option<&[u8]>)> {
         self.batch.nth(self.next)
     }
 }

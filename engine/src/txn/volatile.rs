@@ -13,7 +13,7 @@ use std::{
 use super::{
     catalog::{Catalog, TableKind},
     ids::{Csn, TableId},
-    overlay::{Live, Overlay, Refused, Value},
+    overlay::{Live, Overlay, Refused, ValueRef},
     storage::Memory,
 };
 
@@ -62,13 +62,13 @@ impl Volatile {
         &self,
         table: TableId,
         key: &[u8],
-        value: &Option<Value>,
+        value: Option<ValueRef<'_>>,
         csn: Csn,
         live: &Live<'_>,
     ) -> Option<Result<(), Refused>> {
         let kept = self.0.get(&table)?;
         let before = kept.overlay.bytes() as u64;
-        let installed = kept.overlay.install(key, value.clone(), csn, live);
+        let installed = kept.overlay.install(key, value, csn, live);
         let after = kept.overlay.bytes() as u64;
         kept.memory.add(after.saturating_sub(before));
         kept.memory.give_back(before.saturating_sub(after));
@@ -119,7 +119,7 @@ mod tests {
         let mut catalog = catalog(&[TableKind::Rows, TableKind::Memory, TableKind::Memory]);
         let first = Volatile::default().follow(&catalog, &memory);
         let put = |volatile: &Volatile, table, at| {
-            volatile.install(TableId(table), b"k", &Some(b"v".as_slice().into()), csn(at), &nobody)
+            volatile.install(TableId(table), b"k", Some(ValueRef::Bytes(b"v")), csn(at), &nobody)
         };
         assert_eq!((put(&first, 1, 2), put(&first, 2, 2), put(&first, 3, 3)), (None, Some(Ok(())), Some(Ok(()))));
         let both = memory.used();
@@ -141,14 +141,14 @@ mod tests {
         let volatile = Volatile::default().follow(&catalog(&[TableKind::Memory]), &memory);
         let old = [csn(150)];
         let live = Live { snapshots: &old, visible: csn(250) };
-        let install = |key: u64, value: Option<Value>, at| {
+        let install = |key: u64, value: Option<&[u8]>, at| {
             volatile
-                .install(TableId(1), &key.to_be_bytes(), &value, csn(at), &live)
+                .install(TableId(1), &key.to_be_bytes(), value.map(ValueRef::Bytes), csn(at), &live)
                 .expect("it is one")
                 .expect("in order");
         };
         for key in 1..=100 {
-            install(key, Some(key.to_be_bytes().as_slice().into()), key);
+            install(key, Some(&key.to_be_bytes()), key);
         }
         assert_eq!(volatile.tidied(&live).table(TableId(1)).map(|overlay| overlay.len()), Some(100), "nothing to do");
         // Of these 49 are older than the snapshot, 100 are visible.

@@ -1,10 +1,9 @@
 //! Keys, each with its versions, newest first; a version goes as soon as nobody can read it. An entry keeps its number and its place
 //! in memory for as long as the table's overlay lives.
 
+use super::values::{NOWHERE, Place, ValueRef, Values};
+use super::{Csn, Live};
 use std::ops::{Index, IndexMut};
-use std::sync::Arc;
-
-use super::{Csn, Live, Value};
 
 /// No entry, version or node.
 pub(super) const NONE: u32 = u32::MAX;
@@ -120,15 +119,8 @@ impl Key {
 #[derive(Debug)]
 struct Version {
     csn: Csn,
-    value: Option<Value>,
+    value: Place,
     older: u32,
-}
-
-impl Version {
-    /// Bytes of the value: shared, but counted whole, since whoever else holds it lets it go sooner.
-    fn heap_bytes(&self) -> usize {
-        self.value.as_ref().map_or(0, |value| heap_bytes(2 * size_of::<usize>() + value.len()))
-    }
 }
 
 #[derive(Debug)]
@@ -145,23 +137,29 @@ pub(super) struct Chains {
     versions: Arena<Version>,
     /// A list through `older`.
     free: u32,
-    /// Of values and of long keys.
+    values: Values,
+    /// Of long keys.
     bytes: usize,
 }
 
 impl Default for Chains {
     fn default() -> Chains {
-        Chains { entries: Arena::default(), versions: Arena::default(), free: NONE, bytes: 0 }
+        Chains::of(Values::default())
     }
 }
 
 impl Chains {
+    /// Without entries, but with the values of some.
+    pub(super) fn of(values: Values) -> Chains {
+        Chains { entries: Arena::default(), versions: Arena::default(), free: NONE, values, bytes: 0 }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.entries.bytes() + self.versions.bytes()
+        self.bytes + self.entries.bytes() + self.versions.bytes() + self.values.bytes()
     }
 
     #[inline]
@@ -173,17 +171,17 @@ impl Chains {
     pub(super) fn touch(&self, entries: &[u32]) {
         let newest = |entry: &u32| &self.entries[*entry].newest;
         std::hint::black_box(entries.iter().fold(0, |all, entry| all ^ newest(entry).csn.to_bits()));
-        let holders = entries.iter().map(|entry| newest(entry).value.as_ref().map_or(0, Arc::strong_count));
-        std::hint::black_box(holders.fold(0, |all, holders| all ^ holders));
+        let first = |entry| self.values.get(newest(entry).value).and_then(|value| value.bytes().first());
+        std::hint::black_box(entries.iter().filter_map(first).fold(0, |all, byte| all ^ byte));
     }
 
     pub(super) fn newest(&self, entry: u32) -> Csn {
         self.entries[entry].newest.csn
     }
 
-    /// The newest version at a CSN, if there is one as old.
+    /// The newest version at a CSN, if there is one as old: its value, or that the key is removed.
     #[inline]
-    pub(super) fn at(&self, entry: u32, at: Csn) -> Option<&Option<Value>> {
+    pub(super) fn at(&self, entry: u32, at: Csn) -> Option<Option<ValueRef<'_>>> {
         let mut version = &self.entries[entry].newest;
         while version.csn > at {
             if version.older == NONE {
@@ -191,36 +189,41 @@ impl Chains {
             }
             version = &self.versions[version.older];
         }
-        Some(&version.value)
+        Some(self.values.get(version.value))
     }
 
     /// Whether nobody can find a value of the key any more.
     pub(super) fn is_removed(&self, entry: u32, live: &Live<'_>) -> bool {
         let newest = &self.entries[entry].newest;
         let older = live.snapshots.first().is_some_and(|oldest| *oldest < newest.csn);
-        newest.value.is_none() && newest.csn <= live.visible && !older
+        newest.value == NOWHERE && newest.csn <= live.visible && !older
     }
 
     /// All versions of an entry, the newest first.
-    pub(super) fn versions(&self, entry: u32) -> impl Iterator<Item = (Csn, &Option<Value>)> {
+    pub(super) fn versions(&self, entry: u32) -> impl Iterator<Item = (Csn, Option<ValueRef<'_>>)> {
         let older = |version: &&Version| (version.older != NONE).then(|| &self.versions[version.older]);
-        std::iter::successors(Some(&self.entries[entry].newest), older).map(|version| (version.csn, &version.value))
+        std::iter::successors(Some(&self.entries[entry].newest), older)
+            .map(|version| (version.csn, self.values.get(version.value)))
     }
 
     /// A key that has none yet gets its first version.
-    pub(super) fn push(&mut self, key: Key, csn: Csn, value: Option<Value>) -> u32 {
-        let entry = Entry { key, newest: Version { csn, value, older: NONE } };
-        self.bytes += entry.key.heap_bytes() + entry.newest.heap_bytes();
-        self.entries.push(entry)
+    pub(super) fn push(&mut self, key: Key, csn: Csn, value: Option<ValueRef<'_>>) -> u32 {
+        let value = self.values.put(value);
+        self.push_placed(key, csn, value)
+    }
+
+    /// The same with a value that is there already.
+    pub(super) fn push_placed(&mut self, key: Key, csn: Csn, value: Place) -> u32 {
+        self.bytes += key.heap_bytes();
+        self.entries.push(Entry { key, newest: Version { csn, value, older: NONE } })
     }
 
     /// A newer version. Those below that nobody can read any more go: version q below p, when p is visible and no live snapshot is in
     /// [q, p). That p alone is visible would not do: a snapshot older than p may be live. Nor would it do that no snapshot is live: one
     /// that begins now is at `visible`, which may be before p.
-    pub(super) fn renew(&mut self, entry: u32, csn: Csn, value: Option<Value>, live: &Live<'_>) {
-        let newest = &mut self.entries[entry].newest;
-        let old = std::mem::replace(newest, Version { csn, value, older: NONE });
-        self.bytes += newest.heap_bytes();
+    pub(super) fn renew(&mut self, entry: u32, csn: Csn, value: Option<ValueRef<'_>>, live: &Live<'_>) {
+        let value = self.values.put(value);
+        let old = std::mem::replace(&mut self.entries[entry].newest, Version { csn, value, older: NONE });
         let (mut above, mut next) = (old.csn, old.older);
         let mut last_kept = self.keep(old);
         self.entries[entry].newest.older = last_kept;
@@ -251,8 +254,8 @@ impl Chains {
     }
 
     fn let_go(&mut self, place: u32) {
-        self.bytes -= self.versions[place].heap_bytes();
-        self.versions[place] = Version { csn: Csn::default(), value: None, older: self.free };
+        self.values.let_go(self.versions[place].value);
+        self.versions[place] = Version { csn: Csn::default(), value: NOWHERE, older: self.free };
         self.free = place;
     }
 
@@ -264,13 +267,11 @@ impl Chains {
         1 + std::iter::successors(newest, |at| there(self.versions[*at].older)).count()
     }
 
-    /// Bytes of values and long keys, counted anew.
+    /// Bytes of entries, values and long keys, counted anew.
     #[cfg(test)]
     pub(super) fn recount(&self) -> bool {
-        let entries = self.entries.pieces.iter().flatten();
-        let values = entries.map(|entry| entry.key.heap_bytes() + entry.newest.heap_bytes()).sum::<usize>()
-            + self.versions.pieces.iter().flatten().map(Version::heap_bytes).sum::<usize>();
+        let keys: usize = self.entries.pieces.iter().flatten().map(|entry| entry.key.heap_bytes()).sum();
         let places: usize = self.entries.pieces.iter().map(|piece| piece.capacity() * size_of::<Entry>()).sum();
-        self.bytes == values && self.entries.bytes == places
+        self.bytes == keys && self.entries.bytes == places && self.values.recount()
     }
 }

@@ -11,7 +11,8 @@ use smallvec::SmallVec;
 
 use super::chain::{Arena, Chains, Key, NONE};
 use super::keys::{FAN, Keys};
-use super::{Csn, Direction, KeyRange, Live, Refused, Value};
+use super::values::{Place as ValuePlace, ValueRef, Values};
+use super::{Csn, Direction, KeyRange, Live, Refused};
 
 #[derive(Debug)]
 struct Leaf {
@@ -68,6 +69,11 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
+    /// With the values of what is appended.
+    pub(super) fn of(values: Values) -> Tree {
+        Tree { chains: Chains::of(values), ..Tree::default() }
+    }
+
     /// Keys that it has versions of.
     pub(super) fn len(&self) -> usize {
         self.chains.len()
@@ -86,7 +92,7 @@ impl Tree {
     pub(super) fn install(
         &mut self,
         key: &[u8],
-        value: Option<Value>,
+        value: Option<ValueRef<'_>>,
         csn: Csn,
         live: &Live<'_>,
     ) -> Result<bool, Refused> {
@@ -116,9 +122,9 @@ impl Tree {
         Ok(found.is_err())
     }
 
-    /// Adds a key above all others, with its one version. CSNs may come in any order: nothing is installed in between, and nothing is read
+    /// Adds a key above all others, with its one version, whose value is there already. CSNs may come in any order: nothing is installed in between, and nothing is read
     /// before [`settle`](Tree::settle).
-    pub(super) fn append(&mut self, key: Key, value: Option<Value>, csn: Csn) {
+    pub(super) fn append(&mut self, key: Key, value: ValuePlace, csn: Csn) {
         if self.leaves.len() == 0 {
             self.leaves.push(Leaf { keys: Keys::new(0), max: csn, previous: NONE, next: NONE });
         }
@@ -129,11 +135,11 @@ impl Tree {
         if at < FAN {
             leaf.max = leaf.max.max(csn);
             leaf.keys.insert(at, self.chains.len() as u32, key.bytes());
-            self.chains.push(key, csn, value);
+            self.chains.push_placed(key, csn, value);
             return;
         }
         let (path, leaf, _) = self.descend(key.bytes(), csn);
-        let entry = self.chains.push(key.clone(), csn, value);
+        let entry = self.chains.push_placed(key.clone(), csn, value);
         self.place(path, leaf, at, entry, key.bytes());
     }
 
@@ -256,7 +262,7 @@ impl Tree {
     }
 
     /// The version of a key at a CSN: that it is removed is one.
-    pub(super) fn get(&self, key: &[u8], at: Csn) -> Option<&Option<Value>> {
+    pub(super) fn get(&self, key: &[u8], at: Csn) -> Option<Option<ValueRef<'_>>> {
         self.chains.at(self.find(key)?, at)
     }
 
@@ -337,11 +343,11 @@ impl Tree {
     /// All keys that have a version at a CSN, ascending, each with it: none if it is removed.
     pub(crate) fn entries(&self, at: Csn) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward, true)
-            .filter_map(move |entry| Some((entry.key(), entry.at(at)?.as_deref())))
+            .filter_map(move |entry| Some((entry.key(), entry.at(at)?.map(ValueRef::bytes))))
     }
 
     /// All versions, but none of a key that is removed for everybody.
-    pub(super) fn versions(&self, live: &Live<'_>) -> Vec<(Csn, &[u8], &Option<Value>)> {
+    pub(super) fn versions(&self, live: &Live<'_>) -> Vec<(Csn, &[u8], Option<ValueRef<'_>>)> {
         let walk = self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward, true);
         let there = walk.filter(|stop| !self.chains.is_removed(stop.entry, live));
         there
@@ -414,7 +420,7 @@ impl<'a> Stop<'a> {
         self.tree.chains.key(self.entry)
     }
 
-    pub(super) fn at(self, at: Csn) -> Option<&'a Option<Value>> {
+    pub(super) fn at(self, at: Csn) -> Option<Option<ValueRef<'a>>> {
         self.tree.chains.at(self.entry, at)
     }
 }

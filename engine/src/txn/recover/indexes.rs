@@ -16,7 +16,7 @@ use crate::{
         generation::Generation,
         ids::{Csn, TableId},
         index::{Derive, Entries, Functions, changes, derive_into},
-        overlay::{Batch, Live},
+        overlay::{Batch, Live, ValueRef},
         scan::Scan,
         storage::{Cursor, Direction, State, Storage, StorageError},
         undo::{After, WriteSet},
@@ -65,7 +65,8 @@ pub(in crate::txn) async fn follow<E: Env, S: Storage<E>>(
         match derived {
             Ok(entries) => {
                 for (key, after) in entries {
-                    let installed = generation.install(index.id, &key, after, end, &live);
+                    let installed =
+                        generation.install(index.id, &key, after.as_ref().map(ValueRef::Shared), end, &live);
                     installed.expect("the logs have nothing of it, and each key is there once");
                 }
                 catalog.set_kept(index.id, true);
@@ -122,7 +123,7 @@ async fn of_changed_rows<E: Env, S: Storage<E>>(
     loop {
         for (key, new) in (0..).map_while(|nth| batch.nth(nth)) {
             let old = state.get(of, key).await?;
-            for (key, after) in changes(derive, key, old.as_deref(), new.map(|value| &**value)) {
+            for (key, after) in changes(derive, key, old.as_deref(), new) {
                 check::<E, S>(&key)?;
                 // (Should two rows have had one entry.)
                 match after {

@@ -22,7 +22,7 @@ use crate::{
         crew,
         generation::Generation,
         ids::{Csn, TableId},
-        overlay::{Ascending, Key, Overlay, Value},
+        overlay::{Ascending, Key, Moved, Overlay, Place, Values},
         progress::{Phase, Teller},
         redo::{Op, Part, Shape},
     },
@@ -94,7 +94,7 @@ pub(in crate::txn) async fn replay<E: Env>(
 
     let mut catalog = Catalog::clone(catalog);
     let mut dropped = BTreeSet::new();
-    let mut runs: BTreeMap<TableId, Vec<Vec<Row>>> = BTreeMap::new();
+    let mut changed: BTreeMap<TableId, Changed> = BTreeMap::new();
     let mut seen = BTreeMap::new();
     let mut again = 0;
     for settled in read {
@@ -106,7 +106,7 @@ pub(in crate::txn) async fn replay<E: Env>(
         for ((table, changes), wrong) in stretch.into_iter().zip(wrong) {
             let (_, known) = seen.entry(table).or_insert((changes.first, None));
             *known = known.take().or(wrong);
-            runs.entry(table).or_default().push(changes.rows);
+            changed.entry(table).or_default().add(changes);
         }
     }
     for (table, (csn, wrong)) in seen {
@@ -117,9 +117,9 @@ pub(in crate::txn) async fn replay<E: Env>(
         }
     }
     // Rows of a table that is gone by the end are nothing.
-    runs.retain(|table, runs| catalog.table(*table).is_some() && rows_of(runs) > 0);
+    changed.retain(|table, changed| catalog.table(*table).is_some() && rows_of(&changed.runs) > 0);
 
-    let units = units(runs);
+    let units = units(changed);
     let rows: Vec<u64> = units.iter().map(|unit| unit.rows() as u64).collect();
     teller.next(Phase::Building, rows.iter().sum());
     let part_of = |done: usize| rows[..done].iter().sum();
@@ -205,37 +205,69 @@ fn check(catalog: &Catalog, dropped: &BTreeSet<TableId>, table: TableId, csn: Cs
     }
 }
 
-fn rows_of(runs: &[Vec<Row>]) -> usize {
-    runs.iter().map(Vec::len).sum()
+/// What the logs do to a table.
+#[derive(Default)]
+struct Changed {
+    /// Of all runs.
+    values: Values,
+    /// In the order of commits.
+    runs: Vec<Run>,
 }
 
-/// What is built at once: of each table runs in the order of commits, each by key.
+/// Rows by key, of which each is there once.
+struct Run {
+    rows: Vec<Row>,
+    /// How far their values have moved.
+    moved: Moved,
+}
+
+impl Changed {
+    fn add(&mut self, changes: Changes) {
+        self.runs.push(Run { rows: changes.rows, moved: self.values.adopt(changes.values) });
+    }
+}
+
+fn rows_of(runs: &[Run]) -> usize {
+    runs.iter().map(|run| run.rows.len()).sum()
+}
+
+/// What is built at once.
 enum Unit {
-    Tables(Vec<(TableId, Vec<Vec<Row>>)>),
-    /// A range of a large one, which has so many rows at most.
-    Range(TableId, usize, Vec<Vec<Row>>),
+    Tables(Vec<(TableId, Changed)>),
+    /// A range of a large one.
+    Range(Large, Vec<Run>),
+}
+
+/// A table of which a range is built.
+struct Large {
+    table: TableId,
+    /// How many rows it has at most.
+    rows: usize,
+    /// With the first of its ranges: of all of them.
+    values: Values,
 }
 
 /// Rows by key, each with its newest version.
-type Newest = Vec<(Key, Option<Value>, Csn)>;
+type Newest = Vec<(Key, Place, Csn)>;
 
 /// What came of it.
 enum Built {
     Tables(Vec<(TableId, Overlay)>),
-    /// With how many rows the table has at most.
-    Range(TableId, usize, Newest),
+    Range(Large, Newest),
 }
 
-fn units(runs: BTreeMap<TableId, Vec<Vec<Row>>>) -> Vec<Unit> {
+fn units(changed: BTreeMap<TableId, Changed>) -> Vec<Unit> {
     let mut units = Vec::new();
     let (mut group, mut grouped) = (Vec::new(), 0);
-    for (table, runs) in runs {
-        let rows = rows_of(&runs);
+    for (table, changed) in changed {
+        let rows = rows_of(&changed.runs);
         if rows >= 2 * UNIT_ROWS {
-            units.extend(ranges(runs).into_iter().map(|runs| Unit::Range(table, rows, runs)));
+            let mut values = changed.values;
+            let range = |runs| Unit::Range(Large { table, rows, values: mem::take(&mut values) }, runs);
+            units.extend(ranges(changed.runs).into_iter().map(range));
             continue;
         }
-        group.push((table, runs));
+        group.push((table, changed));
         grouped += rows;
         if grouped >= UNIT_ROWS {
             units.push(Unit::Tables(mem::take(&mut group)));
@@ -247,18 +279,20 @@ fn units(runs: BTreeMap<TableId, Vec<Vec<Row>>>) -> Vec<Unit> {
 }
 
 /// Divides the rows of a table by key into ranges of about [`UNIT_ROWS`].
-fn ranges(mut runs: Vec<Vec<Row>>) -> Vec<Vec<Vec<Row>>> {
-    let sampled = runs.iter().flat_map(|rows| rows.iter().step_by(SAMPLED));
+fn ranges(mut runs: Vec<Run>) -> Vec<Vec<Run>> {
+    let sampled = runs.iter().flat_map(|run| run.rows.iter().step_by(SAMPLED));
     let mut keys: Vec<Key> = sampled.map(|row| row.key.clone()).collect();
     keys.sort_unstable_by(|a, b| a.bytes().cmp(b.bytes()));
     let count = rows_of(&runs).div_ceil(UNIT_ROWS);
     let mut firsts: Vec<&Key> = (1..count).map(|nth| &keys[nth * keys.len() / count]).collect();
     firsts.dedup_by(|a, b| a.bytes() == b.bytes());
     // From the last one down, so that nothing is moved twice.
-    let from =
-        |first: &Key, rows: &mut Vec<Row>| rows.split_off(rows.partition_point(|row| row.key.bytes() < first.bytes()));
-    let mut ranges: Vec<Vec<Vec<Row>>> =
-        firsts.iter().rev().map(|first| runs.iter_mut().map(|rows| from(first, rows)).collect()).collect();
+    let from = |first: &Key, run: &mut Run| {
+        let place = run.rows.partition_point(|row| row.key.bytes() < first.bytes());
+        Run { rows: run.rows.split_off(place), moved: run.moved }
+    };
+    let mut ranges: Vec<Vec<Run>> =
+        firsts.iter().rev().map(|first| runs.iter_mut().map(|run| from(first, run)).collect()).collect();
     ranges.push(runs);
     ranges.reverse();
     ranges
@@ -267,34 +301,38 @@ fn ranges(mut runs: Vec<Vec<Row>>) -> Vec<Vec<Vec<Row>>> {
 impl Unit {
     fn rows(&self) -> usize {
         match self {
-            Unit::Tables(tables) => tables.iter().map(|(_, runs)| rows_of(runs)).sum(),
-            Unit::Range(_, _, runs) => rows_of(runs),
+            Unit::Tables(tables) => tables.iter().map(|(_, changed)| rows_of(&changed.runs)).sum(),
+            Unit::Range(_, runs) => rows_of(runs),
         }
     }
 
     fn build(self) -> Result<Built, String> {
         match self {
             Unit::Tables(tables) => {
-                let overlay = |(table, runs): (TableId, Vec<Vec<Row>>)| {
-                    let mut ascending = Overlay::ascending(rows_of(&runs));
+                let overlay = |(table, Changed { values, runs }): (TableId, Changed)| {
+                    let mut ascending = Overlay::ascending(rows_of(&runs), values);
                     ascending.extend(newest_of(table, runs)?);
                     Ok((table, ascending.finish()))
                 };
                 Ok(Built::Tables(tables.into_iter().map(overlay).collect::<Result<_, String>>()?))
             }
-            Unit::Range(table, most, runs) => Ok(Built::Range(table, most, newest_of(table, runs)?)),
+            Unit::Range(large, runs) => {
+                let newest = newest_of(large.table, runs)?;
+                Ok(Built::Range(large, newest))
+            }
         }
     }
 }
 
 /// The newest version of each row, by key.
-fn newest_of(table: TableId, mut runs: Vec<Vec<Row>>) -> Result<Newest, String> {
-    let rows: Vec<&[Row]> = runs.iter().map(Vec::as_slice).collect();
+fn newest_of(table: TableId, mut runs: Vec<Run>) -> Result<Newest, String> {
+    let rows: Vec<&[Row]> = runs.iter().map(|run| &run.rows[..]).collect();
     let mut places = Vec::with_capacity(rows_of(&runs));
     newest(&rows, |run, at| places.push((run, at))).map_err(|twice| twice_in(table, &twice))?;
     let take = |(run, at): (usize, usize)| {
-        let Row { key, csn, value } = mem::take(&mut runs[run][at]);
-        let value = if let ValueAt::Here(value) = value { Some(value) } else { None };
+        let Run { rows, moved } = &mut runs[run];
+        let Row { key, csn, value } = mem::take(&mut rows[at]);
+        let value = if let ValueAt::Here(value) = value { moved.place(value) } else { Place::default() };
         (key, value, csn)
     };
     Ok(places.into_iter().map(take).collect())
@@ -314,11 +352,11 @@ impl Building<'_> {
             Ok(Built::Tables(tables)) => {
                 tables.into_iter().for_each(|(table, overlay)| self.generation.adopt(table, overlay));
             }
-            Ok(Built::Range(table, most, rows)) => {
+            Ok(Built::Range(Large { table, rows: most, values }, rows)) => {
                 if self.table.as_ref().is_none_or(|(other, _)| *other != table) {
                     self.adopt();
                 }
-                let (_, ascending) = self.table.get_or_insert_with(|| (table, Overlay::ascending(most)));
+                let (_, ascending) = self.table.get_or_insert_with(|| (table, Overlay::ascending(most, values)));
                 ascending.extend(rows);
             }
             Err(wrong) => drop(self.wrong.get_or_insert(wrong)),

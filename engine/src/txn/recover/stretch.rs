@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::{
     txn::{
         ids::{Csn, TableId, TxnId},
-        overlay::{Key, Value},
+        overlay::{Key, Place, Value, ValueRef, Values},
         redo::{LobRef, Op, Part, is_part},
     },
     wal::Lsn,
@@ -47,8 +47,8 @@ pub(super) enum ValueAt {
     In { record: u32, at: u32, bytes: u32 },
     /// In pieces; which of the stretch's values of that kind it is.
     Pieces(u32),
-    /// In memory of its own.
-    Here(Value),
+    /// Among the values of the table.
+    Here(Place),
 }
 
 /// What a stretch of a log does.
@@ -74,6 +74,8 @@ pub(super) struct Changes {
     pub(super) first: Csn,
     /// By key, each once.
     pub(super) rows: Vec<Row>,
+    /// What its rows have been given of [`ValueAt::Here`].
+    pub(super) values: Values,
     /// Values in pieces.
     lobs: Vec<(Csn, TxnId, LobRef)>,
 }
@@ -151,12 +153,12 @@ impl Stretch {
 impl Changes {
     /// Copies its values out of the records, and puts those in pieces together; why one can't be.
     fn copy_out(&mut self, records: &Records, pieces: &Pieces) -> Option<String> {
-        let (mut values, mut wrong) = (Vec::with_capacity(self.lobs.len()), None);
+        let (mut lobs, mut wrong) = (Vec::<Option<Value>>::with_capacity(self.lobs.len()), None);
         for (csn, txn, value) in &self.lobs {
             match assemble(pieces, *txn, *value) {
-                Ok(value) => values.push(Some(value)),
+                Ok(value) => lobs.push(Some(value)),
                 Err(why) => {
-                    values.push(None);
+                    lobs.push(None);
                     wrong.get_or_insert_with(|| format!("commit {csn}: {why}"));
                 }
             }
@@ -164,13 +166,13 @@ impl Changes {
         for row in &mut self.rows {
             let value = match row.value {
                 ValueAt::In { record, at, bytes } => {
-                    Some(records[record as usize].1[at as usize..][..bytes as usize].into())
+                    Some(ValueRef::Bytes(&records[record as usize].1[at as usize..][..bytes as usize]))
                 }
-                ValueAt::Pieces(nth) => values[nth as usize].clone(),
+                ValueAt::Pieces(nth) => lobs[nth as usize].as_ref().map(ValueRef::Shared),
                 ValueAt::Nowhere | ValueAt::Here(_) => None,
             };
-            if let Some(value) = value {
-                row.value = ValueAt::Here(value);
+            if value.is_some() {
+                row.value = ValueAt::Here(self.values.put(value));
             }
         }
         wrong
@@ -205,7 +207,7 @@ impl<'a> Taking<'a> {
             return;
         }
         if let Op::Table { id, .. } = op {
-            let new = || Changes { first: self.csn, rows: Vec::new(), lobs: Vec::new() };
+            let new = || Changes { first: self.csn, rows: Vec::new(), values: Values::default(), lobs: Vec::new() };
             self.tables.entry(id).or_insert_with(new);
             self.table = Some(id);
         }
