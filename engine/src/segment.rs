@@ -1,6 +1,11 @@
 //! One file of the log: its name, its identity, its creation, and reading frames out of it.
 
-use std::{io, path::Path, sync::OnceLock};
+use std::{
+    io,
+    ops::{Deref, Range},
+    path::Path,
+    sync::OnceLock,
+};
 
 use bytes::{Bytes, BytesMut};
 
@@ -462,6 +467,12 @@ impl<'a, F: File> Scanner<'a, F> {
         self.window.bytes.slice_ref(body)
     }
 
+    /// The same where it stands.
+    pub(crate) fn in_window(&self, found: &Found) -> InWindow<'_> {
+        let begin = (found.offset + FRAME_HEADER_BYTES - self.window.offset) as usize;
+        InWindow { window: &self.window.bytes, range: begin..begin + found.header.body_bytes as usize }
+    }
+
     /// The next intact frame at or after `offset`, wherever it stands. Used behind the end of a log, to count what a crash
     /// left there and to learn what it claims.
     pub(crate) async fn survivor(&mut self, mut offset: u64) -> io::Result<Option<Found>> {
@@ -530,6 +541,50 @@ impl<'a, F: File> Scanner<'a, F> {
         window.held = read_at_most(self.file, &mut memory[..wanted], offset).await?;
         window.bytes = memory.freeze();
         Ok(())
+    }
+}
+
+/// Bytes that were read, in the window that they were read into with others: who keeps many shares windows, not each of them.
+#[derive(Clone, Debug)]
+pub(crate) struct InWindow<'a> {
+    window: &'a Bytes,
+    range: Range<usize>,
+}
+
+impl<'a> InWindow<'a> {
+    /// What they stand in.
+    pub(crate) fn window(&self) -> &'a Bytes {
+        self.window
+    }
+
+    /// Where they stand there.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// A part of them.
+    pub(crate) fn slice(&self, part: Range<usize>) -> InWindow<'a> {
+        let begin = self.range.start;
+        InWindow { window: self.window, range: begin + part.start..begin + part.end }
+    }
+
+    /// By themselves: they keep the window.
+    pub(crate) fn shared(&self) -> Bytes {
+        self.window.slice(self.range())
+    }
+}
+
+impl Deref for InWindow<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.window[self.range()]
+    }
+}
+
+impl<'a> From<&'a Bytes> for InWindow<'a> {
+    fn from(window: &'a Bytes) -> InWindow<'a> {
+        InWindow { window, range: 0..window.len() }
     }
 }
 

@@ -66,6 +66,7 @@ pub use stats::Stats;
 pub use tail::Tail;
 pub use writer::Writer;
 
+pub(crate) use crate::segment::InWindow;
 pub(crate) use examine::Examined;
 pub(crate) use producer::Lack;
 pub(crate) use truncate::Floor;

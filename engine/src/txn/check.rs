@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use crate::{
     env::Env,
     segment,
-    wal::{self, Lsn, RecoveryMode, TailKind, Wal},
+    wal::{self, InWindow, Lsn, RecoveryMode, TailKind, Wal},
 };
 
 use super::{
@@ -205,7 +205,7 @@ async fn check_log<E: Env>(
     let wal_options = options.log().to_wal().recovery(RecoveryMode::TolerateTornTail);
     let (path, named) = (log_path(path, log), |file: &str| format!("log-{log}/{file}"));
     let mut collector = Collector::new(log);
-    let mut deliver = |lsn, record: bytes::Bytes| collector.take(lsn, &record);
+    let mut deliver = |lsn, record: InWindow<'_>| collector.take(lsn, &record);
     match Wal::examine(env.clone(), &path, wal_options, &mut deliver).await {
         Ok(examined) => {
             let found = examined.report();

@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 use thiserror::Error;
 
@@ -27,8 +26,8 @@ use crate::{
     plant::{Plants, planted},
     sync::Mutex,
     wal::{
-        AppendError, Examined, Failure, Floor, Lack, Large, Lsn, OpenError, Options, RecoveryMode, RecoveryReport,
-        SyncError, Wal, Writer,
+        AppendError, Examined, Failure, Floor, InWindow, Lack, Large, Lsn, OpenError, Options, RecoveryMode,
+        RecoveryReport, SyncError, Wal, Writer,
     },
 };
 
@@ -82,11 +81,11 @@ pub(super) async fn examine<E: Env>(
     store: &Path,
     logs: u8,
     options: &LogOptions,
-    deliver: &mut (dyn FnMut(u8, Lsn, Bytes) + Send),
+    deliver: &mut (dyn FnMut(u8, Lsn, InWindow<'_>) + Send),
 ) -> Vec<Result<Examined<E>, OpenError>> {
     let mut examined = Vec::with_capacity(usize::from(logs));
     for log in 0..logs {
-        let mut deliver = |lsn, record| deliver(log, lsn, record);
+        let mut deliver = |lsn, record: InWindow<'_>| deliver(log, lsn, record);
         examined.push(Wal::examine(env.clone(), &log_path(store, log), options.to_wal(), &mut deliver).await);
     }
     examined

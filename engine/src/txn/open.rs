@@ -6,7 +6,6 @@
 
 use std::{io, ops::Bound, path::Path, sync::Arc};
 
-use bytes::Bytes;
 use tracing::info;
 
 use crate::{
@@ -14,7 +13,7 @@ use crate::{
     failure::Failure,
     plant::planted,
     sync::Mutex,
-    wal::{self, Examined, Lsn},
+    wal::{self, Examined, InWindow, Lsn},
 };
 
 use super::{
@@ -204,8 +203,8 @@ async fn look<E: Env, S: Storage<E>>(
     let mut teller = Teller::begin(&env, &options.on_progress);
     let by_row = planted!(options.plants(), UpstreamL22Rows);
     let mut reading = Reading::new(&env, options.recovery_workers, count, root, by_row);
-    let mut deliver = |log: u8, lsn: Lsn, record: Bytes| {
-        reading.take(log, lsn, record);
+    let mut deliver = |log: u8, lsn: Lsn, record: InWindow<'_>| {
+        reading.take(log, lsn, &record);
         teller.read_one();
     };
     let read = logs::examine(&env, path, count, &options.log(), &mut deliver).await;

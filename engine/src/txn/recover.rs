@@ -15,6 +15,8 @@ pub(super) mod reading;
 
 pub(super) mod replay;
 
+mod records;
+
 mod rows;
 
 mod stretch;

@@ -10,7 +10,10 @@ use std::{
 use bytes::Bytes;
 use tracing::info;
 
-use crate::env::{Dir, Env, interruptible};
+use crate::{
+    env::{Dir, Env, interruptible},
+    segment::InWindow,
+};
 
 use super::{
     Lsn, Wal,
@@ -19,7 +22,7 @@ use super::{
     log::Log,
     open::{establish, report},
     options::Options,
-    recover::{Findings, USUAL_FRAMES, Use, examine},
+    recover::{Deliver, Findings, USUAL_FRAMES, Use, examine},
     report::{RecoveryReport, TailKind},
     survey::Survey,
 };
@@ -54,7 +57,7 @@ impl<E: Env> Wal<E> {
         env: E,
         path: &Path,
         options: Options,
-        deliver: &mut (dyn FnMut(Lsn, Bytes) + Send),
+        deliver: &mut Deliver<'_>,
     ) -> Result<Examined<E>, OpenError> {
         options.validate()?;
         match interruptible(|| env.dir(path, false)).await {
@@ -107,12 +110,12 @@ impl<E: Env> Examined<E> {
         Ok((Wal { log, keeper: Arc::new(keeper) }, report))
     }
 
-    async fn of(
+    async fn of<'a>(
         env: E,
         path: &Path,
         options: Options,
         dir: E::Dir,
-        deliver: Option<&mut (dyn FnMut(Lsn, Bytes) + Send)>,
+        deliver: Option<&'a mut Deliver<'a>>,
     ) -> Result<Examined<E>, OpenError> {
         let found = Found::look(&env, path, &options, dir, deliver).await?;
         let report = report(&found.findings, found.findings.max_generation + 1);
@@ -121,12 +124,12 @@ impl<E: Env> Examined<E> {
 }
 
 impl<D: Dir> Found<D> {
-    async fn look<E: Env<Dir = D>>(
+    async fn look<'a, E: Env<Dir = D>>(
         env: &E,
         path: &Path,
         options: &Options,
         dir: D,
-        deliver: Option<&mut (dyn FnMut(Lsn, Bytes) + Send)>,
+        deliver: Option<&'a mut Deliver<'a>>,
     ) -> Result<Found<D>, OpenError> {
         let lock = lock(&dir, path).await?;
         let findings = examine(env, &dir, options, Use { carry: true, deliver }).await?;
@@ -152,7 +155,7 @@ pub(super) async fn verify<E: Env>(
     let dir = directory(&env, path, false).await?;
     let _lock = lock(&dir, path).await?;
     let mut records = Vec::with_capacity(USUAL_FRAMES);
-    let mut keep = |lsn, record| records.push((lsn, record));
+    let mut keep = |lsn, record: InWindow<'_>| records.push((lsn, record.shared()));
     let examined = examine(&env, &dir, &options, Use { carry: false, deliver: Some(&mut keep) }).await?;
     let report = report(&examined, examined.max_generation + 1);
     for (lsn, record) in records.into_iter().filter(|(lsn, _)| (report.first..report.next).contains(lsn)) {

@@ -13,7 +13,7 @@ use crate::{
     codec::{BLOCK_BYTES, Batch, FIRST_FRAME_OFFSET, FrameKind, Mark, Position, Seal, Start, Undecodable},
     env::{Dir, Env, File},
     plant::planted,
-    segment::{Name, Scanner, Segment, Window},
+    segment::{InWindow, Name, Scanner, Segment, Window},
 };
 
 use super::{
@@ -124,12 +124,15 @@ struct Walk<D: Dir> {
     frames: u32,
 }
 
+/// Who is told of records, each where it stands.
+pub(crate) type Deliver<'a> = dyn FnMut(Lsn, InWindow<'_>) + Send + 'a;
+
 /// What is to become of the records that are read on the way.
 pub(super) struct Use<'a> {
     /// The log is going to be opened: what nothing proves keeps its bytes.
     pub(super) carry: bool,
     /// Told of each of them, in order. Those below the floor don't count, and none does if the log is refused.
-    pub(super) deliver: Option<&'a mut (dyn FnMut(Lsn, Bytes) + Send)>,
+    pub(super) deliver: Option<&'a mut Deliver<'a>>,
 }
 
 /// Examines the directory.
@@ -403,9 +406,9 @@ impl<E: Env> Reading<'_, '_, E> {
                 },
                 FrameKind::Start | FrameKind::Filler => (0, Last::Other),
             };
-            let mut body = if count > 0 { scanner.shared(body) } else { Bytes::new() };
+            let body = if count > 0 && self.records.carry { scanner.shared(body) } else { Bytes::new() };
             if let Some(deliver) = &mut self.records.deliver {
-                let body = if self.records.carry { body.clone() } else { std::mem::take(&mut body) };
+                let body = scanner.in_window(&found);
                 match found.header.kind {
                     FrameKind::Record => deliver(Lsn(walk.next_lsn), body),
                     FrameKind::Batch => {

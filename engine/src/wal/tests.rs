@@ -37,7 +37,8 @@ fn options() -> Options {
 
 async fn examine(path: &Path, options: Options) -> (Result<Examined<OsEnv>, OpenError>, Vec<(Lsn, Bytes)>) {
     let mut delivered = Vec::new();
-    let examined = Wal::examine(OsEnv, path, options, &mut |lsn, record| delivered.push((lsn, record))).await;
+    let mut deliver = |lsn, record: InWindow<'_>| delivered.push((lsn, record.shared()));
+    let examined = Wal::examine(OsEnv, path, options, &mut deliver).await;
     (examined, delivered)
 }
 

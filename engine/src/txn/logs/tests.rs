@@ -45,7 +45,7 @@ async fn open<E: Env>(env: &E, store: &Path, logs: u8) -> (Logs<E>, Writers<E>) 
 /// What each log delivers, decoded to what tells records apart.
 fn delivered(store: &Path, logs: u8) -> Vec<Vec<String>> {
     let mut found = vec![Vec::new(); usize::from(logs)];
-    let mut deliver = |log, lsn: Lsn, bytes: Bytes| {
+    let mut deliver = |log, lsn: Lsn, bytes: InWindow<'_>| {
         let text = match Record::decode(&bytes).unwrap() {
             Record::Part(part) => format!("part {}", part.stamp.csn),
             Record::Mark(mark) => format!("mark {} {}", mark.log, mark.durable),

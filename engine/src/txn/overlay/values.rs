@@ -2,12 +2,13 @@
 //! by itself; the place of one that is let go is the next one's of its size (slab allocation, Bonwick 1994). Large ones are shared with
 //! whoever has written them.
 
+use bytes::Bytes;
+
 use super::Value;
 use super::chain::heap_bytes;
 
-/// Bytes of a piece, in units.
-const PIECE_BYTES: usize = UNITS * UNIT_BYTES;
-const UNITS: usize = 1 << 13;
+/// Bytes of a piece.
+const PIECE_BYTES: usize = 64 << 10;
 /// Sizes of places are multiples of it.
 const UNIT_BYTES: usize = 8;
 /// There are so many sizes from each power of two to the next: a place is at most an eighth larger than its value, and a unit.
@@ -16,25 +17,38 @@ const STEP_BITS: u32 = 3;
 const SMALL_BYTES: usize = 2 << 10;
 const SIZES: usize = (size(SMALL_BYTES).0) + 1;
 
-/// In place of a unit: the value is shared, and `piece` is its number.
-const SHARED: u16 = u16::MAX;
-/// In place of a unit: there is no value.
-const REMOVED: u16 = u16::MAX - 1;
-
 /// Where a value stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     piece: u32,
-    unit: u16,
+    at: u32,
     bytes: u16,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The key is removed.
+    Removed,
+    /// At a place in a piece.
+    Small,
+    /// `piece` is the number of a value that is shared.
+    Shared,
 }
 
 /// A key is removed: there is no value.
-pub(crate) const NOWHERE: Place = Place { piece: 0, unit: REMOVED, bytes: 0 };
+pub(crate) const NOWHERE: Place = Place { piece: 0, at: 0, bytes: 0, kind: Kind::Removed };
 
 impl Default for Place {
     fn default() -> Place {
         NOWHERE
+    }
+}
+
+impl Place {
+    /// In a window of [`Values::in_windows`]; `None` of what is too long for that.
+    pub(crate) fn in_window(window: u32, at: u32, bytes: u32) -> Option<Place> {
+        Some(Place { piece: window, at, bytes: bytes.try_into().ok()?, kind: Kind::Small })
     }
 }
 
@@ -61,11 +75,39 @@ impl<'a> ValueRef<'a> {
     }
 }
 
+/// What places are in.
+#[derive(Debug)]
+enum Piece {
+    /// With room for [`PIECE_BYTES`], but the first one grows by doubling.
+    Filled(Vec<u8>),
+    /// What a log was read into: nothing is put there.
+    Window(Bytes),
+}
+
+impl Piece {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Filled(bytes) => bytes,
+            Piece::Window(bytes) => bytes,
+        }
+    }
+
+    /// Bytes that it takes.
+    #[cfg(test)]
+    fn capacity(&self) -> usize {
+        match self {
+            Piece::Filled(bytes) => bytes.capacity(),
+            Piece::Window(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// Places of values.
 #[derive(Debug, Default)]
 pub(crate) struct Values {
-    /// Each has room for [`PIECE_BYTES`], but the first one grows by doubling. The last one is filled.
-    pieces: Vec<Vec<u8>>,
+    /// The last one is filled, if it can be.
+    pieces: Vec<Piece>,
     /// Of each size a place that is free, which has the next one in its first bytes; empty before any is.
     free: Vec<Place>,
     shared: Vec<Option<Value>>,
@@ -75,10 +117,16 @@ pub(crate) struct Values {
 }
 
 impl Values {
+    /// Of values that stand in what a log was read into.
+    pub(crate) fn in_windows(windows: &[Bytes]) -> Values {
+        let pieces = windows.iter().cloned().map(Piece::Window).collect();
+        Values { pieces, bytes: windows.iter().map(Bytes::len).sum(), ..Values::default() }
+    }
+
     /// Bytes that it holds, with the room that it has to grow.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-            + self.pieces.capacity() * size_of::<Vec<u8>>()
+            + self.pieces.capacity() * size_of::<Piece>()
             + self.free.capacity() * size_of::<Place>()
             + self.shared.capacity() * size_of::<Option<Value>>()
             + self.free_shared.capacity() * size_of::<u32>()
@@ -97,23 +145,30 @@ impl Values {
         let (size, room) = size(value.len());
         if let Some(free) = self.free.get(size).copied().filter(|free| *free != NOWHERE) {
             let place = Place { bytes: value.len() as u16, ..free };
-            let bytes = self.room(place, room);
-            let next = Place::of_bytes(bytes);
-            bytes[..value.len()].copy_from_slice(value);
+            let next = self.room(place, room).map_or(NOWHERE, |bytes| {
+                let next = Place::of_bytes(bytes);
+                bytes[..value.len()].copy_from_slice(value);
+                next
+            });
             self.free[size] = next;
             return place;
         }
-        if self.pieces.last().is_none_or(|piece| piece.len() + room > PIECE_BYTES) {
-            self.pieces.push(if self.pieces.is_empty() { Vec::new() } else { Vec::with_capacity(PIECE_BYTES) });
-            self.bytes += self.pieces.last().map_or(0, Vec::capacity);
-        }
-        let number = self.pieces.len() - 1;
-        let piece = &mut self.pieces[number];
+        let number = self.pieces.len();
+        let (number, piece) = match self.pieces.last_mut() {
+            Some(Piece::Filled(piece)) if piece.len() + room <= PIECE_BYTES => (number - 1, piece),
+            _ => {
+                let piece = if number == 0 { Vec::new() } else { Vec::with_capacity(PIECE_BYTES) };
+                self.bytes += piece.capacity();
+                self.pieces.push(Piece::Filled(piece));
+                let Some(Piece::Filled(piece)) = self.pieces.last_mut() else { return NOWHERE };
+                (number, piece)
+            }
+        };
         let (at, before) = (piece.len(), piece.capacity());
         piece.extend_from_slice(value);
         piece.resize(at + room, 0);
         self.bytes += piece.capacity() - before;
-        Place { piece: number as u32, unit: (at / UNIT_BYTES) as u16, bytes: value.len() as u16 }
+        Place { piece: number as u32, at: at as u32, bytes: value.len() as u16, kind: Kind::Small }
     }
 
     fn share(&mut self, value: Value) -> Place {
@@ -128,46 +183,48 @@ impl Values {
                 self.shared.len() as u32 - 1
             }
         };
-        Place { piece: number, unit: SHARED, bytes: 0 }
+        Place { piece: number, kind: Kind::Shared, ..NOWHERE }
     }
 
     /// The value that was kept there; `None` if there was none.
     #[inline]
     pub(crate) fn get(&self, place: Place) -> Option<ValueRef<'_>> {
-        match place.unit {
-            REMOVED => None,
-            SHARED => self.shared[place.piece as usize].as_ref().map(ValueRef::Shared),
-            unit => {
-                let at = usize::from(unit) * UNIT_BYTES;
-                Some(ValueRef::Bytes(&self.pieces[place.piece as usize][at..at + usize::from(place.bytes)]))
+        match place.kind {
+            Kind::Removed => None,
+            Kind::Shared => self.shared[place.piece as usize].as_ref().map(ValueRef::Shared),
+            Kind::Small => {
+                let piece = self.pieces[place.piece as usize].bytes();
+                Some(ValueRef::Bytes(&piece[place.at as usize..][..usize::from(place.bytes)]))
             }
         }
     }
 
     /// Nobody reads the value of this place any more.
     pub(super) fn let_go(&mut self, place: Place) {
-        match place.unit {
-            REMOVED => {}
-            SHARED => {
+        match place.kind {
+            Kind::Removed => {}
+            Kind::Shared => {
                 let value = self.shared[place.piece as usize].take();
                 self.bytes -= value.as_ref().map_or(0, shared_bytes);
                 self.free_shared.push(place.piece);
             }
-            _ => {
+            Kind::Small => {
                 let (size, room) = size(place.bytes.into());
-                if self.free.is_empty() {
-                    self.free = vec![NOWHERE; SIZES];
-                }
-                let next = self.free[size].to_bytes();
-                self.room(place, room)[..next.len()].copy_from_slice(&next);
+                let next = self.free.get(size).copied().unwrap_or_default().to_bytes();
+                // (A window goes as a whole.)
+                let Some(bytes) = self.room(place, room) else { return };
+                bytes[..next.len()].copy_from_slice(&next);
+                self.free.resize(SIZES, NOWHERE);
                 self.free[size] = place;
             }
         }
     }
 
-    fn room(&mut self, place: Place, room: usize) -> &mut [u8] {
-        let at = usize::from(place.unit) * UNIT_BYTES;
-        &mut self.pieces[place.piece as usize][at..at + room]
+    fn room(&mut self, place: Place, room: usize) -> Option<&mut [u8]> {
+        match &mut self.pieces[place.piece as usize] {
+            Piece::Filled(bytes) => bytes.get_mut(place.at as usize..)?.get_mut(..room),
+            Piece::Window(_) => None,
+        }
     }
 
     /// Takes what another one has, of which nothing was let go. Its places are moved as is returned.
@@ -184,7 +241,7 @@ impl Values {
     #[cfg(test)]
     pub(super) fn recount(&self) -> bool {
         let shared: usize = self.shared.iter().flatten().map(shared_bytes).sum();
-        self.bytes == shared + self.pieces.iter().map(Vec::capacity).sum::<usize>()
+        self.bytes == shared + self.pieces.iter().map(Piece::capacity).sum::<usize>()
     }
 }
 
@@ -197,28 +254,33 @@ pub(crate) struct Moved {
 
 impl Moved {
     pub(crate) fn place(self, place: Place) -> Place {
-        match place.unit {
-            REMOVED => place,
-            SHARED => Place { piece: place.piece + self.shared, ..place },
-            _ => Place { piece: place.piece + self.pieces, ..place },
+        match place.kind {
+            Kind::Removed => place,
+            Kind::Shared => Place { piece: place.piece + self.shared, ..place },
+            Kind::Small => Place { piece: place.piece + self.pieces, ..place },
         }
     }
 }
 
+/// As a place that is free has the next one of its size.
 impl Place {
     fn to_bytes(self) -> [u8; UNIT_BYTES] {
+        let free = self.kind == Kind::Small;
         let mut bytes = [0; UNIT_BYTES];
-        bytes[..4].copy_from_slice(&self.piece.to_le_bytes());
-        bytes[4..6].copy_from_slice(&self.unit.to_le_bytes());
-        bytes[6..].copy_from_slice(&self.bytes.to_le_bytes());
+        let (piece, at) = bytes.split_at_mut(UNIT_BYTES / 2);
+        piece.copy_from_slice(&self.piece.to_le_bytes());
+        at.copy_from_slice(&if free { self.at } else { u32::MAX }.to_le_bytes());
         bytes
     }
 
     fn of_bytes(bytes: &[u8]) -> Place {
-        let (piece, rest) = bytes.split_first_chunk().unwrap_or((&[0; 4], &[]));
-        let (unit, rest) = rest.split_first_chunk().unwrap_or((&[0; 2], &[]));
-        let bytes = rest.first_chunk().unwrap_or(&[0; 2]);
-        Place { piece: u32::from_le_bytes(*piece), unit: u16::from_le_bytes(*unit), bytes: u16::from_le_bytes(*bytes) }
+        let number = |at: usize| {
+            bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
+        };
+        match number(UNIT_BYTES / 2) {
+            u32::MAX => NOWHERE,
+            at => Place { piece: number(0), at, bytes: 0, kind: Kind::Small },
+        }
     }
 }
 
@@ -301,8 +363,8 @@ mod tests {
         [none, empty, shared].into_iter().for_each(|place| values.let_go(place));
         assert_eq!(std::sync::Arc::strong_count(&large), 1);
         assert_eq!(
-            (values.put(Some(ValueRef::Bytes(b"x"))).unit, values.put(Some(ValueRef::Shared(&large)))),
-            (0, shared)
+            (values.put(Some(ValueRef::Bytes(b"x"))).at, values.put(Some(ValueRef::Shared(&large)))),
+            (empty.at, shared)
         );
     }
 
@@ -327,5 +389,28 @@ mod tests {
             assert_eq!(all.get(*place).map(ValueRef::bytes), Some(&value[..]));
         }
         assert!(all.recount());
+    }
+
+    #[test]
+    fn values_in_windows_stay_there_and_others_go_elsewhere() {
+        let windows = [Bytes::from_static(b"--first--"), Bytes::from(vec![7; 1 << 17])];
+        let (read, mut all) = (Values::in_windows(&windows), Values::default());
+        let mine = all.put(Some(ValueRef::Bytes(b"mine")));
+        let before = all.bytes();
+        let moved = all.adopt(read);
+        assert!(all.bytes() >= before + windows.iter().map(Bytes::len).sum::<usize>() && all.recount());
+        let in_window = |window, at, bytes| moved.place(Place::in_window(window, at, bytes).expect("it is short"));
+        let (first, second) = (in_window(0, 2, 5), in_window(1, 70_000, 60_000));
+        assert_eq!(Place::in_window(1, 0, 1 << 16), None);
+        // Nothing is put where one was let go.
+        all.let_go(first);
+        let other = all.put(Some(ValueRef::Bytes(b"other")));
+        let read = |place| all.get(place).map(ValueRef::bytes);
+        assert_eq!(
+            (read(first), read(mine), read(other)),
+            (Some(&b"first"[..]), Some(&b"mine"[..]), Some(&b"other"[..]))
+        );
+        assert_eq!(read(second), Some(&[7; 60_000][..]));
+        assert_eq!(&windows[0][..], b"--first--");
     }
 }

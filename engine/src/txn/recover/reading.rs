@@ -2,17 +2,16 @@
 
 use std::{io, mem};
 
-use bytes::Bytes;
-
 use crate::{
     env::Env,
     txn::{crew::Ahead, ids::Csn, redo},
-    wal::{Lsn, RecoveryReport},
+    wal::{InWindow, Lsn, RecoveryReport},
 };
 
 use super::{
     lobs::Pieces,
-    stretch::{Records, STRETCH_BYTES, Stretch},
+    records::Records,
+    stretch::{STRETCH_BYTES, Stretch},
     summary::{Collector, Summary},
 };
 
@@ -49,26 +48,26 @@ impl<E: Env> Reading<E> {
             bytes: 0,
             by_row,
         };
-        let logs = (0..logs).map(|log| (delivered(log), Records::new())).collect();
+        let logs = (0..logs).map(|log| (delivered(log), Records::default())).collect();
         let ahead = Ahead::new(env, workers, |(log, after, records)| Stretch::behind(log, after, records));
         Reading { logs, last_bytes: 0, after, ahead }
     }
 
     /// Takes a log's next record. One log is read after the other.
-    pub(in crate::txn) fn take(&mut self, log: u8, lsn: Lsn, record: Bytes) {
+    pub(in crate::txn) fn take(&mut self, log: u8, lsn: Lsn, record: &InWindow<'_>) {
         let (delivered, last) = &mut self.logs[usize::from(log)];
-        delivered.collector.glance(lsn, &record);
+        delivered.collector.glance(lsn, record);
         delivered.bytes += record.len() as u64;
-        if redo::is_piece(&record) {
-            return delivered.pieces.push((lsn, record));
+        if redo::is_piece(record) {
+            return delivered.pieces.push((lsn, record.shared()));
         }
         if last.is_empty() {
             self.last_bytes = 0;
         }
         self.last_bytes += record.len();
-        last.push((lsn, record));
+        last.push(lsn, record);
         if self.last_bytes >= STRETCH_BYTES {
-            let room = Records::with_capacity(last.len() + last.len() / 8);
+            let room = Records::with_room(last.len() + last.len() / 8);
             self.ahead.push((usize::from(log), self.after, mem::replace(last, room)));
         }
     }
@@ -99,10 +98,11 @@ impl Delivered {
         if self.stretches.iter().any(|stretch| stretch.unreadable) {
             // What is wrong with a part is seen where all of it is read.
             collector = mem::replace(&mut self.collector, Collector::new(log));
-            let others = self.stretches.iter().flat_map(|stretch| &stretch.records);
-            let mut records: Vec<&(Lsn, Bytes)> = others.chain(&self.pieces).collect();
+            let others = self.stretches.iter().flat_map(|stretch| stretch.records.iter());
+            let pieces = self.pieces.iter().map(|(lsn, record)| (*lsn, &record[..]));
+            let mut records: Vec<(Lsn, &[u8])> = others.chain(pieces).collect();
             records.sort_by_key(|(lsn, _)| *lsn);
-            records.into_iter().for_each(|(lsn, record)| collector.take(*lsn, record));
+            records.into_iter().for_each(|(lsn, record)| collector.take(lsn, record));
         }
         // What is below the log's floor may be there, or not: nothing may depend on it.
         self.pieces.retain(|(lsn, _)| *lsn >= report.first);

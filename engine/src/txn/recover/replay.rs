@@ -152,8 +152,8 @@ impl Settled {
         pieces: &[Pieces],
     ) -> Result<Settled, String> {
         let (mut stretch, again) = if fits { (stretch, 0) } else { stretch.again(chain, twice)? };
-        let wrong = stretch.copy_out(&pieces[stretch.log]);
-        let catalog = stretch.catalog.iter().map(|nth| stretch.records[*nth as usize].1.clone()).collect();
+        let wrong = stretch.take_values(&pieces[stretch.log]);
+        let catalog = stretch.catalog.iter().map(|nth| stretch.records.nth(*nth)).collect();
         Ok(Settled { stretch: stretch.tables, wrong, catalog, again })
     }
 }

@@ -66,7 +66,7 @@ mod tests {
     }
 
     fn row(key: &[u8], number: u64) -> Row {
-        let value = ValueAt::In { record: number as u32, at: 0, bytes: 1 };
+        let value = ValueAt::In { window: number as u32, at: 0, bytes: 1 };
         Row { key: Key::new(key), csn: csn(number), value }
     }
 

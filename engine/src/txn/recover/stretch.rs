@@ -8,26 +8,21 @@ use std::{collections::BTreeMap, mem};
 
 use bytes::Bytes;
 
-use crate::{
-    txn::{
-        ids::{Csn, TableId, TxnId},
-        overlay::{Key, Place, Value, ValueRef, Values},
-        redo::{LobRef, Op, Part, is_part},
-    },
-    wal::Lsn,
+use crate::txn::{
+    ids::{Csn, TableId, TxnId},
+    overlay::{Key, Place, Value, ValueRef, Values},
+    redo::{LobRef, Op, Part, is_part},
 };
 
 use super::{
     chain::Chain,
     lobs::{Pieces, assemble},
+    records::Records,
     rows::{Twice, newest},
 };
 
 /// Bytes of a stretch, about: few enough to be sorted in a core's cache.
 pub(super) const STRETCH_BYTES: usize = 4 << 20;
-
-/// Records of a log, in order.
-pub(super) type Records = Vec<(Lsn, Bytes)>;
 
 /// A row as a commit has left it.
 #[derive(Debug, Default)]
@@ -43,12 +38,18 @@ pub(super) enum ValueAt {
     /// There is none: the row is gone.
     #[default]
     Nowhere,
-    /// In a record of the stretch.
-    In { record: u32, at: u32, bytes: u32 },
+    /// In a window of the stretch's records.
+    In { window: u32, at: u32, bytes: u32 },
     /// In pieces; which of the stretch's values of that kind it is.
     Pieces(u32),
     /// Among the values of the table.
     Here(Place),
+}
+
+impl Row {
+    fn bytes_in_window(&self) -> usize {
+        if let ValueAt::In { bytes, .. } = self.value { bytes as usize } else { 0 }
+    }
 }
 
 /// What a stretch of a log does.
@@ -85,11 +86,11 @@ impl Stretch {
     pub(super) fn behind(log: usize, after: Csn, records: Records) -> Stretch {
         let mut stretch = Stretch { log, records, ..Stretch::default() };
         let records = mem::take(&mut stretch.records);
-        for (nth, (_, record)) in (0..).zip(&records).filter(|(_, (_, record))| is_part(record)) {
+        for (nth, (_, record)) in (0..).zip(records.iter()).filter(|(_, (_, record))| is_part(record)) {
             let read = match Part::again(record).filter(|part| part.stamp.csn > after) {
                 Some(part) => {
                     stretch.note(part.stamp.csn);
-                    let mut taking = Taking::new(&mut stretch, nth, record, &part);
+                    let mut taking = Taking::new(&mut stretch, &records, nth, &part);
                     Part::decode_with(record, |op| taking.op(op))
                 }
                 None => Part::decode_with(record, |_| ()),
@@ -106,11 +107,11 @@ impl Stretch {
     pub(super) fn again(mut self, chain: &Chain, twice: Option<Csn>) -> Result<(Stretch, u64), String> {
         let (log, records) = (self.log, mem::take(&mut self.records));
         let (mut stretch, mut again) = (Stretch { log, ..Stretch::default() }, 0);
-        for (nth, (_, record)) in (0..).zip(&records) {
+        for (nth, (_, record)) in (0..).zip(records.iter()) {
             let Some(part) = Part::again(record) else { continue };
             let counts = chain.counts(part.stamp.csn);
             if counts || twice.is_some_and(|root| part.stamp.csn <= root) {
-                let mut taking = Taking::new(&mut stretch, nth, record, &part);
+                let mut taking = Taking::new(&mut stretch, &records, nth, &part);
                 part.ops().filter(|op| counts || !is_of_catalog(op)).for_each(|op| taking.op(op));
                 again += u64::from(!counts);
             }
@@ -126,9 +127,9 @@ impl Stretch {
         after <= root && !self.unreadable && !self.twice && self.spans.iter().all(whole)
     }
 
-    /// Copies its values, so that the memory that the log was read into may go: by table why one can't be put together.
-    pub(super) fn copy_out(&mut self, pieces: &Pieces) -> Vec<Option<String>> {
-        self.tables.values_mut().map(|changes| changes.copy_out(&self.records, pieces)).collect()
+    /// Takes its values out of the records, which may go then: by table why one can't be put together.
+    pub(super) fn take_values(&mut self, pieces: &Pieces) -> Vec<Option<String>> {
+        self.tables.values_mut().map(|changes| changes.take_values(&self.records, pieces)).collect()
     }
 
     fn note(&mut self, csn: Csn) {
@@ -151,8 +152,9 @@ impl Stretch {
 }
 
 impl Changes {
-    /// Copies its values out of the records, and puts those in pieces together; why one can't be.
-    fn copy_out(&mut self, records: &Records, pieces: &Pieces) -> Option<String> {
+    /// Takes its values, and puts those in pieces together; why one can't be. The windows of the records stay if its values are most of
+    /// what is in them: a copy would be more memory, and all of it new. Else the values are copied, and the windows may go.
+    fn take_values(&mut self, records: &Records, pieces: &Pieces) -> Option<String> {
         let (mut lobs, mut wrong) = (Vec::<Option<Value>>::with_capacity(self.lobs.len()), None);
         for (csn, txn, value) in &self.lobs {
             match assemble(pieces, *txn, *value) {
@@ -163,11 +165,21 @@ impl Changes {
                 }
             }
         }
+        let windows = records.windows();
+        let value_bytes: usize = self.rows.iter().map(Row::bytes_in_window).sum();
+        let stay = 2 * value_bytes >= windows.iter().map(Bytes::len).sum();
+        if stay {
+            self.values = Values::in_windows(windows);
+        }
         for row in &mut self.rows {
             let value = match row.value {
-                ValueAt::In { record, at, bytes } => {
-                    Some(ValueRef::Bytes(&records[record as usize].1[at as usize..][..bytes as usize]))
-                }
+                ValueAt::In { window, at, bytes } => match Place::in_window(window, at, bytes).filter(|_| stay) {
+                    Some(place) => {
+                        row.value = ValueAt::Here(place);
+                        continue;
+                    }
+                    None => Some(ValueRef::Bytes(&windows[window as usize][at as usize..][..bytes as usize])),
+                },
                 ValueAt::Pieces(nth) => lobs[nth as usize].as_ref().map(ValueRef::Shared),
                 ValueAt::Nowhere | ValueAt::Here(_) => None,
             };
@@ -184,18 +196,18 @@ struct Taking<'a> {
     tables: &'a mut BTreeMap<TableId, Changes>,
     catalog: &'a mut Vec<u32>,
     log: usize,
+    records: &'a Records,
     record: u32,
-    bytes: &'a [u8],
     csn: Csn,
     txn: TxnId,
     table: Option<TableId>,
 }
 
 impl<'a> Taking<'a> {
-    fn new(stretch: &'a mut Stretch, record: u32, bytes: &'a [u8], part: &Part<'_>) -> Taking<'a> {
+    fn new(stretch: &'a mut Stretch, records: &'a Records, record: u32, part: &Part<'_>) -> Taking<'a> {
         let Stretch { tables, catalog, log, .. } = stretch;
         let (csn, txn) = (part.stamp.csn, part.stamp.txn);
-        Taking { tables, catalog, log: *log, record, bytes, csn, txn, table: None }
+        Taking { tables, catalog, log: *log, records, record, csn, txn, table: None }
     }
 
     fn op(&mut self, op: Op<'_>) {
@@ -213,7 +225,10 @@ impl<'a> Taking<'a> {
         }
         let Some(changes) = self.table.and_then(|table| self.tables.get_mut(&table)) else { return };
         let (key, value) = match op {
-            Op::Put { key, value } => (key, Some(place(self.bytes, self.record, value))),
+            Op::Put { key, value } => {
+                let (window, at) = self.records.place(self.record, value);
+                (key, Some(ValueAt::In { window, at, bytes: value.len() as u32 }))
+            }
             Op::Delete { key } => (key, None),
             Op::PutLob { key, value } => {
                 changes.lobs.push((self.csn, self.txn, value));
@@ -229,12 +244,6 @@ fn is_of_catalog(op: &Op<'_>) -> bool {
     matches!(op, Op::Create { .. } | Op::Drop { .. })
 }
 
-/// Where a value of a record stands in it. (A part is shorter than 4 GiB.)
-fn place(record: &[u8], number: u32, value: &[u8]) -> ValueAt {
-    let at = (value.as_ptr().addr() - record.as_ptr().addr()) as u32;
-    ValueAt::In { record: number, at, bytes: value.len() as u32 }
-}
-
 pub(super) fn twice_in(table: TableId, Twice(csn): &Twice) -> String {
     format!("commit {csn}, table {}: the table has a newer version", table.0)
 }
@@ -246,6 +255,7 @@ mod tests {
         ids::Epoch,
         redo::{Stamp, encode_part},
     };
+    use crate::wal::Lsn;
 
     const TABLE: TableId = TableId(7);
 
@@ -254,7 +264,7 @@ mod tests {
     }
 
     /// Commits from number 0 on, each with a put of a key; the value is the number.
-    fn records(keys: &[&[u8]]) -> Records {
+    fn records(keys: &[&[u8]]) -> Vec<(Lsn, Bytes)> {
         let part = |(number, key): (u64, &&[u8])| {
             let mut record = Vec::new();
             let value = [number as u8];
@@ -268,13 +278,21 @@ mod tests {
         (0..).zip(keys).map(part).collect()
     }
 
+    fn taken(records: &[(Lsn, Bytes)]) -> Records {
+        let mut taken = Records::default();
+        records.iter().for_each(|(lsn, record)| taken.push(*lsn, &record.into()));
+        taken
+    }
+
     fn chain(first: u64, last: u64) -> Chain {
         Chain { end: csn(last), spans: vec![(csn(first), csn(last))], logs: Vec::new(), dropped: Vec::new() }
     }
 
     fn rows(stretch: &Stretch) -> Vec<(&[u8], &[u8])> {
         let value = |row: &Row| match row.value {
-            ValueAt::In { record, at, bytes } => &stretch.records[record as usize].1[at as usize..][..bytes as usize],
+            ValueAt::In { window, at, bytes } => {
+                &stretch.records.windows()[window as usize][at as usize..][..bytes as usize]
+            }
             ValueAt::Nowhere | ValueAt::Pieces(_) | ValueAt::Here(_) => &[],
         };
         stretch.tables[&TABLE].rows.iter().map(|row| (row.key.bytes(), value(row))).collect()
@@ -284,7 +302,7 @@ mod tests {
     fn a_stretch_that_was_read_ahead_is_what_the_chain_says_or_is_read_again() {
         let all: [&[u8]; 4] = [b"b", b"a", b"b", b"a"];
         let root = csn(0);
-        let ahead = |records| Stretch::behind(0, root, records);
+        let ahead = |records: Vec<(Lsn, Bytes)>| Stretch::behind(0, root, taken(&records));
         let stretch = ahead(records(&all));
         assert!(stretch.fits(root, root, &chain(1, 3)));
         assert_eq!(rows(&stretch), [(&b"a"[..], &[3][..]), (b"b", &[2])]);
@@ -293,7 +311,7 @@ mod tests {
         let (again, more) = stretch.again(&chain(1, 2), None).expect("all is in order");
         assert_eq!((rows(&again), more), (vec![(&b"a"[..], &[1][..]), (b"b", &[2])], 0));
         // An older root.
-        let stretch = ahead(records(&all[..2]));
+        let stretch = ahead(records(&all)[..2].to_vec());
         assert!(!stretch.fits(root, Csn::default(), &chain(0, 1)));
         let (again, _) = stretch.again(&chain(0, 1), None).expect("all is in order");
         assert_eq!(rows(&again), [(&b"a"[..], &[1][..]), (b"b", &[0])]);
@@ -304,12 +322,40 @@ mod tests {
         let (root, everything) = (Csn::default(), chain(0, 1));
         let mut unreadable = records(&[b"a", b"b"]);
         unreadable[1].1 = unreadable[1].1.slice(..unreadable[1].1.len() - 1);
-        let stretch = Stretch::behind(0, root, unreadable);
+        let stretch = Stretch::behind(0, root, taken(&unreadable));
         assert!(stretch.unreadable && !stretch.fits(root, root, &everything));
         let mut twice = records(&[b"a", b"a"]);
         twice[1].1 = twice[0].1.clone();
-        let stretch = Stretch::behind(0, root, twice);
+        let stretch = Stretch::behind(0, root, taken(&twice));
         assert!(!stretch.unreadable && !stretch.fits(root, root, &everything));
         assert!(stretch.again(&everything, None).is_err());
+    }
+
+    #[test]
+    fn values_stay_in_the_windows_only_if_they_are_most_of_them() {
+        let part = |number: u64, value: &[u8]| {
+            let mut record = Vec::new();
+            let key = [number as u8];
+            encode_part(&mut record, [Op::Table { id: TABLE, meta: 0 }, Op::Put { key: &key, value }])
+                .expect("it fits");
+            let txn = TxnId::from_bits(TxnId::first(Epoch::FIRST).to_bits() + number).expect("there are many");
+            let stamp = Stamp { participants: 1, csn: csn(number), txn, durable: Csn::default() };
+            stamp.put(&mut record).expect("it is a part");
+            (Lsn(number + 1), Bytes::from(record))
+        };
+        // The last one is too long for a place in a window.
+        for (lengths, shared) in [([900, 30, 0, 800], true), ([20, 10, 0, 1], false), ([900, 30, 0, 70_000], true)] {
+            let value = |number: usize| vec![number as u8; lengths[number]];
+            let records: Vec<_> = (0..4).map(|number| part(number, &value(number as usize))).collect();
+            let mut stretch = Stretch::behind(0, Csn::default(), taken(&records));
+            assert_eq!(stretch.take_values(&Pieces::new()), [None]);
+            let changes = stretch.tables.remove(&TABLE).expect("it has rows");
+            drop(stretch);
+            assert_eq!(records.iter().all(|(_, record)| record.is_unique()), !shared);
+            for (number, row) in changes.rows.iter().enumerate() {
+                let ValueAt::Here(place) = row.value else { panic!("{:?}", row.value) };
+                assert_eq!(changes.values.get(place).map(ValueRef::bytes), Some(&value(number)[..]));
+            }
+        }
     }
 }

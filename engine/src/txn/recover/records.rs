@@ -1,0 +1,70 @@
+//! Records of a log, in the memory that it was read into.
+
+use bytes::Bytes;
+
+use crate::wal::{InWindow, Lsn};
+
+/// Records, in order.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    windows: Vec<Bytes>,
+    places: Vec<RecordAt>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RecordAt {
+    lsn: Lsn,
+    window: u32,
+    begin: u32,
+    bytes: u32,
+}
+
+impl Records {
+    /// Room for so many.
+    pub(super) fn with_room(records: usize) -> Records {
+        Records { windows: Vec::new(), places: Vec::with_capacity(records) }
+    }
+
+    /// Takes the next one. (Windows, and so records, are shorter than 4 GiB.)
+    pub(super) fn push(&mut self, lsn: Lsn, record: &InWindow<'_>) {
+        let (window, range) = (record.window(), record.range());
+        if self.windows.last().is_none_or(|last| last.as_ptr() != window.as_ptr()) {
+            self.windows.push(window.clone());
+        }
+        let window = self.windows.len() as u32 - 1;
+        self.places.push(RecordAt { lsn, window, begin: range.start as u32, bytes: range.len() as u32 });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Lsn, &[u8])> {
+        self.places.iter().map(|place| (place.lsn, self.at(place)))
+    }
+
+    /// One of them, which keeps its window.
+    pub(super) fn nth(&self, nth: u32) -> Bytes {
+        let place = &self.places[nth as usize];
+        self.windows[place.window as usize].slice_ref(self.at(place))
+    }
+
+    /// The window in which a part of a record stands, and where there.
+    pub(super) fn place(&self, nth: u32, part: &[u8]) -> (u32, u32) {
+        let window = self.places[nth as usize].window;
+        (window, (part.as_ptr().addr() - self.windows[window as usize].as_ptr().addr()) as u32)
+    }
+
+    /// What they stand in.
+    pub(super) fn windows(&self) -> &[Bytes] {
+        &self.windows
+    }
+
+    fn at(&self, place: &RecordAt) -> &[u8] {
+        &self.windows[place.window as usize][place.begin as usize..][..place.bytes as usize]
+    }
+}
