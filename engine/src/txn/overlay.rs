@@ -17,6 +17,8 @@ mod keys;
 mod chain;
 mod values;
 
+mod arena;
+
 use std::ops::{Bound, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -24,7 +26,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 pub(crate) use self::chain::Key;
 use self::filter::{Filling, Filter};
 pub(crate) use self::keys::head;
-use self::tree::Tree;
+use self::tree::{Run, Tree};
 pub(crate) use self::values::{Moved, Place, ValueRef, Values};
 use super::ids::Csn;
 pub(crate) use super::storage::{Direction, KeyRange};
@@ -231,7 +233,7 @@ impl Overlay {
         });
     }
 
-    /// One that is built at once, of so many keys at most, with the values that they have.
+    /// One that is put together, of so many keys at most, with the values that they have.
     pub(crate) fn ascending(keys: usize, values: Values) -> Ascending {
         let (filter, mut growing) = (Filter::default(), Growing { tree: Tree::of(values), ..Growing::default() });
         filter.reserve(&mut growing.filling, keys);
@@ -288,7 +290,26 @@ impl Overlay {
     }
 }
 
-/// An overlay that is built of keys in order, each with one version.
+/// A range of a table's keys, each with one version: built by itself, so that several may be built at once.
+#[derive(Debug, Default)]
+pub(crate) struct Fragment {
+    run: Run,
+    hashes: Vec<u64>,
+}
+
+impl Fragment {
+    /// Of keys that ascend, each with where its value stands among those of the whole. CSNs may come in any order.
+    pub(crate) fn of(rows: impl IntoIterator<Item = (Key, Place, Csn)>) -> Fragment {
+        let mut fragment = Fragment::default();
+        for (key, value, csn) in rows {
+            fragment.hashes.push(filter::hash(key.bytes()));
+            fragment.run.push(key, value, csn);
+        }
+        fragment
+    }
+}
+
+/// An overlay that is put together of ranges of its keys, in their order.
 #[derive(Debug)]
 pub(crate) struct Ascending {
     filter: Filter,
@@ -296,16 +317,13 @@ pub(crate) struct Ascending {
 }
 
 impl Ascending {
-    /// Adds keys above those before them, ascending, each with where its value stands. CSNs may come in any order.
-    pub(crate) fn extend(&mut self, rows: Vec<(Key, Place, Csn)>) {
+    /// Adds keys above those before them.
+    pub(crate) fn join(&mut self, fragment: Fragment) {
         let Growing { tree, filling } = &mut self.growing;
-        // By themselves, so that none waits for another's place in memory.
-        let there = tree.len();
-        let nth = |nth: usize| nth.checked_sub(there).map_or_else(|| tree.nth(nth), |nth| rows[nth].0.bytes());
-        for (key, ..) in &rows {
-            self.filter.add(filling, filter::hash(key.bytes()), |at| filter::hash(nth(at)));
+        tree.join(fragment.run);
+        for hash in fragment.hashes {
+            self.filter.add(filling, hash, |nth| filter::hash(tree.nth(nth)));
         }
-        rows.into_iter().for_each(|(key, value, csn)| tree.append(key, value, csn));
     }
 
     /// It goes on as any other, with CSNs that are not below those that it has.

@@ -1,75 +1,18 @@
 //! Keys, each with its versions, newest first; a version goes as soon as nobody can read it. An entry keeps its number and its place
 //! in memory for as long as the table's overlay lives.
 
+use super::arena::Arena;
 use super::values::{NOWHERE, Place, ValueRef, Values};
 use super::{Csn, Live};
-use std::ops::{Index, IndexMut};
 
 /// No entry, version or node.
 pub(super) const NONE: u32 = u32::MAX;
 /// Bytes of a key that stand in its entry.
 const INLINE_BYTES: usize = 22;
-/// Elements of a piece.
-const PIECE: usize = 256;
 
 /// What an allocation of so many bytes takes, about: a header, and rounded up.
 pub(super) fn heap_bytes(bytes: usize) -> usize {
     (bytes + size_of::<usize>()).next_multiple_of(16).max(32)
-}
-
-/// A list in pieces: it grows without a copy of what it holds. The first piece alone grows by doubling.
-#[derive(Debug)]
-pub(super) struct Arena<T> {
-    pieces: Vec<Vec<T>>,
-    len: usize,
-    bytes: usize,
-}
-
-impl<T> Default for Arena<T> {
-    fn default() -> Arena<T> {
-        Arena { pieces: Vec::new(), len: 0, bytes: 0 }
-    }
-}
-
-impl<T> Arena<T> {
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.pieces.capacity() * size_of::<Vec<T>>()
-    }
-
-    /// Its number. (Memory ends before numbers do: 2^32 of the smallest elements are 128 GiB.)
-    pub(super) fn push(&mut self, element: T) -> u32 {
-        if self.len.is_multiple_of(PIECE) {
-            self.pieces.push(if self.len == 0 { Vec::new() } else { Vec::with_capacity(PIECE) });
-            self.bytes += self.pieces.last().map_or(0, Vec::capacity) * size_of::<T>();
-        }
-        if let Some(piece) = self.pieces.last_mut() {
-            let before = piece.capacity();
-            piece.push(element);
-            self.bytes += (piece.capacity() - before) * size_of::<T>();
-        }
-        self.len += 1;
-        (self.len - 1) as u32
-    }
-}
-
-impl<T> Index<u32> for Arena<T> {
-    type Output = T;
-
-    #[inline]
-    fn index(&self, at: u32) -> &T {
-        &self.pieces[at as usize / PIECE][at as usize % PIECE]
-    }
-}
-
-impl<T> IndexMut<u32> for Arena<T> {
-    #[inline]
-    fn index_mut(&mut self, at: u32) -> &mut T {
-        &mut self.pieces[at as usize / PIECE][at as usize % PIECE]
-    }
 }
 
 /// A key, where its entry stands if it is short.
@@ -218,6 +161,18 @@ impl Chains {
         self.entries.push(Entry { key, newest: Version { csn, value, older: NONE } })
     }
 
+    /// Takes the entries of another one, which has each key's one version and no values. By how much their numbers grow.
+    pub(super) fn join(&mut self, other: Chains) -> u32 {
+        debug_assert!(other.versions.len() == 0, "each has one version");
+        self.bytes += other.bytes;
+        self.entries.join(other.entries)
+    }
+
+    /// The key of the entry that came after so many.
+    pub(super) fn nth(&self, nth: usize) -> &[u8] {
+        self.key(self.entries.number(nth))
+    }
+
     /// A newer version. Those below that nobody can read any more go: version q below p, when p is visible and no live snapshot is in
     /// [q, p). That p alone is visible would not do: a snapshot older than p may be live. Nor would it do that no snapshot is live: one
     /// that begins now is at `visible`, which may be before p.
@@ -270,8 +225,7 @@ impl Chains {
     /// Bytes of entries, values and long keys, counted anew.
     #[cfg(test)]
     pub(super) fn recount(&self) -> bool {
-        let keys: usize = self.entries.pieces.iter().flatten().map(|entry| entry.key.heap_bytes()).sum();
-        let places: usize = self.entries.pieces.iter().map(|piece| piece.capacity() * size_of::<Entry>()).sum();
-        self.bytes == keys && self.entries.bytes == places && self.values.recount()
+        let keys: usize = self.entries.iter().map(|entry| entry.key.heap_bytes()).sum();
+        self.bytes == keys && self.entries.recount() && self.values.recount()
     }
 }

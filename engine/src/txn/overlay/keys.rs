@@ -77,6 +77,12 @@ impl Keys {
         self.len += 1;
     }
 
+    /// All entries have got larger numbers.
+    pub(super) fn moved(&mut self, by: u32) {
+        let len = self.len();
+        self.entries[..len].iter_mut().for_each(|entry| *entry += by);
+    }
+
     /// The keys from one on, as a node of their own.
     pub(super) fn split(&mut self, at: usize) -> Keys {
         let (mut right, count) = (Keys::new(self.skip), self.len() - at);

@@ -201,10 +201,10 @@ proptest! {
         for ((key, number), place) in keys.iter().zip(places) {
             rows.push((Key::new(key), place, csn(*number)));
             if number % 100 == 0 {
-                ascending.extend(std::mem::take(&mut rows));
+                ascending.join(Fragment::of(std::mem::take(&mut rows)));
             }
         }
-        ascending.extend(rows);
+        ascending.join(Fragment::of(rows));
         let overlay = ascending.finish();
         prop_assert!(overlay.read(Tree::is_sound) && overlay.len() == keys.len());
         for (number, (kind, key_number)) in (500..).zip(later) {

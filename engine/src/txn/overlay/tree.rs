@@ -9,7 +9,8 @@ use std::ops::Bound;
 
 use smallvec::SmallVec;
 
-use super::chain::{Arena, Chains, Key, NONE};
+use super::arena::Arena;
+use super::chain::{Chains, Key, NONE};
 use super::keys::{FAN, Keys};
 use super::values::{Place as ValuePlace, ValueRef, Values};
 use super::{Csn, Direction, KeyRange, Live, Refused};
@@ -69,7 +70,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// With the values of what is appended.
+    /// With the values of what is going to join.
     pub(super) fn of(values: Values) -> Tree {
         Tree { chains: Chains::of(values), ..Tree::default() }
     }
@@ -85,7 +86,7 @@ impl Tree {
 
     /// A key by the order in which keys came.
     pub(super) fn nth(&self, nth: usize) -> &[u8] {
-        self.chains.key(nth as u32)
+        self.chains.nth(nth)
     }
 
     /// Adds a version. Says whether the key is new.
@@ -122,28 +123,43 @@ impl Tree {
         Ok(found.is_err())
     }
 
-    /// Adds a key above all others, with its one version, whose value is there already. CSNs may come in any order: nothing is installed in between, and nothing is read
-    /// before [`settle`](Tree::settle).
-    pub(super) fn append(&mut self, key: Key, value: ValuePlace, csn: Csn) {
-        if self.leaves.len() == 0 {
-            self.leaves.push(Leaf { keys: Keys::new(0), max: csn, previous: NONE, next: NONE });
+    /// Adds keys above all others. Nothing is installed in between, and nothing is read before [`settle`](Tree::settle).
+    pub(super) fn join(&mut self, run: Run) {
+        let Run { chains, leaves, newest } = run;
+        let count = leaves.len() as u32;
+        let (empty, left) = (self.leaves.len() == 0, self.last);
+        let (entries, first) = (self.chains.join(chains), self.leaves.join(leaves));
+        self.newest = self.newest.max(newest);
+        for number in first..first + count {
+            let leaf = &mut self.leaves[number];
+            leaf.keys.moved(entries);
+            leaf.previous = if number > first { number - 1 } else { left };
+            leaf.next = if number + 1 < first + count { number + 1 } else { NONE };
+            let (separator, max) = (leaf.keys.entries[0], leaf.max);
+            if empty && number == first {
+                leaf.previous = NONE;
+                self.root = number;
+            } else {
+                self.leaves[self.last].next = number;
+                let mut path = self.rightmost();
+                self.raise(&mut path, separator, number, max);
+            }
+            self.last = number;
         }
-        self.newest = self.newest.max(csn);
-        let leaf = &mut self.leaves[self.last];
-        let at = leaf.keys.len();
-        debug_assert!(leaf.keys.used().last().is_none_or(|last| self.chains.key(*last) < key.bytes()), "keys ascend");
-        if at < FAN {
-            leaf.max = leaf.max.max(csn);
-            leaf.keys.insert(at, self.chains.len() as u32, key.bytes());
-            self.chains.push_placed(key, csn, value);
-            return;
-        }
-        let (path, leaf, _) = self.descend(key.bytes(), csn);
-        let entry = self.chains.push_placed(key.clone(), csn, value);
-        self.place(path, leaf, at, entry, key.bytes());
     }
 
-    /// All is appended: every node gets to know what its entries have.
+    /// To the last leaf.
+    fn rightmost(&self) -> Path {
+        let (mut path, mut node) = (Path::new(), self.root);
+        for _ in 0..self.height {
+            let inner = &self.inners[node];
+            path.push((node, inner.keys.len()));
+            node = inner.children[inner.keys.len()];
+        }
+        path
+    }
+
+    /// All has joined: every node gets to know what its entries have.
     pub(super) fn settle(&mut self) {
         if self.leaves.len() > 0 {
             self.settle_below(self.root, self.height);
@@ -384,6 +400,38 @@ impl Tree {
             (inner.max, below?.into_iter().max())
         };
         max.filter(|max| *max <= stated)
+    }
+}
+
+/// Keys in order, each with its one version, as leaves: what a tree takes as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    chains: Chains,
+    leaves: Arena<Leaf>,
+    newest: Csn,
+}
+
+impl Run {
+    /// Adds a key above those before it, with where its value stands in the tree that it is for.
+    pub(super) fn push(&mut self, key: Key, value: ValuePlace, csn: Csn) {
+        let entry = self.chains.push_placed(key, csn, value);
+        let key = self.chains.key(entry);
+        debug_assert!(entry == 0 || self.chains.key(entry - 1) < key, "keys ascend");
+        let mut last = self.leaves.len() as u32;
+        if entry.is_multiple_of(FAN as u32) {
+            // Between what is known here: in a tree there may be anything before the first leaf.
+            if let Some(left) = last.checked_sub(1).filter(|left| *left > 0) {
+                let keys = &mut self.leaves[left].keys;
+                keys.fence(&self.chains, Some(keys.entries[0]), Some(entry));
+            }
+            self.leaves.push(Leaf { keys: Keys::new(0), max: csn, previous: NONE, next: NONE });
+        } else {
+            last -= 1;
+        }
+        let leaf = &mut self.leaves[last];
+        leaf.max = leaf.max.max(csn);
+        leaf.keys.insert(leaf.keys.len(), entry, key);
+        self.newest = self.newest.max(csn);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
         crew,
         generation::Generation,
         ids::{Csn, TableId},
-        overlay::{Ascending, Key, Moved, Overlay, Place, Values},
+        overlay::{Ascending, Fragment, Key, Moved, Overlay, Place, Values},
         progress::{Phase, Teller},
         redo::{Op, Part, Shape},
     },
@@ -247,13 +247,10 @@ struct Large {
     values: Values,
 }
 
-/// Rows by key, each with its newest version.
-type Newest = Vec<(Key, Place, Csn)>;
-
 /// What came of it.
 enum Built {
     Tables(Vec<(TableId, Overlay)>),
-    Range(Large, Newest),
+    Range(Large, Box<Fragment>),
 }
 
 fn units(changed: BTreeMap<TableId, Changed>) -> Vec<Unit> {
@@ -311,21 +308,21 @@ impl Unit {
             Unit::Tables(tables) => {
                 let overlay = |(table, Changed { values, runs }): (TableId, Changed)| {
                     let mut ascending = Overlay::ascending(rows_of(&runs), values);
-                    ascending.extend(newest_of(table, runs)?);
+                    ascending.join(newest_of(table, runs)?);
                     Ok((table, ascending.finish()))
                 };
                 Ok(Built::Tables(tables.into_iter().map(overlay).collect::<Result<_, String>>()?))
             }
             Unit::Range(large, runs) => {
                 let newest = newest_of(large.table, runs)?;
-                Ok(Built::Range(large, newest))
+                Ok(Built::Range(large, Box::new(newest)))
             }
         }
     }
 }
 
 /// The newest version of each row, by key.
-fn newest_of(table: TableId, mut runs: Vec<Run>) -> Result<Newest, String> {
+fn newest_of(table: TableId, mut runs: Vec<Run>) -> Result<Fragment, String> {
     let rows: Vec<&[Row]> = runs.iter().map(|run| &run.rows[..]).collect();
     let mut places = Vec::with_capacity(rows_of(&runs));
     newest(&rows, |run, at| places.push((run, at))).map_err(|twice| twice_in(table, &twice))?;
@@ -335,7 +332,7 @@ fn newest_of(table: TableId, mut runs: Vec<Run>) -> Result<Newest, String> {
         let value = if let ValueAt::Here(value) = value { moved.place(value) } else { Place::default() };
         (key, value, csn)
     };
-    Ok(places.into_iter().map(take).collect())
+    Ok(Fragment::of(places.into_iter().map(take)))
 }
 
 /// Puts ranges together, in their order.
@@ -352,12 +349,12 @@ impl Building<'_> {
             Ok(Built::Tables(tables)) => {
                 tables.into_iter().for_each(|(table, overlay)| self.generation.adopt(table, overlay));
             }
-            Ok(Built::Range(Large { table, rows: most, values }, rows)) => {
+            Ok(Built::Range(Large { table, rows: most, values }, fragment)) => {
                 if self.table.as_ref().is_none_or(|(other, _)| *other != table) {
                     self.adopt();
                 }
                 let (_, ascending) = self.table.get_or_insert_with(|| (table, Overlay::ascending(most, values)));
-                ascending.extend(rows);
+                ascending.join(*fragment);
             }
             Err(wrong) => drop(self.wrong.get_or_insert(wrong)),
         }
