@@ -313,6 +313,34 @@ fn a_checkpoint_goes_beside_readers_and_writers_and_the_log_shrinks() {
 }
 
 #[test]
+fn what_was_logged_makes_a_sync_due_long_before_the_period_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3600);
+    let options =
+        Options { sync: Sync::Periodic, sync_period: hour, sync_threshold: 1_000_000_000, ..Options::default() };
+    block_on(async {
+        let store = open(folder.path(), &options).await;
+        let table = store.create_table("table").await.unwrap();
+        let created = store.durable();
+        for number in 0..48_u8 {
+            store.put(&table, &[number], &[number; 64 << 10]).await.unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(store.durable(), created, "3 MiB are less than 4");
+        // These are logged in pieces.
+        for number in 48..=50_u8 {
+            store.put(&table, &[number], &vec![number; 700 << 10]).await.unwrap();
+        }
+        let synced = (0..60_000).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            store.durable() > created
+        });
+        assert!(synced, "nobody syncs");
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
 fn a_log_that_has_grown_makes_a_checkpoint_due_by_whoever_makes_it_grow() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { checkpoint_log_bytes: 1 << 20, checkpoint_after_recovery: false, ..instant() };

@@ -373,6 +373,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if self.checkpoints.logged(bytes, self.options.checkpoint_log_bytes) {
             self.gates.checkpointer.open();
         }
+        self.logged(bytes);
         let Pipeline { generation, snapshots, catalog, volatile, .. } = pipeline;
         let mut live = self.horizon.live(snapshots);
         if planted!(self.options.plants(), TxnPruneLive) {

@@ -63,7 +63,7 @@ async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
         if passes && shared.pending() > 0 && shared.logs.failure().is_none() {
             shared.passes.tell_keeper();
             let due = shared.passes.fresh_from() + shared.options.sync_period;
-            if now >= due || shared.pending() > shared.options.sync_threshold {
+            if now >= due || shared.are_many_pending() {
                 if let Err(failure) = shared.pass().await {
                     warn!(%failure, "commits that were not durable are lost, or not");
                 }

@@ -122,6 +122,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                     Ok(()) => {
                         let lsn = pipeline.as_mut().append(usize::from(log), record);
                         pipeline.pieces.entry((log, txn)).or_insert(lsn);
+                        self.logged(record.len() as u64);
                         return Ok(lsn);
                     }
                 }
