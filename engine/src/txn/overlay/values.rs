@@ -92,15 +92,6 @@ impl Piece {
             Piece::Window(bytes) => bytes,
         }
     }
-
-    /// Bytes that it takes.
-    #[cfg(test)]
-    fn capacity(&self) -> usize {
-        match self {
-            Piece::Filled(bytes) => bytes.capacity(),
-            Piece::Window(bytes) => bytes.len(),
-        }
-    }
 }
 
 /// Places of values.
@@ -112,7 +103,7 @@ pub(crate) struct Values {
     free: Vec<Place>,
     shared: Vec<Option<Value>>,
     free_shared: Vec<u32>,
-    /// Of pieces and shared values.
+    /// Of pieces, as far as they are filled, and of shared values.
     bytes: usize,
 }
 
@@ -123,7 +114,7 @@ impl Values {
         Values { pieces, bytes: windows.iter().map(Bytes::len).sum(), ..Values::default() }
     }
 
-    /// Bytes that it holds, with the room that it has to grow.
+    /// Bytes that it holds. (The room that its last piece has left was never touched, so it is nowhere yet.)
     pub(super) fn bytes(&self) -> usize {
         self.bytes
             + self.pieces.capacity() * size_of::<Piece>()
@@ -158,16 +149,15 @@ impl Values {
             Some(Piece::Filled(piece)) if piece.len() + room <= PIECE_BYTES => (number - 1, piece),
             _ => {
                 let piece = if number == 0 { Vec::new() } else { Vec::with_capacity(PIECE_BYTES) };
-                self.bytes += piece.capacity();
                 self.pieces.push(Piece::Filled(piece));
                 let Some(Piece::Filled(piece)) = self.pieces.last_mut() else { return NOWHERE };
                 (number, piece)
             }
         };
-        let (at, before) = (piece.len(), piece.capacity());
+        let at = piece.len();
         piece.extend_from_slice(value);
         piece.resize(at + room, 0);
-        self.bytes += piece.capacity() - before;
+        self.bytes += room;
         Place { piece: number as u32, at: at as u32, bytes: value.len() as u16, kind: Kind::Small }
     }
 
@@ -241,7 +231,7 @@ impl Values {
     #[cfg(test)]
     pub(super) fn recount(&self) -> bool {
         let shared: usize = self.shared.iter().flatten().map(shared_bytes).sum();
-        self.bytes == shared + self.pieces.iter().map(Piece::capacity).sum::<usize>()
+        self.bytes == shared + self.pieces.iter().map(|piece| piece.bytes().len()).sum::<usize>()
     }
 }
 
