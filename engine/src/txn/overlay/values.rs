@@ -2,8 +2,6 @@
 //! by itself; the place of one that is let go is the next one's of its size (slab allocation, Bonwick 1994). Large ones are shared with
 //! whoever has written them.
 
-use bytes::Bytes;
-
 use super::Value;
 use super::chain::heap_bytes;
 
@@ -45,13 +43,6 @@ impl Default for Place {
     }
 }
 
-impl Place {
-    /// In a window of [`Values::in_windows`]; `None` of what is too long for that.
-    pub(crate) fn in_window(window: u32, at: u32, bytes: u32) -> Option<Place> {
-        Some(Place { piece: window, at, bytes: bytes.try_into().ok()?, kind: Kind::Small })
-    }
-}
-
 /// A value to be read, or to be kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ValueRef<'a> {
@@ -75,30 +66,11 @@ impl<'a> ValueRef<'a> {
     }
 }
 
-/// What places are in.
-#[derive(Debug)]
-enum Piece {
-    /// With room for [`PIECE_BYTES`], but the first one grows by doubling.
-    Filled(Vec<u8>),
-    /// What a log was read into: nothing is put there.
-    Window(Bytes),
-}
-
-impl Piece {
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Piece::Filled(bytes) => bytes,
-            Piece::Window(bytes) => bytes,
-        }
-    }
-}
-
 /// Places of values.
 #[derive(Debug, Default)]
 pub(crate) struct Values {
-    /// The last one is filled, if it can be.
-    pieces: Vec<Piece>,
+    /// Each has room for [`PIECE_BYTES`], or more, but the first one grows by doubling. The last one is filled.
+    pieces: Vec<Vec<u8>>,
     /// Of each size a place that is free, which has the next one in its first bytes; empty before any is.
     free: Vec<Place>,
     shared: Vec<Option<Value>>,
@@ -108,16 +80,10 @@ pub(crate) struct Values {
 }
 
 impl Values {
-    /// Of values that stand in what a log was read into.
-    pub(crate) fn in_windows(windows: &[Bytes]) -> Values {
-        let pieces = windows.iter().cloned().map(Piece::Window).collect();
-        Values { pieces, bytes: windows.iter().map(Bytes::len).sum(), ..Values::default() }
-    }
-
     /// Bytes that it holds. (The room that its last piece has left was never touched, so it is nowhere yet.)
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-            + self.pieces.capacity() * size_of::<Piece>()
+            + self.pieces.capacity() * size_of::<Vec<u8>>()
             + self.free.capacity() * size_of::<Place>()
             + self.shared.capacity() * size_of::<Option<Value>>()
             + self.free_shared.capacity() * size_of::<u32>()
@@ -125,35 +91,37 @@ impl Values {
 
     /// Keeps a value, or that there is none.
     pub(crate) fn put(&mut self, value: Option<ValueRef<'_>>) -> Place {
+        self.put_in(value, || None)
+    }
+
+    /// The same with memory for a piece, if one is needed, and `memory` has some.
+    pub(crate) fn put_in(&mut self, value: Option<ValueRef<'_>>, memory: impl FnOnce() -> Option<Vec<u8>>) -> Place {
         match value {
             None => NOWHERE,
             Some(value) if value.bytes().len() > SMALL_BYTES => self.share(value.to_value()),
-            Some(value) => self.copy(value.bytes()),
+            Some(value) => self.copy(value.bytes(), memory),
         }
     }
 
-    fn copy(&mut self, value: &[u8]) -> Place {
+    fn copy(&mut self, value: &[u8], memory: impl FnOnce() -> Option<Vec<u8>>) -> Place {
         let (size, room) = size(value.len());
         if let Some(free) = self.free.get(size).copied().filter(|free| *free != NOWHERE) {
             let place = Place { bytes: value.len() as u16, ..free };
-            let next = self.room(place, room).map_or(NOWHERE, |bytes| {
-                let next = Place::of_bytes(bytes);
-                bytes[..value.len()].copy_from_slice(value);
-                next
-            });
+            let bytes = self.room(place, room);
+            let next = Place::of_bytes(bytes);
+            bytes[..value.len()].copy_from_slice(value);
             self.free[size] = next;
             return place;
         }
-        let number = self.pieces.len();
-        let (number, piece) = match self.pieces.last_mut() {
-            Some(Piece::Filled(piece)) if piece.len() + room <= PIECE_BYTES => (number - 1, piece),
-            _ => {
-                let piece = if number == 0 { Vec::new() } else { Vec::with_capacity(PIECE_BYTES) };
-                self.pieces.push(Piece::Filled(piece));
-                let Some(Piece::Filled(piece)) = self.pieces.last_mut() else { return NOWHERE };
-                (number, piece)
-            }
-        };
+        let fits = |piece: &Vec<u8>| piece.len() + room <= piece.capacity().max(PIECE_BYTES);
+        if !self.pieces.last().is_some_and(fits) {
+            let fresh = |first: bool| if first { Vec::new() } else { Vec::with_capacity(PIECE_BYTES) };
+            let mut piece = memory().unwrap_or_else(|| fresh(self.pieces.is_empty()));
+            piece.clear();
+            self.pieces.push(piece);
+        }
+        let number = self.pieces.len() - 1;
+        let piece = &mut self.pieces[number];
         let at = piece.len();
         piece.extend_from_slice(value);
         piece.resize(at + room, 0);
@@ -183,7 +151,7 @@ impl Values {
             Kind::Removed => None,
             Kind::Shared => self.shared[place.piece as usize].as_ref().map(ValueRef::Shared),
             Kind::Small => {
-                let piece = self.pieces[place.piece as usize].bytes();
+                let piece = &self.pieces[place.piece as usize];
                 Some(ValueRef::Bytes(&piece[place.at as usize..][..usize::from(place.bytes)]))
             }
         }
@@ -201,20 +169,15 @@ impl Values {
             Kind::Small => {
                 let (size, room) = size(place.bytes.into());
                 let next = self.free.get(size).copied().unwrap_or_default().to_bytes();
-                // (A window goes as a whole.)
-                let Some(bytes) = self.room(place, room) else { return };
-                bytes[..next.len()].copy_from_slice(&next);
+                self.room(place, room)[..next.len()].copy_from_slice(&next);
                 self.free.resize(SIZES, NOWHERE);
                 self.free[size] = place;
             }
         }
     }
 
-    fn room(&mut self, place: Place, room: usize) -> Option<&mut [u8]> {
-        match &mut self.pieces[place.piece as usize] {
-            Piece::Filled(bytes) => bytes.get_mut(place.at as usize..)?.get_mut(..room),
-            Piece::Window(_) => None,
-        }
+    fn room(&mut self, place: Place, room: usize) -> &mut [u8] {
+        &mut self.pieces[place.piece as usize][place.at as usize..][..room]
     }
 
     /// Takes what another one has, of which nothing was let go. Its places are moved as is returned.
@@ -231,7 +194,7 @@ impl Values {
     #[cfg(test)]
     pub(super) fn recount(&self) -> bool {
         let shared: usize = self.shared.iter().flatten().map(shared_bytes).sum();
-        self.bytes == shared + self.pieces.iter().map(|piece| piece.bytes().len()).sum::<usize>()
+        self.bytes == shared + self.pieces.iter().map(Vec::len).sum::<usize>()
     }
 }
 
@@ -382,25 +345,27 @@ mod tests {
     }
 
     #[test]
-    fn values_in_windows_stay_there_and_others_go_elsewhere() {
-        let windows = [Bytes::from_static(b"--first--"), Bytes::from(vec![7; 1 << 17])];
-        let (read, mut all) = (Values::in_windows(&windows), Values::default());
-        let mine = all.put(Some(ValueRef::Bytes(b"mine")));
-        let before = all.bytes();
-        let moved = all.adopt(read);
-        assert!(all.bytes() >= before + windows.iter().map(Bytes::len).sum::<usize>() && all.recount());
-        let in_window = |window, at, bytes| moved.place(Place::in_window(window, at, bytes).expect("it is short"));
-        let (first, second) = (in_window(0, 2, 5), in_window(1, 70_000, 60_000));
-        assert_eq!(Place::in_window(1, 0, 1 << 16), None);
-        // Nothing is put where one was let go.
-        all.let_go(first);
-        let other = all.put(Some(ValueRef::Bytes(b"other")));
-        let read = |place| all.get(place).map(ValueRef::bytes);
+    fn a_piece_is_made_of_memory_that_is_there() {
+        let (mut values, mut asked) = (Values::default(), 0);
+        let mut put = |values: &mut Values, value: &[u8], memory: Option<Vec<u8>>| {
+            values.put_in(Some(ValueRef::Bytes(value)), || {
+                asked += 1;
+                memory
+            })
+        };
+        let first = put(&mut values, b"first", Some(vec![1; 300 << 10]));
+        let all: Vec<Place> = (0..250).map(|_| put(&mut values, &[2; 1 << 10], None)).collect();
+        assert_eq!(values.bytes, 8 + (250 << 10));
+        // (It has more room than a piece has otherwise.)
+        let behind = put(&mut values, &[3; SMALL_BYTES], None);
+        assert!(all.iter().all(|place| place.piece == 0) && behind.piece == 0);
+        assert!((0..100).map(|_| put(&mut values, &[4; 1 << 10], None)).last().is_some_and(|place| place.piece > 0));
+        assert_eq!(asked, 2);
+        let read = |place| values.get(place).map(ValueRef::bytes);
         assert_eq!(
-            (read(first), read(mine), read(other)),
-            (Some(&b"first"[..]), Some(&b"mine"[..]), Some(&b"other"[..]))
+            (read(first), read(all[249]), read(behind)),
+            (Some(&b"first"[..]), Some(&[2; 1 << 10][..]), Some(&[3; SMALL_BYTES][..]))
         );
-        assert_eq!(read(second), Some(&[7; 60_000][..]));
-        assert_eq!(&windows[0][..], b"--first--");
+        assert!(values.recount());
     }
 }

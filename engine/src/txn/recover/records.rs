@@ -1,8 +1,13 @@
 //! Records of a log, in the memory that it was read into.
 
+use std::sync::PoisonError;
+
 use bytes::Bytes;
 
-use crate::wal::{InWindow, Lsn};
+use crate::{
+    sync::{Mutex, MutexGuard},
+    wal::{InWindow, Lsn},
+};
 
 /// Records, in order.
 #[derive(Debug, Default)]
@@ -59,12 +64,33 @@ impl Records {
         (window, (part.as_ptr().addr() - self.windows[window as usize].as_ptr().addr()) as u32)
     }
 
-    /// What they stand in.
-    pub(super) fn windows(&self) -> &[Bytes] {
-        &self.windows
+    /// A part of a record by its place.
+    pub(super) fn part(&self, window: u32, at: u32, bytes: u32) -> &[u8] {
+        &self.windows[window as usize][at as usize..][..bytes as usize]
+    }
+
+    /// They are no more: what they stood in may be used again, as far as nobody else reads there.
+    pub(super) fn leave_to(self, old: &OldWindows) {
+        let mut windows = old.lock();
+        windows.extend(self.windows.into_iter().filter(Bytes::is_unique).map(Vec::from));
     }
 
     fn at(&self, place: &RecordAt) -> &[u8] {
         &self.windows[place.window as usize][place.begin as usize..][..place.bytes as usize]
+    }
+}
+
+/// Memory that a log was read into, and that nobody reads any more. New memory would have to be got from the system, and that takes longer
+/// than all that is done with it here.
+#[derive(Debug, Default)]
+pub(super) struct OldWindows(Mutex<Vec<Vec<u8>>>);
+
+impl OldWindows {
+    pub(super) fn take(&self) -> Option<Vec<u8>> {
+        self.lock().pop()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -33,6 +33,7 @@ use super::{
     indexes::UnusableIndex,
     lobs::Pieces,
     reading::Delivered,
+    records::OldWindows,
     rows::newest,
     stretch::{Changes, Row, Stretch, ValueAt, twice_in},
 };
@@ -87,7 +88,8 @@ pub(in crate::txn) async fn replay<E: Env>(
     let records: Vec<u64> = stretches.iter().map(|(_, stretch)| stretch.records.len() as u64).collect();
     teller.next(Phase::Replaying, records.iter().sum());
     let counts = chain.clone();
-    let work = move |(fits, stretch): (bool, Stretch)| Settled::of(fits, stretch, &counts, twice, &pieces);
+    let old = OldWindows::default();
+    let work = move |(fits, stretch): (bool, Stretch)| Settled::of(fits, stretch, (&counts, twice), &pieces, &old);
     let part_of = |done: usize| records[..done].iter().sum();
     let read = crew::each(env, workers, stretches, work, |done| teller.done(part_of(done))).await?;
     teller.end();
@@ -147,13 +149,14 @@ impl Settled {
     fn of(
         fits: bool,
         stretch: Stretch,
-        chain: &Chain,
-        twice: Option<Csn>,
+        (chain, twice): (&Chain, Option<Csn>),
         pieces: &[Pieces],
+        old: &OldWindows,
     ) -> Result<Settled, String> {
         let (mut stretch, again) = if fits { (stretch, 0) } else { stretch.again(chain, twice)? };
-        let wrong = stretch.take_values(&pieces[stretch.log]);
+        let wrong = stretch.copy_values(&pieces[stretch.log], old);
         let catalog = stretch.catalog.iter().map(|nth| stretch.records.nth(*nth)).collect();
+        stretch.records.leave_to(old);
         Ok(Settled { stretch: stretch.tables, wrong, catalog, again })
     }
 }

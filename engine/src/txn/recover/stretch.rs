@@ -6,8 +6,6 @@
 
 use std::{collections::BTreeMap, mem};
 
-use bytes::Bytes;
-
 use crate::txn::{
     ids::{Csn, TableId, TxnId},
     overlay::{Key, Place, Value, ValueRef, Values},
@@ -17,12 +15,15 @@ use crate::txn::{
 use super::{
     chain::Chain,
     lobs::{Pieces, assemble},
-    records::Records,
+    records::{OldWindows, Records},
     rows::{Twice, newest},
 };
 
 /// Bytes of a stretch, about: few enough to be sorted in a core's cache.
 pub(super) const STRETCH_BYTES: usize = 4 << 20;
+
+/// Values of so many bytes are put into memory that the log was read into: about half a window.
+const ENOUGH_BYTES: usize = 128 << 10;
 
 /// A row as a commit has left it.
 #[derive(Debug, Default)]
@@ -127,9 +128,9 @@ impl Stretch {
         after <= root && !self.unreadable && !self.twice && self.spans.iter().all(whole)
     }
 
-    /// Takes its values out of the records, which may go then: by table why one can't be put together.
-    pub(super) fn take_values(&mut self, pieces: &Pieces) -> Vec<Option<String>> {
-        self.tables.values_mut().map(|changes| changes.take_values(&self.records, pieces)).collect()
+    /// Copies its values, by key, so that the memory that the log was read into may go: by table why one can't be put together.
+    pub(super) fn copy_values(&mut self, pieces: &Pieces, old: &OldWindows) -> Vec<Option<String>> {
+        self.tables.values_mut().map(|changes| changes.copy_values(&self.records, pieces, old)).collect()
     }
 
     fn note(&mut self, csn: Csn) {
@@ -152,9 +153,8 @@ impl Stretch {
 }
 
 impl Changes {
-    /// Takes its values, and puts those in pieces together; why one can't be. The windows of the records stay if its values are most of
-    /// what is in them: a copy would be more memory, and all of it new. Else the values are copied, and the windows may go.
-    fn take_values(&mut self, records: &Records, pieces: &Pieces) -> Option<String> {
+    /// Copies its values out of the records, and puts those in pieces together; why one can't be.
+    fn copy_values(&mut self, records: &Records, pieces: &Pieces, old: &OldWindows) -> Option<String> {
         let (mut lobs, mut wrong) = (Vec::<Option<Value>>::with_capacity(self.lobs.len()), None);
         for (csn, txn, value) in &self.lobs {
             match assemble(pieces, *txn, *value) {
@@ -165,26 +165,19 @@ impl Changes {
                 }
             }
         }
-        let windows = records.windows();
-        let value_bytes: usize = self.rows.iter().map(Row::bytes_in_window).sum();
-        let stay = 2 * value_bytes >= windows.iter().map(Bytes::len).sum();
-        if stay {
-            self.values = Values::in_windows(windows);
-        }
+        let mut left: usize = self.rows.iter().map(Row::bytes_in_window).sum();
         for row in &mut self.rows {
             let value = match row.value {
-                ValueAt::In { window, at, bytes } => match Place::in_window(window, at, bytes).filter(|_| stay) {
-                    Some(place) => {
-                        row.value = ValueAt::Here(place);
-                        continue;
-                    }
-                    None => Some(ValueRef::Bytes(&windows[window as usize][at as usize..][..bytes as usize])),
-                },
+                ValueAt::In { window, at, bytes } => Some(ValueRef::Bytes(records.part(window, at, bytes))),
                 ValueAt::Pieces(nth) => lobs[nth as usize].as_ref().map(ValueRef::Shared),
                 ValueAt::Nowhere | ValueAt::Here(_) => None,
             };
+            // (A window would be too much for few.)
+            let many = left >= ENOUGH_BYTES;
+            left -= row.bytes_in_window();
             if value.is_some() {
-                row.value = ValueAt::Here(self.values.put(value));
+                let place = self.values.put_in(value, || many.then(|| old.take()).flatten());
+                row.value = ValueAt::Here(place);
             }
         }
         wrong
@@ -250,6 +243,8 @@ pub(super) fn twice_in(table: TableId, Twice(csn): &Twice) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::txn::{
         ids::Epoch,
@@ -290,9 +285,7 @@ mod tests {
 
     fn rows(stretch: &Stretch) -> Vec<(&[u8], &[u8])> {
         let value = |row: &Row| match row.value {
-            ValueAt::In { window, at, bytes } => {
-                &stretch.records.windows()[window as usize][at as usize..][..bytes as usize]
-            }
+            ValueAt::In { window, at, bytes } => stretch.records.part(window, at, bytes),
             ValueAt::Nowhere | ValueAt::Pieces(_) | ValueAt::Here(_) => &[],
         };
         stretch.tables[&TABLE].rows.iter().map(|row| (row.key.bytes(), value(row))).collect()
@@ -332,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn values_stay_in_the_windows_only_if_they_are_most_of_them() {
+    fn values_are_copied_into_memory_that_records_have_left() {
         let part = |number: u64, value: &[u8]| {
             let mut record = Vec::new();
             let key = [number as u8];
@@ -343,15 +336,20 @@ mod tests {
             stamp.put(&mut record).expect("it is a part");
             (Lsn(number + 1), Bytes::from(record))
         };
-        // The last one is too long for a place in a window.
-        for (lengths, shared) in [([900, 30, 0, 800], true), ([20, 10, 0, 1], false), ([900, 30, 0, 70_000], true)] {
-            let value = |number: usize| vec![number as u8; lengths[number]];
-            let records: Vec<_> = (0..4).map(|number| part(number, &value(number as usize))).collect();
+        let mut old = OldWindows::default();
+        for (rows, length, leaves) in [(200, 900, true), (100, 900, false), (200, 900, false), (3, 70_000, true)] {
+            let value = |number: usize| vec![number as u8; length + number % 9];
+            let records: Vec<_> = (0..rows).map(|number| part(number, &value(number as usize))).collect();
             let mut stretch = Stretch::behind(0, Csn::default(), taken(&records));
-            assert_eq!(stretch.take_values(&Pieces::new()), [None]);
+            assert_eq!(stretch.copy_values(&Pieces::new(), &old), [None]);
             let changes = stretch.tables.remove(&TABLE).expect("it has rows");
-            drop(stretch);
-            assert_eq!(records.iter().all(|(_, record)| record.is_unique()), !shared);
+            let kept = (!leaves).then_some(records);
+            old = OldWindows::default();
+            stretch.records.leave_to(&old);
+            // What somebody else reads stays his.
+            assert_eq!(old.take().is_some(), leaves);
+            assert!(kept.is_none_or(|records| records.iter().all(|(_, record)| record.is_unique())));
+            assert_eq!(changes.rows.len(), rows as usize);
             for (number, row) in changes.rows.iter().enumerate() {
                 let ValueAt::Here(place) = row.value else { panic!("{:?}", row.value) };
                 assert_eq!(changes.values.get(place).map(ValueRef::bytes), Some(&value(number)[..]));
