@@ -88,7 +88,7 @@ impl<E: Env> Wal<E> {
             while let Some(found) = scanner.survivor(at).await.map_err(io)? {
                 at = found.end();
                 let body = match found.header.kind {
-                    FrameKind::Record | FrameKind::Batch => scanner.shared(scanner.body(&found)),
+                    FrameKind::Record | FrameKind::Batch => scanner.in_window(&found).shared(),
                     _ => continue,
                 };
                 let items: Vec<Bytes> = match found.header.kind {

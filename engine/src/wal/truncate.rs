@@ -226,7 +226,7 @@ impl<E: Env> Log<E> {
                 FrameKind::Start | FrameKind::Seal | FrameKind::Mark | FrameKind::Filler => 0,
             };
             if next + count > lsn.0 {
-                let body = scanner.shared(scanner.body(&found));
+                let body = scanner.in_window(&found).shared();
                 let kept = Batch::new(&body).take((lsn.0 - next) as usize);
                 let kept = kept.map(|range| Some(&body[range?])).collect::<Option<Vec<_>>>().ok_or_else(corrupt)?;
                 let mut carried = Vec::new();

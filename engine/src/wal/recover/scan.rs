@@ -167,7 +167,7 @@ impl<E: Env> Reading<'_, '_, E> {
                 },
                 FrameKind::Start | FrameKind::Filler => (0, Last::Other),
             };
-            let body = if count > 0 && self.records.carry { scanner.shared(body) } else { Bytes::new() };
+            let body = if count > 0 && self.records.carry { scanner.in_window(&found).shared() } else { Bytes::new() };
             if let Some(deliver) = &mut self.records.deliver {
                 let body = scanner.in_window(&found);
                 match found.header.kind {
