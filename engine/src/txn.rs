@@ -39,6 +39,7 @@ mod loads;
 mod commit;
 mod durability;
 mod lob;
+mod logged;
 mod shared;
 
 mod explain;

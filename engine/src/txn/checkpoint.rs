@@ -8,13 +8,7 @@
 
 mod pressure;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tracing::{debug, warn};
 
@@ -26,6 +20,7 @@ use super::{
     error::CheckpointError,
     ids::Csn,
     loads::Load,
+    logged::Logged,
     logs::LogsError,
     redo::Checkpoint,
     shared::{Shared, lock},
@@ -38,7 +33,7 @@ use super::{
 pub(super) struct Checkpoints {
     inner: Mutex<Inner>,
     /// Bytes that commits have logged since the last freeze, as this life knows it.
-    logged: AtomicU64,
+    pub(super) logged: Logged,
 }
 
 #[derive(Debug)]
@@ -83,13 +78,7 @@ impl Checkpoints {
     pub(super) fn new(now: Duration, csn: Csn, sequence: u64, release: Option<Release>, asked: bool) -> Checkpoints {
         let last = Ok(CheckpointReport { csn, sequence, changes: 0 });
         let inner = Inner { asked: u64::from(asked), done: 0, last, at: now, counts: (0, 0, 0), release };
-        Checkpoints { inner: Mutex::new(inner), logged: AtomicU64::new(0) }
-    }
-
-    /// A commit has logged so many bytes: whether that crosses a limit.
-    pub(super) fn logged(&self, bytes: u64, limit: u64) -> bool {
-        let before = self.logged.fetch_add(bytes, Ordering::Relaxed);
-        before < limit && before + bytes >= limit
+        Checkpoints { inner: Mutex::new(inner), logged: Logged::default() }
     }
 
     /// How many published a root, how many failed, and how many keys were changed.
@@ -152,7 +141,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         // What stood against one that failed may be gone.
         let again = inner.last.as_ref().map_or_else(|error| !is_final(error) && since >= RETRY, |_| true);
         let many = again && self.version_bytes() >= self.options.dirty_bytes;
-        let much = again && self.checkpoints.logged.load(Ordering::Relaxed) >= self.options.checkpoint_log_bytes;
+        let much = again && self.checkpoints.logged.is_at_least(self.options.checkpoint_log_bytes);
         asked > inner.done || many || much || late
     }
 
@@ -236,7 +225,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                     break 'lacking lacking;
                 }
                 let csn = self.horizon.committed();
-                self.checkpoints.logged.store(0, Ordering::Relaxed);
+                self.checkpoints.logged.reset();
                 if csn <= self.storage.newest().meta().point.csn {
                     return Ok(None);
                 }

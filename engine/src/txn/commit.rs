@@ -370,7 +370,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         }
         pipeline.parts += parts.0.len() as u64;
         let bytes = parts.0.iter().map(|(_, part)| part.len() as u64).sum();
-        if self.checkpoints.logged(bytes, self.options.checkpoint_log_bytes) {
+        if self.checkpoints.logged.add(bytes, self.options.checkpoint_log_bytes) {
             self.gates.checkpointer.open();
         }
         self.logged(bytes);

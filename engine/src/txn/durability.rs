@@ -2,9 +2,8 @@
 //!
 //! A *pass* syncs all logs for all commits so far. Under [`Sync::Instant`] each commit waits for what it wrote itself, and the logs'
 //! group commit makes one pass of many. Under [`Sync::Periodic`] the keeper makes one per period, and sooner when many commits wait, or
-//! much was logged;
-//! a commit whose pass is overdue makes it itself. So what a power cut takes was committed within one and a half periods, and within
-//! the time that a pass took. Under [`Sync::Instant`] it makes one for commits that nobody waits for.
+//! much was logged; a commit whose pass is overdue makes it itself. So what a power cut takes was committed within one and a half periods,
+//! and within the time that a pass took. Under [`Sync::Instant`] it makes one for commits that nobody waits for.
 
 use std::{
     io,
@@ -21,6 +20,7 @@ use super::{
     commit::Accepted,
     error::{CommitError, SyncError},
     ids::Csn,
+    logged::Logged,
     options::Sync,
     shared::Shared,
     storage::Storage,
@@ -33,8 +33,8 @@ pub(super) struct Passes {
     fresh_from: AtomicU64,
     /// The keeper knows that something is pending.
     watched: AtomicBool,
-    /// What was logged since the last pass began, in bytes.
-    logged: AtomicU64,
+    /// Since the last pass began.
+    logged: Logged,
 }
 
 /// So many bytes behind the last pass make the next one due: a crash leaves little that the next open has to write anew, and no sync is long.
@@ -47,7 +47,7 @@ fn micros(time: Duration) -> u64 {
 impl Passes {
     /// At a moment when nothing is pending.
     pub(super) fn new(now: Duration) -> Passes {
-        Passes { fresh_from: AtomicU64::new(micros(now)), watched: AtomicBool::new(false), logged: AtomicU64::new(0) }
+        Passes { fresh_from: AtomicU64::new(micros(now)), watched: AtomicBool::new(false), logged: Logged::default() }
     }
 
     /// The keeper's, before it looks whether anything is pending: from here on it is to be told.
@@ -58,17 +58,6 @@ impl Passes {
     /// Whether the keeper is to be told that something is pending: by the first who asks.
     pub(super) fn tell_keeper(&self) -> bool {
         !self.watched.load(Ordering::SeqCst) && !self.watched.swap(true, Ordering::SeqCst)
-    }
-
-    /// So much was logged. Whether a pass is due just by that.
-    fn logged(&self, bytes: u64) -> bool {
-        let before = self.logged.fetch_add(bytes, Ordering::Relaxed);
-        before < PASS_BYTES && before + bytes >= PASS_BYTES
-    }
-
-    /// Whether a pass is due by what was logged.
-    fn are_many_bytes(&self) -> bool {
-        self.logged.load(Ordering::Relaxed) >= PASS_BYTES
     }
 
     /// Under the commit mutex, before a commit is accepted.
@@ -133,7 +122,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         let capture = {
             let mut pipeline = self.commit();
             let last = self.horizon.committed();
-            self.passes.logged.store(0, Ordering::Relaxed);
+            self.passes.logged.reset();
             pipeline.capture(last)
         };
         let Some(capture) = capture else {
@@ -181,7 +170,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
 
     /// So many bytes were given to a log.
     pub(super) fn logged(&self, bytes: u64) {
-        if self.passes.logged(bytes) && self.options.sync == Sync::Periodic {
+        if self.passes.logged.add(bytes, PASS_BYTES) && self.options.sync == Sync::Periodic {
             self.gates.keeper.open();
         }
     }
@@ -195,7 +184,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     /// Whether the keeper's next pass is due, however short ago the last one was.
     pub(super) fn are_many_pending(&self) -> bool {
         self.pending() > self.options.sync_threshold
-            || self.options.sync == Sync::Periodic && self.passes.are_many_bytes()
+            || self.options.sync == Sync::Periodic && self.passes.logged.is_at_least(PASS_BYTES)
     }
 
     /// The keeper sleeps while nothing is pending, and until the next pass while little is.

@@ -369,7 +369,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
         let meta = *storage.newest().meta();
         let asked = options.checkpoint_after_recovery && report.replayed > 0;
         let checkpoints = Checkpoints::new(env.monotonic(), meta.point.csn, meta.sequence, release, asked);
-        checkpoints.logged(logged, u64::MAX);
+        checkpoints.logged.add(logged, u64::MAX);
         let pipeline = Pipeline::new(writers, generation, (catalog, volatile), Some(Csn::first(epoch)), (end, records));
         let shared = Shared::new(
             env,

@@ -27,7 +27,7 @@ pub(crate) use self::chain::Key;
 use self::filter::{Filling, Filter};
 pub(crate) use self::keys::head;
 use self::tree::{Run, Tree};
-pub(crate) use self::values::{Moved, Place, ValueRef, Values};
+pub(crate) use self::values::{Moved, ValuePlace, ValueRef, Values};
 use super::ids::Csn;
 pub(crate) use super::storage::{Direction, KeyRange};
 use crate::sync::RwLock;
@@ -299,7 +299,7 @@ pub(crate) struct Fragment {
 
 impl Fragment {
     /// Of keys that ascend, each with where its value stands among those of the whole. CSNs may come in any order.
-    pub(crate) fn of(rows: impl IntoIterator<Item = (Key, Place, Csn)>) -> Fragment {
+    pub(crate) fn of(rows: impl IntoIterator<Item = (Key, ValuePlace, Csn)>) -> Fragment {
         let mut fragment = Fragment::default();
         for (key, value, csn) in rows {
             fragment.hashes.push(filter::hash(key.bytes()));

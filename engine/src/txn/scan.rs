@@ -206,11 +206,13 @@ impl Layer {
         while self.current().is_none() && self.more {
             let whole = (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice));
             let mut batch = mem::take(&mut self.spare);
-            batch.clear();
             let rest = if self.begun { self.batch.rest(whole, direction) } else { Some(whole) };
             match rest {
                 Some(rest) => self.overlay.batch(rest, at, direction, self.size, &mut batch),
-                None => self.more = false,
+                None => {
+                    batch.clear();
+                    self.more = false;
+                }
             }
             self.spare = mem::replace(&mut self.batch, batch);
             (self.next, self.begun) = (0, true);

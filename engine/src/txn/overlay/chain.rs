@@ -2,7 +2,7 @@
 //! in memory for as long as the table's overlay lives.
 
 use super::arena::Arena;
-use super::values::{NOWHERE, Place, ValueRef, Values};
+use super::values::{NOWHERE, ValuePlace, ValueRef, Values};
 use super::{Csn, Live};
 
 /// No entry, version or node.
@@ -62,7 +62,7 @@ impl Key {
 #[derive(Debug)]
 struct Version {
     csn: Csn,
-    value: Place,
+    value: ValuePlace,
     older: u32,
 }
 
@@ -156,7 +156,7 @@ impl Chains {
     }
 
     /// The same with a value that is there already.
-    pub(super) fn push_placed(&mut self, key: Key, csn: Csn, value: Place) -> u32 {
+    pub(super) fn push_placed(&mut self, key: Key, csn: Csn, value: ValuePlace) -> u32 {
         self.bytes += key.heap_bytes();
         self.entries.push(Entry { key, newest: Version { csn, value, older: NONE } })
     }

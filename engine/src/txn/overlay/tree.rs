@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::arena::Arena;
 use super::chain::{Chains, Key, NONE};
 use super::keys::{FAN, Keys};
-use super::values::{Place as ValuePlace, ValueRef, Values};
+use super::values::{ValuePlace, ValueRef, Values};
 use super::{Csn, Direction, KeyRange, Live, Refused};
 
 #[derive(Debug)]

@@ -17,7 +17,7 @@ const SIZES: usize = (size(SMALL_BYTES).0) + 1;
 
 /// Where a value stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ValuePlace {
     piece: u32,
     at: u32,
     bytes: u16,
@@ -35,10 +35,10 @@ enum Kind {
 }
 
 /// A key is removed: there is no value.
-pub(crate) const NOWHERE: Place = Place { piece: 0, at: 0, bytes: 0, kind: Kind::Removed };
+pub(crate) const NOWHERE: ValuePlace = ValuePlace { piece: 0, at: 0, bytes: 0, kind: Kind::Removed };
 
-impl Default for Place {
-    fn default() -> Place {
+impl Default for ValuePlace {
+    fn default() -> ValuePlace {
         NOWHERE
     }
 }
@@ -72,7 +72,7 @@ pub(crate) struct Values {
     /// Each has room for [`PIECE_BYTES`], or more, but the first one grows by doubling. The last one is filled.
     pieces: Vec<Vec<u8>>,
     /// Of each size a place that is free, which has the next one in its first bytes; empty before any is.
-    free: Vec<Place>,
+    free: Vec<ValuePlace>,
     shared: Vec<Option<Value>>,
     free_shared: Vec<u32>,
     /// Of pieces, as far as they are filled, and of shared values.
@@ -84,18 +84,22 @@ impl Values {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
             + self.pieces.capacity() * size_of::<Vec<u8>>()
-            + self.free.capacity() * size_of::<Place>()
+            + self.free.capacity() * size_of::<ValuePlace>()
             + self.shared.capacity() * size_of::<Option<Value>>()
             + self.free_shared.capacity() * size_of::<u32>()
     }
 
     /// Keeps a value, or that there is none.
-    pub(crate) fn put(&mut self, value: Option<ValueRef<'_>>) -> Place {
+    pub(crate) fn put(&mut self, value: Option<ValueRef<'_>>) -> ValuePlace {
         self.put_in(value, || None)
     }
 
     /// The same with memory for a piece, if one is needed, and `memory` has some.
-    pub(crate) fn put_in(&mut self, value: Option<ValueRef<'_>>, memory: impl FnOnce() -> Option<Vec<u8>>) -> Place {
+    pub(crate) fn put_in(
+        &mut self,
+        value: Option<ValueRef<'_>>,
+        memory: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> ValuePlace {
         match value {
             None => NOWHERE,
             Some(value) if value.bytes().len() > SMALL_BYTES => self.share(value.to_value()),
@@ -103,12 +107,12 @@ impl Values {
         }
     }
 
-    fn copy(&mut self, value: &[u8], memory: impl FnOnce() -> Option<Vec<u8>>) -> Place {
+    fn copy(&mut self, value: &[u8], memory: impl FnOnce() -> Option<Vec<u8>>) -> ValuePlace {
         let (size, room) = size(value.len());
         if let Some(free) = self.free.get(size).copied().filter(|free| *free != NOWHERE) {
-            let place = Place { bytes: value.len() as u16, ..free };
+            let place = ValuePlace { bytes: value.len() as u16, ..free };
             let bytes = self.room(place, room);
-            let next = Place::of_bytes(bytes);
+            let next = ValuePlace::of_bytes(bytes);
             bytes[..value.len()].copy_from_slice(value);
             self.free[size] = next;
             return place;
@@ -126,10 +130,10 @@ impl Values {
         piece.extend_from_slice(value);
         piece.resize(at + room, 0);
         self.bytes += room;
-        Place { piece: number as u32, at: at as u32, bytes: value.len() as u16, kind: Kind::Small }
+        ValuePlace { piece: number as u32, at: at as u32, bytes: value.len() as u16, kind: Kind::Small }
     }
 
-    fn share(&mut self, value: Value) -> Place {
+    fn share(&mut self, value: Value) -> ValuePlace {
         self.bytes += shared_bytes(&value);
         let number = match self.free_shared.pop() {
             Some(number) => {
@@ -141,12 +145,12 @@ impl Values {
                 self.shared.len() as u32 - 1
             }
         };
-        Place { piece: number, kind: Kind::Shared, ..NOWHERE }
+        ValuePlace { piece: number, kind: Kind::Shared, ..NOWHERE }
     }
 
     /// The value that was kept there; `None` if there was none.
     #[inline]
-    pub(crate) fn get(&self, place: Place) -> Option<ValueRef<'_>> {
+    pub(crate) fn get(&self, place: ValuePlace) -> Option<ValueRef<'_>> {
         match place.kind {
             Kind::Removed => None,
             Kind::Shared => self.shared[place.piece as usize].as_ref().map(ValueRef::Shared),
@@ -158,7 +162,7 @@ impl Values {
     }
 
     /// Nobody reads the value of this place any more.
-    pub(super) fn let_go(&mut self, place: Place) {
+    pub(super) fn let_go(&mut self, place: ValuePlace) {
         match place.kind {
             Kind::Removed => {}
             Kind::Shared => {
@@ -176,7 +180,7 @@ impl Values {
         }
     }
 
-    fn room(&mut self, place: Place, room: usize) -> &mut [u8] {
+    fn room(&mut self, place: ValuePlace, room: usize) -> &mut [u8] {
         &mut self.pieces[place.piece as usize][place.at as usize..][..room]
     }
 
@@ -206,17 +210,17 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
-    pub(crate) fn place(self, place: Place) -> Place {
+    pub(crate) fn place(self, place: ValuePlace) -> ValuePlace {
         match place.kind {
             Kind::Removed => place,
-            Kind::Shared => Place { piece: place.piece + self.shared, ..place },
-            Kind::Small => Place { piece: place.piece + self.pieces, ..place },
+            Kind::Shared => ValuePlace { piece: place.piece + self.shared, ..place },
+            Kind::Small => ValuePlace { piece: place.piece + self.pieces, ..place },
         }
     }
 }
 
 /// As a place that is free has the next one of its size.
-impl Place {
+impl ValuePlace {
     fn to_bytes(self) -> [u8; UNIT_BYTES] {
         let free = self.kind == Kind::Small;
         let mut bytes = [0; UNIT_BYTES];
@@ -226,13 +230,13 @@ impl Place {
         bytes
     }
 
-    fn of_bytes(bytes: &[u8]) -> Place {
+    fn of_bytes(bytes: &[u8]) -> ValuePlace {
         let number = |at: usize| {
             bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
         };
         match number(UNIT_BYTES / 2) {
             u32::MAX => NOWHERE,
-            at => Place { piece: number(0), at, bytes: 0, kind: Kind::Small },
+            at => ValuePlace { piece: number(0), at, bytes: 0, kind: Kind::Small },
         }
     }
 }
@@ -277,7 +281,7 @@ mod tests {
     fn each_place_keeps_its_value_until_it_is_let_go_and_is_taken_again() {
         let value = |number: usize| vec![number as u8; number * 37 % (SMALL_BYTES + 300)];
         let mut values = Values::default();
-        let mut places: Vec<(usize, Place)> = Vec::new();
+        let mut places: Vec<(usize, ValuePlace)> = Vec::new();
         let mut most = 0;
         for round in 0..6 {
             for number in 0..1000 {
@@ -327,7 +331,7 @@ mod tests {
         for run in 0..5_u8 {
             let mut values = Values::default();
             let sizes = [0, 1, 90, SMALL_BYTES, SMALL_BYTES + 9];
-            let places: Vec<(Vec<u8>, Place)> = (0..200)
+            let places: Vec<(Vec<u8>, ValuePlace)> = (0..200)
                 .map(|number| vec![run; sizes[number % sizes.len()]])
                 .map(|value| (value.clone(), values.put(Some(ValueRef::Bytes(&value)))))
                 .collect();
@@ -354,7 +358,7 @@ mod tests {
             })
         };
         let first = put(&mut values, b"first", Some(vec![1; 300 << 10]));
-        let all: Vec<Place> = (0..250).map(|_| put(&mut values, &[2; 1 << 10], None)).collect();
+        let all: Vec<ValuePlace> = (0..250).map(|_| put(&mut values, &[2; 1 << 10], None)).collect();
         assert_eq!(values.bytes, 8 + (250 << 10));
         // (It has more room than a piece has otherwise.)
         let behind = put(&mut values, &[3; SMALL_BYTES], None);

@@ -22,7 +22,7 @@ use crate::{
         crew,
         generation::Generation,
         ids::{Csn, TableId},
-        overlay::{Ascending, Fragment, Key, Moved, Overlay, Place, Values},
+        overlay::{Ascending, Fragment, Key, Moved, Overlay, ValuePlace, Values},
         progress::{Phase, Teller},
         redo::{Op, Part, Shape},
     },
@@ -332,7 +332,7 @@ fn newest_of(table: TableId, mut runs: Vec<Run>) -> Result<Fragment, String> {
     let take = |(run, at): (usize, usize)| {
         let Run { rows, moved } = &mut runs[run];
         let Row { key, csn, value } = mem::take(&mut rows[at]);
-        let value = if let ValueAt::Here(value) = value { moved.place(value) } else { Place::default() };
+        let value = if let ValueAt::Here(value) = value { moved.place(value) } else { ValuePlace::default() };
         (key, value, csn)
     };
     Ok(Fragment::of(places.into_iter().map(take)))

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, mem};
 
 use crate::txn::{
     ids::{Csn, TableId, TxnId},
-    overlay::{Key, Place, Value, ValueRef, Values},
+    overlay::{Key, Value, ValuePlace, ValueRef, Values},
     redo::{LobRef, Op, Part, is_part},
 };
 
@@ -44,7 +44,7 @@ pub(super) enum ValueAt {
     /// In pieces; which of the stretch's values of that kind it is.
     Pieces(u32),
     /// Among the values of the table.
-    Here(Place),
+    Here(ValuePlace),
 }
 
 impl Row {
@@ -258,19 +258,19 @@ mod tests {
         Csn::from_bits(Csn::first(Epoch::FIRST).to_bits() + number).expect("there are many")
     }
 
+    /// The commit of a number, with a put of a key.
+    fn part(number: u64, key: &[u8], value: &[u8]) -> (Lsn, Bytes) {
+        let mut record = Vec::new();
+        encode_part(&mut record, [Op::Table { id: TABLE, meta: 0 }, Op::Put { key, value }]).expect("it fits");
+        let txn = TxnId::from_bits(TxnId::first(Epoch::FIRST).to_bits() + number).expect("there are many");
+        let stamp = Stamp { participants: 1, csn: csn(number), txn, durable: Csn::default() };
+        stamp.put(&mut record).expect("it is a part");
+        (Lsn(number + 1), record.into())
+    }
+
     /// Commits from number 0 on, each with a put of a key; the value is the number.
     fn records(keys: &[&[u8]]) -> Vec<(Lsn, Bytes)> {
-        let part = |(number, key): (u64, &&[u8])| {
-            let mut record = Vec::new();
-            let value = [number as u8];
-            encode_part(&mut record, [Op::Table { id: TABLE, meta: 0 }, Op::Put { key, value: &value }])
-                .expect("it fits");
-            let txn = TxnId::from_bits(TxnId::first(Epoch::FIRST).to_bits() + number).expect("there are many");
-            let stamp = Stamp { participants: 1, csn: csn(number), txn, durable: Csn::default() };
-            stamp.put(&mut record).expect("it is a part");
-            (Lsn(number + 1), record.into())
-        };
-        (0..).zip(keys).map(part).collect()
+        (0..).zip(keys).map(|(number, key)| part(number, key, &[number as u8])).collect()
     }
 
     fn taken(records: &[(Lsn, Bytes)]) -> Records {
@@ -326,20 +326,11 @@ mod tests {
 
     #[test]
     fn values_are_copied_into_memory_that_records_have_left() {
-        let part = |number: u64, value: &[u8]| {
-            let mut record = Vec::new();
-            let key = [number as u8];
-            encode_part(&mut record, [Op::Table { id: TABLE, meta: 0 }, Op::Put { key: &key, value }])
-                .expect("it fits");
-            let txn = TxnId::from_bits(TxnId::first(Epoch::FIRST).to_bits() + number).expect("there are many");
-            let stamp = Stamp { participants: 1, csn: csn(number), txn, durable: Csn::default() };
-            stamp.put(&mut record).expect("it is a part");
-            (Lsn(number + 1), Bytes::from(record))
-        };
         let mut old = OldWindows::default();
         for (rows, length, leaves) in [(200, 900, true), (100, 900, false), (200, 900, false), (3, 70_000, true)] {
             let value = |number: usize| vec![number as u8; length + number % 9];
-            let records: Vec<_> = (0..rows).map(|number| part(number, &value(number as usize))).collect();
+            let records: Vec<_> =
+                (0..rows).map(|number| part(number, &[number as u8], &value(number as usize))).collect();
             let mut stretch = Stretch::behind(0, Csn::default(), taken(&records));
             assert_eq!(stretch.copy_values(&Pieces::new(), &old), [None]);
             let changes = stretch.tables.remove(&TABLE).expect("it has rows");
