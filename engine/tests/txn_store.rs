@@ -341,6 +341,37 @@ fn what_was_logged_makes_a_sync_due_long_before_the_period_ends() {
 }
 
 #[test]
+fn many_commits_find_memory_ready_and_few_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { sync: Sync::Periodic, checkpoint_at_close: false, ..Options::default() };
+    block_on(async {
+        let store = open(folder.path(), &options).await;
+        let table = store.create_table("table").await.unwrap();
+        let mut number = 0_u32;
+        for _ in 0..1000 {
+            number += 1;
+            store.put(&table, &number.to_be_bytes(), &[7; 100]).await.unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!((store.stats().ready_bytes, store.stats().pieces_found), (0, 0));
+        while store.stats().pieces_found == 0 {
+            assert!(number < 10_000_000, "{:?}", store.stats());
+            number += 1;
+            store.put(&table, &number.to_be_bytes(), &[7; 100]).await.unwrap();
+        }
+        let full = (0..60_000).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            store.stats().ready_bytes > 3 << 20
+        });
+        let stats = store.stats();
+        assert!(full && stats.ready_bytes <= 4 << 20 && stats.memory_bytes > stats.ready_bytes, "{stats:?}");
+        // Whoever makes it ends with the store.
+        store.close().await.unwrap();
+        open(folder.path(), &options).await.close().await.unwrap();
+    });
+}
+
+#[test]
 fn a_log_that_has_grown_makes_a_checkpoint_due_by_whoever_makes_it_grow() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options { checkpoint_log_bytes: 1 << 20, checkpoint_after_recovery: false, ..instant() };

@@ -57,6 +57,8 @@ pub(super) struct Pipeline<E: Env> {
     pub(super) parts: u64,
     /// Room for the live snapshots.
     snapshots: Vec<Csn>,
+    /// The keeper knows that commits are many.
+    busy: bool,
 }
 
 impl<E: Env> AsMut<Writers<E>> for Pipeline<E> {
@@ -131,9 +133,21 @@ impl<E: Env> Pipeline<E> {
         next: Option<Csn>,
         epoch_records: (Csn, Vec<Lsn>),
     ) -> Pipeline<E> {
-        let (pieces, held, snapshots) = (Pieces::new(), VecDeque::new(), Vec::new());
+        let (pieces, held, snapshots, busy) = (Pieces::new(), VecDeque::new(), Vec::new(), false);
         let (writers, epoch_records) = (Some(writers), Some(epoch_records));
-        Pipeline { writers, generation, catalog, volatile, next, epoch_records, pieces, held, parts: 0, snapshots }
+        Pipeline {
+            writers,
+            generation,
+            catalog,
+            volatile,
+            next,
+            epoch_records,
+            pieces,
+            held,
+            parts: 0,
+            snapshots,
+            busy,
+        }
     }
 }
 
@@ -400,6 +414,10 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                 }
             }
             Writes::Drop(_) => {}
+        }
+        if !pipeline.busy && self.versions.stock().is_busy() {
+            pipeline.busy = true;
+            self.gates.keeper.open();
         }
     }
 

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     ids::{Csn, TableId},
-    overlay::{Found, KeyRange, Live, Overlay, Refused, ValueRef},
+    overlay::{Found, KeyRange, Live, Overlay, Refused, Stock, ValueRef},
     storage::Memory,
 };
 
@@ -22,11 +22,18 @@ pub(super) struct Versions {
     bytes: AtomicU64,
     /// Counts them beside what else is in memory.
     memory: Arc<Memory>,
+    stock: Arc<Stock>,
 }
 
 impl Versions {
     pub(super) fn new(memory: Arc<Memory>) -> Arc<Versions> {
-        Arc::new(Versions { bytes: AtomicU64::new(0), memory })
+        let stock = Arc::new(Stock::new(&memory));
+        Arc::new(Versions { bytes: AtomicU64::new(0), memory, stock })
+    }
+
+    /// What commits get memory of.
+    pub(super) fn stock(&self) -> &Arc<Stock> {
+        &self.stock
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -89,7 +96,8 @@ impl Generation {
             Ok(place) => Arc::clone(&tables[place].1),
             Err(_) if self.next.get().is_some() => return Err(Refused::Frozen),
             Err(place) => {
-                let (overlay, mut with) = (Arc::<Overlay>::default(), Tables::clone(&tables));
+                let overlay = Arc::new(Overlay::default().stocked(self.all.stock()));
+                let mut with = Tables::clone(&tables);
                 with.insert(place, (table, Arc::clone(&overlay)));
                 self.tables.store(Arc::new(with));
                 overlay
@@ -112,10 +120,11 @@ impl Generation {
     /// Takes in the versions of a table that it has none of, before anybody else knows this generation.
     pub(super) fn adopt(&self, table: TableId, overlay: Overlay) {
         let bytes = overlay.bytes() as u64;
+        let overlay = Arc::new(overlay.stocked(self.all.stock()));
         let mut with = Tables::clone(&self.tables.load());
         match place(&with, table) {
-            Ok(place) => with[place].1 = Arc::new(overlay),
-            Err(place) => with.insert(place, (table, Arc::new(overlay))),
+            Ok(place) => with[place].1 = overlay,
+            Err(place) => with.insert(place, (table, overlay)),
         }
         self.tables.store(Arc::new(with));
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

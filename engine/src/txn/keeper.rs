@@ -1,5 +1,5 @@
 //! The background of a store: nothing that a caller could not do itself. One task looks at the clock (passes, deadlines of locks), the
-//! other makes checkpoints.
+//! other makes checkpoints. A third one, which the first hires once commits are many, gets memory for them.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -51,10 +51,16 @@ impl<E: Env, S: Storage<E>> Drop for Keeper<E, S> {
 
 /// Makes the passes that nobody else makes in time, and wakes those whose wait for a lock is over.
 async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
+    let mut stocker = None;
     loop {
         let seen = shared.gates.keeper.seq();
         if shared.stops() {
-            return;
+            break;
+        }
+        if stocker.is_none() && shared.versions.stock().is_busy() {
+            let task = shared.env.spawn("seawall txn stocker", restock(Arc::clone(&shared)));
+            let task = task.inspect_err(|error| warn!(%error, "commits get their memory by themselves"));
+            stocker = Some(task.ok());
         }
         let now = shared.env.monotonic();
         let mut until = shared.locks.wake_overdue(now);
@@ -91,6 +97,24 @@ async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
             }
             None => shared.gates.keeper.wait(seen).await,
         }
+    }
+    if let Some(stocker) = stocker.flatten() {
+        stocker.await;
+    }
+}
+
+/// Makes pieces of memory ahead of the commits that need them.
+async fn restock<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
+    let stock = shared.versions.stock();
+    loop {
+        let seen = stock.seq();
+        while !shared.stops() && stock.fill() {
+            shared.env.yield_now().await;
+        }
+        if shared.stops() {
+            return;
+        }
+        stock.wait(seen).await;
     }
 }
 

@@ -18,6 +18,7 @@ mod chain;
 mod values;
 
 mod arena;
+mod stock;
 
 use std::ops::{Bound, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +27,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 pub(crate) use self::chain::Key;
 use self::filter::{Filling, Filter};
 pub(crate) use self::keys::head;
+pub(crate) use self::stock::Stock;
 use self::tree::{Run, Tree};
 pub(crate) use self::values::{Moved, ValuePlace, ValueRef, Values};
 use super::ids::Csn;
@@ -168,9 +170,16 @@ pub(crate) struct Overlay {
     growing: RwLock<Growing>,
     frozen: OnceLock<Tree>,
     bytes: AtomicUsize,
+    /// Where more memory comes from.
+    stock: Option<Arc<Stock>>,
 }
 
 impl Overlay {
+    /// It gets its memory of a stock, as far as there is some.
+    pub(crate) fn stocked(self, stock: &Arc<Stock>) -> Overlay {
+        Overlay { stock: Some(Arc::clone(stock)), ..self }
+    }
+
     /// Adds a version, and lets those go that nobody needs. `csn` is not below any that was installed, and above those of this key. It
     /// must not be visible before this has returned.
     pub(crate) fn install(
@@ -185,8 +194,11 @@ impl Overlay {
             return Err(Refused::Frozen);
         }
         let Growing { tree, filling } = &mut *growing;
-        if tree.install(key, value, csn, live)? {
-            self.filter.add(filling, filter::hash(key), |nth| filter::hash(tree.nth(nth)));
+        let hash = filter::hash(key);
+        // (It comes while the tree is gone through.)
+        self.filter.warm(hash);
+        if tree.install(key, value, csn, live, self.stock.as_deref())? {
+            self.filter.add(filling, hash, |nth| filter::hash(tree.nth(nth)));
         }
         self.bytes.store(tree.bytes() + filling.bytes(), Ordering::Relaxed);
         Ok(())
@@ -331,7 +343,7 @@ impl Ascending {
         let Ascending { filter, mut growing } = self;
         growing.tree.settle();
         let bytes = AtomicUsize::new(growing.tree.bytes() + growing.filling.bytes());
-        Overlay { filter, growing: RwLock::new(growing), frozen: OnceLock::new(), bytes }
+        Overlay { filter, growing: RwLock::new(growing), frozen: OnceLock::new(), bytes, stock: None }
     }
 }
 

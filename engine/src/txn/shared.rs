@@ -29,7 +29,7 @@ use super::{
 };
 
 /// What all handles of a store share. Order of mutexes, never reversed and none held across an await: commit > horizon > a shard of
-/// the locks > one transaction's locks > an overlay > a log's.
+/// the locks > one transaction's locks > an overlay > a log's, or its stock's.
 pub(super) struct Shared<E: Env, S: Storage<E>> {
     pub(super) env: E,
     pub(super) options: Options,
@@ -144,6 +144,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         self.stops.store(true, Ordering::Release);
         let Gates { keeper, checkpointer, checkpointed, durable } = &self.gates;
         [keeper, checkpointer, checkpointed, durable].into_iter().for_each(Gate::open);
+        self.versions.stock().wake();
     }
 
     pub(super) fn stops(&self) -> bool {

@@ -66,6 +66,11 @@ pub struct Stats {
     /// Bytes of versions that are kept only because somebody's snapshot needs them;
     /// [`pinned_bytes`](super::options::Options::pinned_bytes) bounds them.
     pub pinned_bytes: u64,
+    /// Bytes of memory that are ready for the next versions: once commits are many, up to 4 MiB are made ahead of them, at most a 64th of
+    /// [`cache_bytes`](super::options::Options::cache_bytes).
+    pub ready_bytes: u64,
+    /// Pieces of memory, of 12 to 128 KiB, that commits found ready.
+    pub pieces_found: u64,
     /// All that counts towards [`cache_bytes`](super::options::Options::cache_bytes), in bytes.
     pub memory_bytes: u64,
     /// Of what keeps the tables on the disk.
@@ -164,6 +169,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             generations,
             generation_bytes,
             pinned_bytes: self.versions.bytes().saturating_sub(generation_bytes),
+            ready_bytes: self.versions.stock().bytes(),
+            pieces_found: self.versions.stock().taken(),
             memory_bytes: self.versions.memory().used(),
             storage: self.storage.stats(),
             logs: (0..self.logs.count()).map(|log| self.logs.wal(log).stats()).collect(),

@@ -3,7 +3,7 @@
 use std::ops::{Index, IndexMut};
 
 /// Elements of a piece.
-const PIECE: usize = 256;
+pub(super) const PIECE: usize = 256;
 
 /// A list whose elements are found by number. The numbers ascend as the elements came, but some may be missing: a list that was built by
 /// itself joins with whole pieces, of which its last one may not be full.
@@ -35,8 +35,14 @@ impl<T> Arena<T> {
 
     /// Its number. (Memory ends before numbers do: 2^32 of the smallest elements are 128 GiB.)
     pub(super) fn push(&mut self, element: T) -> u32 {
+        self.push_in(element, || None)
+    }
+
+    /// The same with memory for a piece, if one is needed, and `memory` has some.
+    pub(super) fn push_in(&mut self, element: T, memory: impl FnOnce() -> Option<Vec<T>>) -> u32 {
         if self.pieces.last().is_none_or(|last| last.len() == PIECE) {
-            self.pieces.push(if self.len == 0 { Vec::new() } else { Vec::with_capacity(PIECE) });
+            let more = || memory().unwrap_or_else(|| Vec::with_capacity(PIECE));
+            self.pieces.push(if self.len == 0 { Vec::new() } else { more() });
             self.bytes += self.pieces.last().map_or(0, Vec::capacity) * size_of::<T>();
         }
         if let Some(piece) = self.pieces.last_mut() {

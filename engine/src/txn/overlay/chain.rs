@@ -2,6 +2,7 @@
 //! in memory for as long as the table's overlay lives.
 
 use super::arena::Arena;
+use super::stock::Stock;
 use super::values::{NOWHERE, ValuePlace, ValueRef, Values};
 use super::{Csn, Live};
 
@@ -67,9 +68,16 @@ struct Version {
 }
 
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     key: Key,
     newest: Version,
+}
+
+impl Entry {
+    /// One that means nothing.
+    pub(super) fn blank() -> Entry {
+        Entry { key: Key::default(), newest: Version { csn: Csn::default(), value: NOWHERE, older: NONE } }
+    }
 }
 
 /// All entries of a table, in the order in which they came.
@@ -150,15 +158,15 @@ impl Chains {
     }
 
     /// A key that has none yet gets its first version.
-    pub(super) fn push(&mut self, key: Key, csn: Csn, value: Option<ValueRef<'_>>) -> u32 {
-        let value = self.values.put(value);
-        self.push_placed(key, csn, value)
+    pub(super) fn push(&mut self, key: Key, csn: Csn, value: Option<ValueRef<'_>>, stock: Option<&Stock>) -> u32 {
+        let value = self.values.put_in(value, || stock?.values());
+        self.push_placed(key, csn, value, stock)
     }
 
     /// The same with a value that is there already.
-    pub(super) fn push_placed(&mut self, key: Key, csn: Csn, value: ValuePlace) -> u32 {
+    pub(super) fn push_placed(&mut self, key: Key, csn: Csn, value: ValuePlace, stock: Option<&Stock>) -> u32 {
         self.bytes += key.heap_bytes();
-        self.entries.push(Entry { key, newest: Version { csn, value, older: NONE } })
+        self.entries.push_in(Entry { key, newest: Version { csn, value, older: NONE } }, || stock?.entries())
     }
 
     /// Takes the entries of another one, which has each key's one version and no values. By how much their numbers grow.
@@ -176,8 +184,15 @@ impl Chains {
     /// A newer version. Those below that nobody can read any more go: version q below p, when p is visible and no live snapshot is in
     /// [q, p). That p alone is visible would not do: a snapshot older than p may be live. Nor would it do that no snapshot is live: one
     /// that begins now is at `visible`, which may be before p.
-    pub(super) fn renew(&mut self, entry: u32, csn: Csn, value: Option<ValueRef<'_>>, live: &Live<'_>) {
-        let value = self.values.put(value);
+    pub(super) fn renew(
+        &mut self,
+        entry: u32,
+        csn: Csn,
+        value: Option<ValueRef<'_>>,
+        live: &Live<'_>,
+        stock: Option<&Stock>,
+    ) {
+        let value = self.values.put_in(value, || stock?.values());
         let old = std::mem::replace(&mut self.entries[entry].newest, Version { csn, value, older: NONE });
         let (mut above, mut next) = (old.csn, old.older);
         let mut last_kept = self.keep(old);

@@ -114,6 +114,15 @@ impl Filter {
         filling.keys += 1;
     }
 
+    /// Asks for the memory that an addition needs, and doesn't wait for it: nothing depends on what is loaded here.
+    pub(super) fn warm(&self, hash: u64) {
+        let current = self.current.load(Ordering::Relaxed);
+        // (While one is made, both are filled.)
+        for blocks in self.sizes.iter().skip(current.saturating_sub(1)).take(2).filter_map(OnceLock::get) {
+            std::hint::black_box(block(blocks, hash).map(|Block(words)| words[0].load(Ordering::Relaxed)));
+        }
+    }
+
     fn make(&self, filling: &mut Filling, size: usize) {
         let blocks = (capacity(size) * KEY_BITS).div_ceil(BLOCK_BITS);
         if let Some(place) = self.sizes.get(size) {

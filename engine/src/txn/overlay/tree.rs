@@ -12,15 +12,23 @@ use smallvec::SmallVec;
 use super::arena::Arena;
 use super::chain::{Chains, Key, NONE};
 use super::keys::{FAN, Keys};
+use super::stock::Stock;
 use super::values::{ValuePlace, ValueRef, Values};
 use super::{Csn, Direction, KeyRange, Live, Refused};
 
 #[derive(Debug)]
-struct Leaf {
+pub(super) struct Leaf {
     keys: Keys,
     max: Csn,
     previous: u32,
     next: u32,
+}
+
+impl Leaf {
+    /// One without keys, and none beside it.
+    pub(super) fn blank() -> Leaf {
+        Leaf { keys: Keys::new(0), max: Csn::default(), previous: NONE, next: NONE }
+    }
 }
 
 #[derive(Debug)]
@@ -89,19 +97,20 @@ impl Tree {
         self.chains.nth(nth)
     }
 
-    /// Adds a version. Says whether the key is new.
+    /// Adds a version, with memory of `stock` where more is needed. Says whether the key is new.
     pub(super) fn install(
         &mut self,
         key: &[u8],
         value: Option<ValueRef<'_>>,
         csn: Csn,
         live: &Live<'_>,
+        stock: Option<&Stock>,
     ) -> Result<bool, Refused> {
         if csn < self.newest {
             return Err(Refused::NotNewer);
         }
         if self.leaves.len() == 0 {
-            self.leaves.push(Leaf { keys: Keys::new(0), max: csn, previous: NONE, next: NONE });
+            self.leaves.push(Leaf { max: csn, ..Leaf::blank() });
         }
         let (path, leaf, found) = self.descend(key, csn);
         match found {
@@ -110,11 +119,11 @@ impl Tree {
                 if csn == self.chains.newest(entry) {
                     return Err(Refused::NotNewer);
                 }
-                self.chains.renew(entry, csn, value, live);
+                self.chains.renew(entry, csn, value, live, stock);
             }
             Err(at) => {
-                let entry = self.chains.push(Key::new(key), csn, value);
-                self.place(path, leaf, at, entry, key);
+                let entry = self.chains.push(Key::new(key), csn, value, stock);
+                self.place(path, leaf, at, entry, key, stock);
             }
         }
         let leaf = &mut self.leaves[leaf];
@@ -188,6 +197,8 @@ impl Tree {
             node = inner.children[child];
         }
         let keys = &self.leaves[node].keys;
+        // (A new key is written into most of it.)
+        keys.warm();
         let found = if behind { Err(keys.len()) } else { keys.find(&self.chains, key) };
         (path, node, found)
     }
@@ -200,7 +211,7 @@ impl Tree {
         (low, high.map(|(node, child)| self.inners[*node].keys.entries[*child]))
     }
 
-    fn place(&mut self, mut path: Path, leaf: u32, at: usize, entry: u32, key: &[u8]) {
+    fn place(&mut self, mut path: Path, leaf: u32, at: usize, entry: u32, key: &[u8], stock: Option<&Stock>) {
         let left = &mut self.leaves[leaf];
         if left.keys.len() < FAN {
             return left.keys.insert(at, entry, key);
@@ -221,7 +232,7 @@ impl Tree {
         // (The new entry may be in either half.)
         let max = left.max.max(self.chains.newest(entry));
         let next = left.next;
-        let right = self.leaves.push(Leaf { keys, max, previous: leaf, next });
+        let right = self.leaves.push_in(Leaf { keys, max, previous: leaf, next }, || stock?.leaves());
         self.leaves[leaf].next = right;
         if next == NONE {
             self.last = right;
@@ -414,7 +425,7 @@ pub(super) struct Run {
 impl Run {
     /// Adds a key above those before it, with where its value stands in the tree that it is for.
     pub(super) fn push(&mut self, key: Key, value: ValuePlace, csn: Csn) {
-        let entry = self.chains.push_placed(key, csn, value);
+        let entry = self.chains.push_placed(key, csn, value, None);
         let key = self.chains.key(entry);
         debug_assert!(entry == 0 || self.chains.key(entry - 1) < key, "keys ascend");
         let mut last = self.leaves.len() as u32;
@@ -424,7 +435,7 @@ impl Run {
                 let keys = &mut self.leaves[left].keys;
                 keys.fence(&self.chains, Some(keys.entries[0]), Some(entry));
             }
-            self.leaves.push(Leaf { keys: Keys::new(0), max: csn, previous: NONE, next: NONE });
+            self.leaves.push(Leaf { max: csn, ..Leaf::blank() });
         } else {
             last -= 1;
         }

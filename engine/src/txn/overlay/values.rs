@@ -6,7 +6,7 @@ use super::Value;
 use super::chain::heap_bytes;
 
 /// Bytes of a piece.
-const PIECE_BYTES: usize = 64 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 /// Sizes of places are multiples of it.
 const UNIT_BYTES: usize = 8;
 /// There are so many sizes from each power of two to the next: a place is at most an eighth larger than its value, and a unit.
@@ -90,11 +90,12 @@ impl Values {
     }
 
     /// Keeps a value, or that there is none.
+    #[cfg(test)]
     pub(crate) fn put(&mut self, value: Option<ValueRef<'_>>) -> ValuePlace {
         self.put_in(value, || None)
     }
 
-    /// The same with memory for a piece, if one is needed, and `memory` has some.
+    /// Keeps a value, or that there is none: with memory for a piece, if one is needed, and `memory` has some.
     pub(crate) fn put_in(
         &mut self,
         value: Option<ValueRef<'_>>,
