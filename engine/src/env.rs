@@ -180,6 +180,12 @@ pub trait File: Send + Sync + 'static {
         async { Ok(false) }
     }
 
+    /// Asks the machine to begin to write a range that was written to the disk, and doesn't wait for it: a later sync has less to do then. It
+    /// promises nothing. Does nothing where the machine has no such call.
+    fn begin_write_back(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
+
     /// Writes all of `buf` at `offset` and makes that range durable, with the length needed to read it back. Nothing that
     /// was written before is covered: other bytes of this file stay as undurable as they were.
     ///

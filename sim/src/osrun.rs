@@ -441,6 +441,10 @@ impl File for TellingFile {
         result
     }
 
+    fn begin_write_back(&self, offset: u64, bytes: u64) {
+        self.inner.begin_write_back(offset, bytes);
+    }
+
     async fn write_synced(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         self.inner.write_synced(buf, offset).await
     }

@@ -305,6 +305,17 @@ impl File for OsFile {
         Ok(rustix::io::pwritev(&self.0, bufs, offset)?)
     }
 
+    /// The kernel begins to write what is dirty of a range before it drops what is not (`POSIX_FADV_DONTNEED`); unlike a sync that is no
+    /// commit of the file system's journal, and no flush of the disk's cache.
+    #[cfg(target_os = "linux")]
+    fn begin_write_back(&self, offset: u64, bytes: u64) {
+        use rustix::fs::{Advice, fadvise};
+        if let Some(bytes) = std::num::NonZeroU64::new(bytes) {
+            // (Nothing depends on it.)
+            let _ = fadvise(&self.0, offset, Some(bytes), Advice::DontNeed);
+        }
+    }
+
     #[cfg(target_os = "linux")]
     async fn reserve(&self, offset: u64, bytes: u64) -> io::Result<bool> {
         use rustix::{

@@ -102,14 +102,17 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     /// Waits until an accepted commit is durable; where nothing is logged it takes a checkpoint.
     pub(super) async fn wait_until_durable(&self, accepted: &Accepted) -> Result<(), CommitError> {
         let csn = accepted.csn;
-        let _waiter = self.waiting.enter();
+        let (waiter, began) = (self.waiting.enter(), self.env.monotonic());
         let waited = match &accepted.capture {
             _ if self.horizon.durable() >= csn => Ok(()),
             _ if !self.is_logged() => self.checkpoint().await.map(drop).map_err(|error| {
                 let error = io::Error::other(error);
                 Arc::new(Failure::new("make", "a checkpoint", &error))
             }),
-            Some(capture) => self.logs.wait(capture).await.map(|()| self.became_durable(capture.csn)),
+            Some(capture) => self.logs.wait(capture).await.map(|()| {
+                self.became_durable(capture.csn);
+                waiter.served(self.env.monotonic().saturating_sub(began));
+            }),
             None => self.pass().await,
         };
         waited.map_err(|failure| CommitError::Indeterminate { csn, failure })
@@ -118,7 +121,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     /// Makes all commits so far durable.
     pub(super) async fn pass(&self) -> Result<(), Arc<Failure>> {
         let began = self.env.monotonic();
-        let _waiter = self.waiting.enter();
+        let waiter = self.waiting.enter();
         let capture = {
             let mut pipeline = self.commit();
             let last = self.horizon.committed();
@@ -132,6 +135,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         self.logs.wait(&capture).await?;
         self.passes.ended(began);
         self.became_durable(capture.csn);
+        waiter.served(self.env.monotonic().saturating_sub(began));
         Ok(())
     }
 

@@ -206,11 +206,6 @@ impl<E: Env, const B: usize> Shared<E, B> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether somebody waits until something else than a draft is durable.
-    fn somebody_waits(&self) -> bool {
-        self.waiting.as_ref().is_some_and(|waiting| waiting.any())
-    }
-
     /// A draft is over, published or not.
     fn end(&self, draft: &PagesDraft<E, B>) {
         let mut control = self.lock();

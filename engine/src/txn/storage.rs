@@ -18,6 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -409,9 +410,13 @@ impl Memory {
     }
 }
 
-/// How many wait until something else than a draft is durable.
+/// How many wait until something else than a draft is durable, how many did, and how long that took last.
 #[derive(Debug, Default)]
-pub struct Waiting(AtomicU64);
+pub struct Waiting {
+    now: AtomicU64,
+    served: AtomicU64,
+    last_us: AtomicU64,
+}
 
 /// One who waits, until it is dropped.
 #[derive(Debug)]
@@ -420,20 +425,40 @@ pub struct Waiter<'a>(&'a Waiting);
 impl Waiting {
     /// One more waits.
     pub fn enter(&self) -> Waiter<'_> {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.now.fetch_add(1, Ordering::Relaxed);
         Waiter(self)
+    }
+
+    /// How often somebody has waited to the end.
+    #[must_use]
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// How long that took last, to the microsecond; zero before anybody did.
+    #[must_use]
+    pub fn last(&self) -> Duration {
+        Duration::from_micros(self.last_us.load(Ordering::Relaxed))
     }
 
     /// Whether anybody does.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.now.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Waiter<'_> {
+    /// It is durable, after so long.
+    pub fn served(self, after: Duration) {
+        self.0.last_us.store(after.as_micros() as u64, Ordering::Relaxed);
+        self.0.served.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -228,6 +228,12 @@ impl<F: File, const B: usize> Chunk<F, B> {
         written.map_err(|error| StorageError::io("write", name_of(self.number), &error))
     }
 
+    /// Asks the machine to begin with these pages; see [`File::begin_write_back`].
+    pub(super) fn begin_write_back(&self, page: u32, pages: u32) {
+        let bytes = |pages: u32| u64::from(pages) * page_bytes::<B>();
+        self.file().begin_write_back(bytes(page), bytes(pages));
+    }
+
     /// Makes durable what was written.
     pub(super) async fn sync(&self) -> Result<(), StorageError> {
         let synced = interruptible(|| self.file().sync_data()).await;

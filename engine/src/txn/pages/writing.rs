@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::IoSlice,
     sync::{Arc, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use super::{
@@ -32,8 +33,11 @@ const WRITE_PAGES: usize = 64;
 
 /// Pieces are so many times smaller while somebody waits for a sync.
 const SMALLER: u64 = 8;
-/// Then so many times as long as its sync took is the pause behind a piece. (What others bring: docs/performance.md.)
-const PAUSES: u32 = 2;
+/// Then the pause behind a piece is so many times as long as somebody waited for a sync last. (What others bring: docs/performance.md.)
+const PAUSES: u32 = 3;
+/// So many pieces are written before they are made durable, and so many while others wait for syncs: who waits behind that waits longest.
+const BEHIND_PIECES: u64 = 8;
+const BEHIND_PIECES_OF_OTHERS: u64 = 128;
 
 /// So many pieces are written before it is worth a sync beside what follows.
 const AHEAD_PIECES: u64 = 16;
@@ -53,8 +57,18 @@ pub(super) struct Writing<E: Env, const B: usize> {
     flight: Option<(PageNo, u32)>,
     /// A sync beside what is written.
     ahead: Option<Ahead<E>>,
-    /// Bytes that were written since it began.
+    /// Bytes that were written since a sync of them began.
     behind_bytes: u64,
+    others: Others,
+}
+
+/// Those who wait for syncs of something else, as of the last piece.
+#[derive(Default)]
+struct Others {
+    /// How often somebody had.
+    served: u64,
+    /// How long that took, if somebody did meanwhile or still does.
+    waited: Option<Duration>,
 }
 
 /// A sync of all that was written before it began.
@@ -142,6 +156,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
             flight: None,
             ahead: None,
             behind_bytes: 0,
+            others: Others::default(),
         }
     }
 
@@ -212,25 +227,36 @@ impl<E: Env, const B: usize> Writing<E, B> {
         Err(StorageError::Corrupt { file: name_of(page.chunk), offset, what })
     }
 
-    /// Whether enough is pending to be written. Who waits for a sync of its own waits for that of a piece as well, so it is a small one then.
+    /// Whether enough is pending to be written: a small piece where somebody waits for a sync, since that goes behind it.
     pub(super) fn has_piece(&self, pace: Pace) -> bool {
-        let small = pace == Pace::Pieces && self.shared.somebody_waits();
+        let small = pace == Pace::Pieces && self.others.waited.is_some();
         self.work.pending_bytes >= self.shared.piece_bytes / if small { SMALLER } else { 1 }
     }
 
-    /// Writes what is pending, and lets others go on: their syncs share the disk with this one, and would wait for it each time.
+    /// Writes what is pending, and lets others go on. A sync of each piece would be a commit of the file system's journal, for which all others
+    /// wait; so the disk is only asked to begin, and left to those who wait for some of their syncs. No more comes together than it
+    /// writes in a moment.
     pub(super) async fn write_piece(&mut self, pace: Pace) -> Result<(), StorageError> {
         self.write_out(pace).await?;
         if pace == Pace::Pieces {
-            let began = self.shared.env.monotonic();
-            self.sync().await?;
-            let env = &self.shared.env;
-            if self.shared.somebody_waits() {
-                env.sleep(env.monotonic().saturating_sub(began) * PAUSES).await;
+            self.others = self.others();
+            let behind = if self.others.waited.is_some() { BEHIND_PIECES_OF_OTHERS } else { BEHIND_PIECES };
+            if self.behind_bytes >= behind * self.shared.piece_bytes {
+                self.sync().await?;
+            }
+            if let Some(waited) = self.others.waited {
+                self.shared.env.sleep(waited * PAUSES).await;
             }
         }
         self.shared.env.yield_now().await;
         Ok(())
+    }
+
+    fn others(&self) -> Others {
+        let Some(waiting) = &self.shared.waiting else { return Others::default() };
+        let served = waiting.served();
+        let waited = (waiting.any() || served != self.others.served).then(|| waiting.last());
+        Others { served, waited }
     }
 
     /// Writes what is pending, in the order of places.
@@ -253,6 +279,9 @@ impl<E: Env, const B: usize> Writing<E, B> {
             self.flight = None;
             self.unsynced.insert(first.chunk);
             self.trust(first.chunk, written)?;
+            if pace == Pace::Pieces {
+                chunk.begin_write_back(first.index, end - first.index);
+            }
             let mut index = first.index;
             for piece in group {
                 let pages = piece.pages();
@@ -303,6 +332,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
             }
             self.unsynced.remove(&number);
         }
+        self.behind_bytes = 0;
         Ok(())
     }
 
