@@ -59,8 +59,8 @@ pub struct Options {
     pub checkpoint_at_close: bool,
     /// Length of a chunk file, in bytes; see [`StorageOptions`](super::storage::StorageOptions). Default 256 MiB.
     pub chunk_bytes: u64,
-    /// How much a checkpoint writes between two syncs of a chunk: 4 KiB to 64 MiB, default 512 KiB. While commits wait for syncs of their own it
-    /// is an eighth of that.
+    /// How much a checkpoint writes at a time, in bytes: 4 KiB to 64 MiB, default 512 KiB. While commits wait for syncs of their own it is an eighth of
+    /// that. What it has written is synced at its end, and whenever it is eight times as much (128 times while commits wait).
     pub checkpoint_piece_bytes: u64,
     /// Length of a log's segment; see [`segment_bytes`](crate::wal::Options::segment_bytes). Default 64 MiB.
     pub log_segment_bytes: u64,

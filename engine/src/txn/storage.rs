@@ -318,10 +318,10 @@ pub struct StorageOptions {
     pub memory: Arc<Memory>,
     /// Length of a chunk file, in bytes: 16 pages to 256 MiB, and at most what one bitmap page covers; else the nearest.
     pub chunk_bytes: u64,
-    /// How much of a draft is written between two syncs of a chunk, in bytes: at least a page.
+    /// How much of a draft is written at a time, in bytes: at least a page.
     pub piece_bytes: u64,
-    /// Who is let go first: after each piece of a draft a pause of as long as its sync took, while anybody waits. Drafts are then
-    /// written only in what [`Env::spawn`] runs.
+    /// Who is let go first: after each piece of a draft a pause of three times as long as somebody waited last, while anybody waits. Drafts are
+    /// then written only in what [`Env::spawn`] runs.
     pub waiting: Option<Arc<Waiting>>,
     /// A planted bug.
     #[cfg(feature = "plants")]
