@@ -198,7 +198,7 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
                 storage.extend(&mut tree.build, &mut self.batch).await?;
                 // (Where there are several, none of them is published.)
                 if alone {
-                    storage.hasten(&mut tree.build).await?;
+                    storage.hasten(&mut tree.build);
                 }
             }
         }
@@ -228,7 +228,7 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         while merging.fill(&mut self.batch).await? {
             whole.rows += self.batch.rows();
             storage.extend(&mut whole.build, &mut self.batch).await?;
-            storage.hasten(&mut whole.build).await?;
+            storage.hasten(&mut whole.build);
             self.batch.clear();
         }
         drop(merging);

@@ -370,8 +370,8 @@ impl<E: Env, const B: usize> Storage<E> for Pages<E, B> {
         build.extend(rows).await
     }
 
-    async fn hasten(&self, build: &mut PagesBuild<E, B>) -> Result<(), StorageError> {
-        build.hasten().await
+    fn hasten(&self, build: &mut PagesBuild<E, B>) {
+        build.hasten();
     }
 
     async fn complete(&self, build: &mut PagesBuild<E, B>) -> Result<PagesCursor<E, B>, StorageError> {

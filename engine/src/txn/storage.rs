@@ -159,13 +159,9 @@ pub trait Storage<E: Env>: Send + Sync + Sized + 'static {
         rows: &mut C,
     ) -> impl Future<Output = Result<(), StorageError>> + Send;
 
-    /// Begins to make durable what is there of a build that is to be published, beside what is added to it. A hint, given now and then.
-    ///
-    /// # Errors
-    /// As [`extend`](Storage::extend): also what an earlier one met.
-    fn hasten(&self, build: &mut Self::Build) -> impl Future<Output = Result<(), StorageError>> + Send {
+    /// Asks the disk to begin with what is there of a build that is to be published, beside what is added to it: given now and then.
+    fn hasten(&self, build: &mut Self::Build) {
         let _ = build;
-        async { Ok(()) }
     }
 
     /// Says that no more rows come. A cursor in front of the first.

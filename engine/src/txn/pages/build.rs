@@ -62,14 +62,11 @@ impl<E: Env, const B: usize> PagesBuild<E, B> {
         Ok(())
     }
 
-    /// Makes durable what there is, beside what follows.
-    pub(super) async fn hasten(&mut self) -> Result<(), StorageError> {
-        self.begin()?;
+    /// Asks the disk to begin with what there is.
+    pub(super) fn hasten(&mut self) {
         if let Some(writing) = &mut self.writing {
-            writing.sync_ahead().await?;
+            writing.begin_write_back();
         }
-        self.broken = false;
-        Ok(())
     }
 
     /// No more rows come: it has a tree, which is walked from the first row on.
@@ -80,7 +77,6 @@ impl<E: Env, const B: usize> PagesBuild<E, B> {
             Some(tree) => tree,
             None => writing.finish(self.table, &mut self.merge, &mut Nothing, Pace::Whole).await?,
         };
-        writing.end_ahead().await?;
         self.tree = Some(tree);
         self.broken = false;
         let newest = Arc::clone(&self.shared.lock().newest.0);

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::IoSlice,
-    sync::{Arc, OnceLock, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +21,6 @@ use super::{
 use crate::{
     env::Env,
     plant::planted,
-    sync::Mutex,
     txn::{
         ids::{PageNo, TableId},
         storage::{Changes, StorageError},
@@ -39,9 +38,6 @@ const PAUSES: u32 = 3;
 const BEHIND_PIECES: u64 = 8;
 const BEHIND_PIECES_OF_OTHERS: u64 = 128;
 
-/// So many pieces are written before it is worth a sync beside what follows.
-const AHEAD_PIECES: u64 = 16;
-
 /// Places for new pages, and what becomes of these until they are durable.
 pub(super) struct Writing<E: Env, const B: usize> {
     shared: Arc<Shared<E, B>>,
@@ -55,9 +51,9 @@ pub(super) struct Writing<E: Env, const B: usize> {
     unsynced: BTreeSet<u32>,
     /// A write that was begun: should its future be dropped, it may yet take effect.
     flight: Option<(PageNo, u32)>,
-    /// A sync beside what is written.
-    ahead: Option<Ahead<E>>,
-    /// Bytes that were written since a sync of them began.
+    /// What was written that the disk was not asked to begin with.
+    dirty: Vec<(PageNo, u32)>,
+    /// Bytes that were written since the last sync.
     behind_bytes: u64,
     others: Others,
 }
@@ -69,13 +65,6 @@ struct Others {
     served: u64,
     /// How long that took, if somebody did meanwhile or still does.
     waited: Option<Duration>,
-}
-
-/// A sync of all that was written before it began.
-struct Ahead<E: Env> {
-    /// (In a mutex so that what is shared with it may be looked at from several threads; it has one user.)
-    task: Mutex<E::Task>,
-    result: Arc<OnceLock<Result<(), (u32, StorageError)>>>,
 }
 
 /// What a merge needs: places, and somewhere to leave pages until they are written.
@@ -154,7 +143,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
             failed_syncs: shared.lock().names.failed,
             unsynced: BTreeSet::new(),
             flight: None,
-            ahead: None,
+            dirty: Vec::new(),
             behind_bytes: 0,
             others: Others::default(),
         }
@@ -239,6 +228,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
     pub(super) async fn write_piece(&mut self, pace: Pace) -> Result<(), StorageError> {
         self.write_out(pace).await?;
         if pace == Pace::Pieces {
+            self.begin_write_back();
             self.others = self.others();
             let behind = if self.others.waited.is_some() { BEHIND_PIECES_OF_OTHERS } else { BEHIND_PIECES };
             if self.behind_bytes >= behind * self.shared.piece_bytes {
@@ -279,9 +269,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
             self.flight = None;
             self.unsynced.insert(first.chunk);
             self.trust(first.chunk, written)?;
-            if pace == Pace::Pieces {
-                chunk.begin_write_back(first.index, end - first.index);
-            }
+            self.dirty.push((first, end - first.index));
             let mut index = first.index;
             for piece in group {
                 let pages = piece.pages();
@@ -332,46 +320,17 @@ impl<E: Env, const B: usize> Writing<E, B> {
             }
             self.unsynced.remove(&number);
         }
+        self.dirty.clear();
         self.behind_bytes = 0;
         Ok(())
     }
 
-    /// Begins to make durable what was written, if that is much, and nothing is under way.
-    pub(super) async fn sync_ahead(&mut self) -> Result<(), StorageError> {
-        let goes_on = self.ahead.as_ref().is_some_and(|ahead| ahead.result.get().is_none());
-        if goes_on || self.behind_bytes < AHEAD_PIECES * self.shared.piece_bytes {
-            return Ok(());
-        }
-        self.end_ahead().await?;
-        let chunks: Vec<_> = self.unsynced.iter().filter_map(|number| self.reader.chunk(*number).cloned()).collect();
-        let result = Arc::<OnceLock<_>>::default();
-        let told = Arc::clone(&result);
-        let sync = async move {
-            let mut synced = Ok(());
-            for chunk in &chunks {
-                synced = chunk.sync().await.map_err(|error| (chunk.number, error));
-                if synced.is_err() {
-                    break;
-                }
+    /// Asks the disk to begin with what was written since the last time.
+    pub(super) fn begin_write_back(&mut self) {
+        for (first, pages) in std::mem::take(&mut self.dirty) {
+            if let Some(chunk) = self.reader.chunk(first.chunk) {
+                chunk.begin_write_back(first.index, pages);
             }
-            // (Nobody else sets it.)
-            let _ = told.set(synced);
-        };
-        // Without a thread for it all of it is synced at the end.
-        if let Ok(task) = self.shared.env.spawn("seawall pages ahead", sync) {
-            self.ahead = Some(Ahead { task: Mutex::new(task), result });
-            self.behind_bytes = 0;
-        }
-        Ok(())
-    }
-
-    /// Waits for that. What it met nobody else would be told of: a machine says it once.
-    pub(super) async fn end_ahead(&mut self) -> Result<(), StorageError> {
-        let Some(Ahead { task, result }) = self.ahead.take() else { return Ok(()) };
-        task.into_inner().unwrap_or_else(PoisonError::into_inner).await;
-        match result.get() {
-            Some(Err((number, error))) => self.trust(*number, Err(error.clone())),
-            _ => Ok(()),
         }
     }
 
