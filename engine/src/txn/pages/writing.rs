@@ -34,6 +34,8 @@ const WRITE_PAGES: usize = 64;
 const SMALLER: u64 = 8;
 /// Then the pause behind a piece is so many times as long as somebody waited for a sync last. (What others bring: docs/performance.md.)
 const PAUSES: u32 = 3;
+/// At most: one sync that was slow says little of the next.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// So many pieces are written before they are made durable, and so many while others wait for syncs: who waits behind that waits longest.
 const BEHIND_PIECES: u64 = 8;
 const BEHIND_PIECES_OF_OTHERS: u64 = 128;
@@ -55,6 +57,7 @@ pub(super) struct Writing<E: Env, const B: usize> {
     dirty: Vec<(PageNo, u32)>,
     /// Bytes that were written since the last sync.
     behind_bytes: u64,
+    /// Who else used the disk at the last piece.
     others: Others,
 }
 
@@ -235,13 +238,14 @@ impl<E: Env, const B: usize> Writing<E, B> {
                 self.sync().await?;
             }
             if let Some(waited) = self.others.waited {
-                self.shared.env.sleep(waited * PAUSES).await;
+                self.shared.env.sleep((waited * PAUSES).min(LONGEST_PAUSE)).await;
             }
         }
         self.shared.env.yield_now().await;
         Ok(())
     }
 
+    /// Who waits for syncs now, or did since the last piece.
     fn others(&self) -> Others {
         let Some(waiting) = &self.shared.waiting else { return Others::default() };
         let served = waiting.served();
