@@ -90,7 +90,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Five lives, each with ten appends or two per client, and two that wait for durability.
+/// [`LIVES`] lives, each with ten appends or two per client, and two that wait for durability.
 fn plan(seed: u64, clients: usize) -> Plan {
     let append = |class| Op::Append { bytes: 100, class };
     let buffered = |count| vec![append(Class::Buffered); count];

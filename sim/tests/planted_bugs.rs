@@ -95,7 +95,7 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("txn", Plant::BackupUnpinned, 120, &["I11"]),
     ("txn", Plant::BackupRootFirst, 60, &["I11"]),
     ("txn", Plant::UpstreamL22Rows, 120, &["I12", "I14"]),
-    ("txn", Plant::UpstreamL22LastId, 120, &["I12", "I14"]),
+    ("txn", Plant::UpstreamL22LastId, 240, &["I12", "I14"]),
     ("txn", Plant::UpstreamL25LastSegment, 60, &["I1", "I6", "I8", "I9", "I14", "I20"]),
 ];
 
