@@ -62,6 +62,7 @@ mod locks;
 
 mod undo;
 
+mod blocks;
 mod generation;
 mod overlay;
 mod view;

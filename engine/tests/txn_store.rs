@@ -353,8 +353,8 @@ fn many_commits_find_memory_ready_and_few_do_not() {
             store.put(&table, &number.to_be_bytes(), &[7; 100]).await.unwrap();
         }
         std::thread::sleep(Duration::from_millis(100));
-        assert_eq!((store.stats().ready_bytes, store.stats().pieces_found), (0, 0));
-        while store.stats().pieces_found == 0 {
+        assert_eq!((store.stats().ready_bytes, store.stats().blocks_found), (0, 0));
+        while store.stats().blocks_found == 0 {
             assert!(number < 10_000_000, "{:?}", store.stats());
             number += 1;
             store.put(&table, &number.to_be_bytes(), &[7; 100]).await.unwrap();

@@ -18,7 +18,7 @@ use engine::txn::{
         format::{ChildRef, Header, PAGE_HEADER_BYTES, Run, checksum},
         key_limit,
         merge::merge as merged,
-        node::{Node, PageError, Stored},
+        node::{Node, NodeRef, PageError, Stored},
         root::{ROOT_BYTES, Root},
     },
 };
@@ -204,8 +204,8 @@ struct Pages(BTreeMap<PageNo, Vec<u8>>, BTreeMap<PageNo, Vec<u8>>, u32);
 impl Source<B> for Pages {
     type Error = PageError;
 
-    fn page(&self, child: &ChildRef) -> Result<Arc<Node<B>>, PageError> {
-        Ok(Arc::new(Node::decode(&self.0[&child.page], child)?))
+    fn page(&self, child: &ChildRef) -> Result<NodeRef<B>, PageError> {
+        Ok(NodeRef::new(Node::decode(&self.0[&child.page], child)?))
     }
 }
 
@@ -217,7 +217,7 @@ impl Draft<B> for Pages {
         Ok(PageNo { chunk: 1, index: self.2 - pages + 1 })
     }
 
-    fn write(&mut self, page: PageNo, header: [u8; PAGE_HEADER_BYTES], node: Arc<Node<B>>) {
+    fn write(&mut self, page: PageNo, header: [u8; PAGE_HEADER_BYTES], node: NodeRef<B>) {
         assert!(self.0.insert(page, [&header[..], node.body()].concat()).is_none(), "a page is written once");
     }
 

@@ -18,6 +18,7 @@ use crate::{
 };
 
 use super::{
+    blocks::Blocks,
     error::CheckpointError,
     ids::{Csn, TableId},
     logs::{self, Logs, LogsError},
@@ -102,7 +103,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         self.env.fill_random(&mut uuid);
 
         let options = StorageOptions {
-            memory: Memory::new(COPY_CACHE_BYTES),
+            blocks: Blocks::new(&Memory::new(COPY_CACHE_BYTES)),
             chunk_bytes: self.options.chunk_bytes,
             piece_bytes: self.options.checkpoint_piece_bytes,
             // (It is written by whoever asks for it, who may not be able to sleep.)

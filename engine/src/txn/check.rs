@@ -10,6 +10,7 @@ use crate::{
 
 use super::{
     RecoveryReport,
+    blocks::Blocks,
     error::OpenError,
     logs::log_path,
     open,
@@ -166,7 +167,8 @@ pub(super) async fn check<E: Env, S: Storage<E>>(
     options.validate()?;
     let (dir, _lock) = open::locked(&env, path, false).await?;
     let examined =
-        S::examine(&env, &dir, &open::storage_options(&options, &Memory::new(options.counted_bytes()))).await?;
+        S::examine(&env, &dir, &open::storage_options(&options, Blocks::new(&Memory::new(options.counted_bytes()))))
+            .await?;
     let mut report = CheckReport::default();
     let roots = S::roots(&examined);
     for (name, copy) in &roots.copies {

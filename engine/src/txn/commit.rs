@@ -298,7 +298,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     pub(super) fn set_catalog(&self, pipeline: &mut Pipeline<E>, catalog: Catalog) {
         let catalog = Arc::new(catalog);
         pipeline.catalog = Arc::clone(&catalog);
-        pipeline.volatile = pipeline.volatile.follow(&catalog, self.versions.memory());
+        pipeline.volatile = pipeline.volatile.follow(&catalog, self.versions.blocks());
         self.horizon.swap(|view| View {
             catalog,
             generations: view.generations.clone(),
@@ -415,7 +415,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             }
             Writes::Drop(_) => {}
         }
-        if !pipeline.busy && self.versions.stock().is_busy() {
+        if !pipeline.busy && self.versions.blocks().is_busy() {
             pipeline.busy = true;
             self.gates.keeper.open();
         }

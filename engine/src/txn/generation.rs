@@ -11,8 +11,9 @@ use std::sync::{
 use arc_swap::ArcSwap;
 
 use super::{
+    blocks::Blocks,
     ids::{Csn, TableId},
-    overlay::{Found, KeyRange, Live, Overlay, Refused, Stock, ValueRef},
+    overlay::{Found, KeyRange, Live, Overlay, Refused, ValueRef},
     storage::Memory,
 };
 
@@ -20,20 +21,19 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Versions {
     bytes: AtomicU64,
-    /// Counts them beside what else is in memory.
-    memory: Arc<Memory>,
-    stock: Arc<Stock>,
+    /// What they get memory of, which counts them beside what else is in memory.
+    blocks: Arc<Blocks>,
 }
 
 impl Versions {
     pub(super) fn new(memory: Arc<Memory>) -> Arc<Versions> {
-        let stock = Arc::new(Stock::new(&memory));
-        Arc::new(Versions { bytes: AtomicU64::new(0), memory, stock })
+        let blocks = Blocks::new(&memory);
+        Arc::new(Versions { bytes: AtomicU64::new(0), blocks })
     }
 
-    /// What commits get memory of.
-    pub(super) fn stock(&self) -> &Arc<Stock> {
-        &self.stock
+    /// What they get memory of.
+    pub(super) fn blocks(&self) -> &Arc<Blocks> {
+        &self.blocks
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -42,17 +42,15 @@ impl Versions {
 
     /// What counts them beside what else is in memory.
     pub(super) fn memory(&self) -> &Arc<Memory> {
-        &self.memory
+        self.blocks.memory()
     }
 
     fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.memory.add(bytes);
     }
 
     fn give_back(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.memory.give_back(bytes);
     }
 }
 
@@ -96,7 +94,7 @@ impl Generation {
             Ok(place) => Arc::clone(&tables[place].1),
             Err(_) if self.next.get().is_some() => return Err(Refused::Frozen),
             Err(place) => {
-                let overlay = Arc::new(Overlay::default().stocked(self.all.stock()));
+                let overlay = Arc::new(Overlay::default().of_blocks(self.all.blocks()));
                 let mut with = Tables::clone(&tables);
                 with.insert(place, (table, Arc::clone(&overlay)));
                 self.tables.store(Arc::new(with));
@@ -120,7 +118,7 @@ impl Generation {
     /// Takes in the versions of a table that it has none of, before anybody else knows this generation.
     pub(super) fn adopt(&self, table: TableId, overlay: Overlay) {
         let bytes = overlay.bytes() as u64;
-        let overlay = Arc::new(overlay.stocked(self.all.stock()));
+        let overlay = Arc::new(overlay.of_blocks(self.all.blocks()));
         let mut with = Tables::clone(&self.tables.load());
         match place(&with, table) {
             Ok(place) => with[place].1 = overlay,

@@ -57,7 +57,7 @@ async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
         if shared.stops() {
             break;
         }
-        if stocker.is_none() && shared.versions.stock().is_busy() {
+        if stocker.is_none() && shared.versions.blocks().is_busy() {
             let task = shared.env.spawn("seawall txn stocker", restock(Arc::clone(&shared)));
             let task = task.inspect_err(|error| warn!(%error, "commits get their memory by themselves"));
             stocker = Some(task.ok());
@@ -103,18 +103,18 @@ async fn keep<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
     }
 }
 
-/// Makes pieces of memory ahead of the commits that need them.
+/// Makes blocks ready ahead of the commits that need them.
 async fn restock<E: Env, S: Storage<E>>(shared: Arc<Shared<E, S>>) {
-    let stock = shared.versions.stock();
+    let blocks = shared.versions.blocks();
     loop {
-        let seen = stock.seq();
-        while !shared.stops() && stock.fill() {
+        let seen = blocks.seq();
+        while !shared.stops() && blocks.fill() {
             shared.env.yield_now().await;
         }
         if shared.stops() {
             return;
         }
-        stock.wait(seen).await;
+        blocks.wait(seen).await;
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
 };
 
 use super::{
+    blocks::Blocks,
     catalog::TableInfo,
     checkpoint::{Checkpoints, Release},
     commit::Pipeline,
@@ -175,13 +176,13 @@ pub(super) async fn foresee<E: Env, S: Storage<E>>(
 }
 
 /// What is told to the tables' storage.
-pub(super) fn storage_options(options: &Options, memory: &Arc<Memory>) -> StorageOptions {
+pub(super) fn storage_options(options: &Options, blocks: Arc<Blocks>) -> StorageOptions {
     StorageOptions {
         chunk_bytes: options.chunk_bytes,
         piece_bytes: options.checkpoint_piece_bytes,
         #[cfg(feature = "plants")]
         plants: options.plants(),
-        ..StorageOptions::new(Arc::clone(memory))
+        ..StorageOptions::new(blocks)
     }
 }
 
@@ -193,8 +194,10 @@ async fn look<E: Env, S: Storage<E>>(
     options: Options,
 ) -> Result<Found<E, S>, OpenError> {
     let (versions, waiting) = (Versions::new(Memory::new(options.counted_bytes())), Arc::<Waiting>::default());
-    let storage_options =
-        StorageOptions { waiting: Some(Arc::clone(&waiting)), ..storage_options(&options, versions.memory()) };
+    let storage_options = StorageOptions {
+        waiting: Some(Arc::clone(&waiting)),
+        ..storage_options(&options, Arc::clone(versions.blocks()))
+    };
     let examined = S::examine(&env, dir, &storage_options).await?;
     let best = S::roots(&examined).best();
     let (count, root) = best.map_or((options.logs, Csn::default()), |root| (root.logs, root.point.csn));
@@ -353,7 +356,7 @@ impl<E: Env, S: Storage<E>> Found<E, S> {
         let writers = writers.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let records = (0..logs.count()).map(|log| Lsn(writers.next(log).0 - 1)).collect();
         let Replayed { catalog, generation, .. } = replayed;
-        let volatile = Volatile::default().follow(&catalog, versions.memory());
+        let volatile = Volatile::default().follow(&catalog, versions.blocks());
         let view = View {
             catalog: Arc::clone(&catalog),
             generations: [Arc::clone(&generation)].into_iter().collect(),

@@ -18,7 +18,7 @@ mod chain;
 mod values;
 
 mod arena;
-mod stock;
+mod piece;
 
 use std::ops::{Bound, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,9 +27,10 @@ use std::sync::{Arc, OnceLock, PoisonError};
 pub(crate) use self::chain::Key;
 use self::filter::{Filling, Filter};
 pub(crate) use self::keys::head;
-pub(crate) use self::stock::Stock;
+use self::piece::BLOCK_BYTES;
 use self::tree::{Run, Tree};
 pub(crate) use self::values::{Moved, ValuePlace, ValueRef, Values};
+use super::blocks::Blocks;
 use super::ids::Csn;
 pub(crate) use super::storage::{Direction, KeyRange};
 use crate::sync::RwLock;
@@ -170,14 +171,33 @@ pub(crate) struct Overlay {
     growing: RwLock<Growing>,
     frozen: OnceLock<Tree>,
     bytes: AtomicUsize,
-    /// Where more memory comes from.
-    stock: Option<Arc<Stock>>,
+    /// Those of them that are in no block.
+    others: AtomicUsize,
+    /// Where more memory comes from, and goes in the end; it counts all of it.
+    blocks: Option<Arc<Blocks>>,
 }
 
 impl Overlay {
-    /// It gets its memory of a stock, as far as there is some.
-    pub(crate) fn stocked(self, stock: &Arc<Stock>) -> Overlay {
-        Overlay { stock: Some(Arc::clone(stock)), ..self }
+    /// One at a time counts.
+    fn count(&self, tree: &Tree, filling: &Filling) {
+        let (bytes, others) = (tree.bytes() + filling.bytes(), tree.bytes_beside_blocks() + filling.bytes());
+        self.bytes.store(bytes, Ordering::Relaxed);
+        let before = self.others.swap(others, Ordering::Relaxed);
+        if let Some(blocks) = &self.blocks
+            && before != others
+        {
+            blocks.memory().add(others.saturating_sub(before) as u64);
+            blocks.memory().give_back(before.saturating_sub(others) as u64);
+        }
+    }
+
+    /// It gets its memory of these, and gives it back to them.
+    pub(crate) fn of_blocks(mut self, blocks: &Arc<Blocks>) -> Overlay {
+        let (bytes, others) = (*self.bytes.get_mut(), *self.others.get_mut());
+        blocks.memory().add(others as u64);
+        blocks.adopt(((bytes - others) / BLOCK_BYTES) as u64);
+        self.blocks = Some(Arc::clone(blocks));
+        self
     }
 
     /// Adds a version, and lets those go that nobody needs. `csn` is not below any that was installed, and above those of this key. It
@@ -197,10 +217,10 @@ impl Overlay {
         let hash = filter::hash(key);
         // (It comes while the tree is gone through.)
         self.filter.warm(hash);
-        if tree.install(key, value, csn, live, self.stock.as_deref())? {
+        if tree.install(key, value, csn, live, self.blocks.as_deref())? {
             self.filter.add(filling, hash, |nth| filter::hash(tree.nth(nth)));
         }
-        self.bytes.store(tree.bytes() + filling.bytes(), Ordering::Relaxed);
+        self.count(tree, filling);
         Ok(())
     }
 
@@ -302,6 +322,16 @@ impl Overlay {
     }
 }
 
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let Some(blocks) = &self.blocks else { return };
+        blocks.memory().give_back(*self.others.get_mut() as u64);
+        let growing = self.growing.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let trees = [std::mem::take(&mut growing.tree), self.frozen.take().unwrap_or_default()];
+        blocks.give_all(trees.into_iter().flat_map(Tree::into_blocks));
+    }
+}
+
 /// A range of a table's keys, each with one version: built by itself, so that several may be built at once.
 #[derive(Debug, Default)]
 pub(crate) struct Fragment {
@@ -342,8 +372,10 @@ impl Ascending {
     pub(crate) fn finish(self) -> Overlay {
         let Ascending { filter, mut growing } = self;
         growing.tree.settle();
-        let bytes = AtomicUsize::new(growing.tree.bytes() + growing.filling.bytes());
-        Overlay { filter, growing: RwLock::new(growing), frozen: OnceLock::new(), bytes, stock: None }
+        let mut overlay = Overlay::default();
+        overlay.count(&growing.tree, &growing.filling);
+        (overlay.filter, overlay.growing) = (filter, RwLock::new(growing));
+        overlay
     }
 }
 

@@ -66,7 +66,7 @@ use cache::Cache;
 pub use draft::PagesDraft;
 use draft::{CATALOG, Finished};
 use format::{ChildRef, Run, page_at};
-use node::{Flaw, Node, PageError};
+use node::{Flaw, NewNode, Node, NodeRef, PageError};
 pub use open::PagesExamined;
 use root::{Root, file_of, slot_of};
 use space::{ChunkSpace, DraftSpace, Unsure};
@@ -82,7 +82,7 @@ pub trait Source<const B: usize> {
     type Error: From<PageError>;
 
     /// The page that `child` names, decoded with [`Node::decode`]. An error leaves whoever asked as it was: the call can be repeated.
-    fn page(&self, child: &ChildRef) -> Result<Arc<Node<B>>, Self::Error>;
+    fn page(&self, child: &ChildRef) -> Result<NodeRef<B>, Self::Error>;
 }
 
 /// Where new pages go. Nothing of it is found by anybody before the root that it leads to is published.
@@ -94,12 +94,12 @@ pub trait Draft<const B: usize> {
     fn allocate(&mut self, pages: u32) -> Result<PageNo, Self::Error>;
 
     /// A node to make a page of: one that nobody uses any more, or a new one.
-    fn frame(&mut self) -> Arc<Node<B>> {
-        Arc::new(Node::blank())
+    fn frame(&mut self) -> NewNode<B> {
+        NewNode::new(Node::blank())
     }
 
     /// Takes an allocated page: header and body, in this order, are its bytes.
-    fn write(&mut self, page: PageNo, header: [u8; format::PAGE_HEADER_BYTES], node: Arc<Node<B>>);
+    fn write(&mut self, page: PageNo, header: [u8; format::PAGE_HEADER_BYTES], node: NodeRef<B>);
 
     /// Takes a value for the allocated pages of `run`; the rest of the last one is zero.
     fn write_run(&mut self, run: &Run, value: &[u8]);
@@ -483,7 +483,7 @@ impl<E: Env, const B: usize> fmt::Debug for Pages<E, B> {
 }
 
 /// Child `index` of an inner page. It must be of the same table and stand one level below, so that a walk of any bytes ends.
-fn descend<const B: usize, S: Source<B>>(source: &S, parent: &Node<B>, index: usize) -> Result<Arc<Node<B>>, S::Error> {
+fn descend<const B: usize, S: Source<B>>(source: &S, parent: &Node<B>, index: usize) -> Result<NodeRef<B>, S::Error> {
     let child = parent.child(index);
     let node = source.page(&child)?;
     below(&node, &child, parent)?;

@@ -144,7 +144,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         self.stops.store(true, Ordering::Release);
         let Gates { keeper, checkpointer, checkpointed, durable } = &self.gates;
         [keeper, checkpointer, checkpointed, durable].into_iter().for_each(Gate::open);
-        self.versions.stock().wake();
+        self.versions.blocks().wake();
     }
 
     pub(super) fn stops(&self) -> bool {

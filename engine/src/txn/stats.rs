@@ -70,7 +70,7 @@ pub struct Stats {
     /// [`cache_bytes`](super::options::Options::cache_bytes).
     pub ready_bytes: u64,
     /// Pieces of memory, of 12 to 128 KiB, that commits found ready.
-    pub pieces_found: u64,
+    pub blocks_found: u64,
     /// All that counts towards [`cache_bytes`](super::options::Options::cache_bytes), in bytes.
     pub memory_bytes: u64,
     /// Of what keeps the tables on the disk.
@@ -169,8 +169,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
             generations,
             generation_bytes,
             pinned_bytes: self.versions.bytes().saturating_sub(generation_bytes),
-            ready_bytes: self.versions.stock().bytes(),
-            pieces_found: self.versions.stock().taken(),
+            ready_bytes: self.versions.blocks().bytes(),
+            blocks_found: self.versions.blocks().found(),
             memory_bytes: self.versions.memory().used(),
             storage: self.storage.stats(),
             logs: (0..self.logs.count()).map(|log| self.logs.wal(log).stats()).collect(),

@@ -11,6 +11,7 @@
 //! [`MemoryStorage`](super::memory::MemoryStorage) is the model; [`Pages`](super::pages::Pages) is the default. Both pass one suite.
 
 use std::{
+    any::Any,
     future::Future,
     io,
     ops::{Bound, Deref},
@@ -27,9 +28,12 @@ use super::{
     catalog::Catalog,
     check::CheckReport,
     ids::{Csn, Epoch, TableId},
+    pages::{BODY_BYTES, node::NodeRef},
     stats::StorageStats,
 };
 use crate::{env::Env, plant::Plants};
+
+pub use super::blocks::Blocks;
 
 pub(super) mod files;
 #[cfg(test)]
@@ -261,18 +265,16 @@ pub struct Value(Held);
 #[derive(Clone)]
 enum Held {
     Shared(Arc<[u8]>),
-    Page { page: Arc<dyn Body>, from: u32, bytes: u32 },
-}
-
-/// Something that bytes stand in.
-pub(super) trait Body: Send + Sync {
-    fn body(&self) -> &[u8];
+    Page { page: NodeRef<BODY_BYTES>, from: u32, bytes: u32 },
 }
 
 impl Value {
-    /// A part of a page; empty where there is no such.
-    pub(super) fn of_page(page: Arc<dyn Body>, from: u32, bytes: u32) -> Value {
-        Value(Held::Page { page, from, bytes })
+    /// A part of a page; empty where there is no such. (Of a page of another size than the usual one it is a copy.)
+    pub(super) fn of_page<const B: usize>(page: &NodeRef<B>, from: usize, bytes: usize) -> Value {
+        match (page as &dyn Any).downcast_ref::<NodeRef<BODY_BYTES>>() {
+            Some(page) => Value(Held::Page { page: NodeRef::clone(page), from: from as u32, bytes: bytes as u32 }),
+            None => Value(Held::Shared(part(page.body(), from, bytes).into())),
+        }
     }
 }
 
@@ -288,11 +290,13 @@ impl Deref for Value {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Held::Shared(bytes) => bytes,
-            Held::Page { page, from, bytes } => {
-                page.body().get(*from as usize..).and_then(|rest| rest.get(..*bytes as usize)).unwrap_or_default()
-            }
+            Held::Page { page, from, bytes } => part(page.body(), *from as usize, *bytes as usize),
         }
     }
+}
+
+fn part(body: &[u8], from: usize, bytes: usize) -> &[u8] {
+    body.get(from..).and_then(|rest| rest.get(..bytes)).unwrap_or_default()
 }
 
 impl std::fmt::Debug for Value {
@@ -310,8 +314,8 @@ impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Value {
 /// How a storage is used. A start: [`StorageOptions::new`].
 #[derive(Clone, Debug)]
 pub struct StorageOptions {
-    /// What holds the bound on memory, shared with whoever else counts there.
-    pub memory: Arc<Memory>,
+    /// Free memory, and what holds the bound on it, shared with whoever else takes of it and counts there.
+    pub blocks: Arc<Blocks>,
     /// Length of a chunk file, in bytes: 16 pages to 256 MiB, and at most what one bitmap page covers; else the nearest.
     pub chunk_bytes: u64,
     /// How much of a draft is written at a time, in bytes: at least a page.
@@ -327,9 +331,9 @@ pub struct StorageOptions {
 impl StorageOptions {
     /// The defaults: chunks of 256 MiB, pieces of 512 KiB, and this bound on memory.
     #[must_use]
-    pub fn new(memory: Arc<Memory>) -> StorageOptions {
+    pub fn new(blocks: Arc<Blocks>) -> StorageOptions {
         StorageOptions {
-            memory,
+            blocks,
             chunk_bytes: 256 << 20,
             piece_bytes: 512 << 10,
             waiting: None,
@@ -397,6 +401,12 @@ impl Memory {
         if let Some(whole) = &self.whole {
             whole.give_back(bytes);
         }
+    }
+
+    /// Whether so many bytes more would be more than there should be.
+    #[must_use]
+    pub fn is_full(&self, bytes: u64) -> bool {
+        self.whole.as_ref().map_or_else(|| self.used().saturating_add(bytes) > self.limit, |whole| whole.is_full(bytes))
     }
 
     /// Whether more is in use than there should be.

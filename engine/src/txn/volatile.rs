@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::{
+    blocks::Blocks,
     catalog::{Catalog, TableKind},
     ids::{Csn, TableId},
     overlay::{Live, Overlay, Refused, ValueRef},
-    storage::Memory,
 };
 
 /// All Memory tables of a catalog. Clones are the same.
@@ -27,28 +27,22 @@ struct Kept {
     overlay: Arc<Overlay>,
     /// Removals since it was last tidied.
     removed: AtomicUsize,
-    /// Counts its bytes.
-    memory: Arc<Memory>,
+    /// What it has its memory of, which counts its bytes as well.
+    blocks: Arc<Blocks>,
 }
 
 impl Kept {
-    fn new(overlay: Overlay, memory: &Arc<Memory>) -> Arc<Kept> {
-        memory.add(overlay.bytes() as u64);
-        Arc::new(Kept { overlay: Arc::new(overlay), removed: AtomicUsize::new(0), memory: Arc::clone(memory) })
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.memory.give_back(self.overlay.bytes() as u64);
+    fn new(overlay: Overlay, blocks: &Arc<Blocks>) -> Arc<Kept> {
+        let overlay = Arc::new(overlay.of_blocks(blocks));
+        Arc::new(Kept { overlay, removed: AtomicUsize::new(0), blocks: Arc::clone(blocks) })
     }
 }
 
 impl Volatile {
     /// Those of another catalog: what it doesn't have is left out, and what is new is empty.
-    pub(super) fn follow(&self, catalog: &Catalog, memory: &Arc<Memory>) -> Volatile {
+    pub(super) fn follow(&self, catalog: &Catalog, blocks: &Arc<Blocks>) -> Volatile {
         let tables = catalog.tables().filter(|table| table.kind == TableKind::Memory);
-        let kept = |id| self.0.get(id).map_or_else(|| Kept::new(Overlay::default(), memory), Arc::clone);
+        let kept = |id| self.0.get(id).map_or_else(|| Kept::new(Overlay::default(), blocks), Arc::clone);
         Volatile(Arc::new(tables.map(|table| (table.id, kept(&table.id))).collect()))
     }
 
@@ -67,11 +61,7 @@ impl Volatile {
         live: &Live<'_>,
     ) -> Option<Result<(), Refused>> {
         let kept = self.0.get(&table)?;
-        let before = kept.overlay.bytes() as u64;
         let installed = kept.overlay.install(key, value, csn, live);
-        let after = kept.overlay.bytes() as u64;
-        kept.memory.add(after.saturating_sub(before));
-        kept.memory.give_back(before.saturating_sub(after));
         kept.removed.fetch_add(usize::from(value.is_none()), Ordering::Relaxed);
         Some(installed)
     }
@@ -87,7 +77,7 @@ impl Volatile {
             return self.clone();
         }
         let tidy = |kept: &Arc<Kept>| {
-            if many(kept) { Kept::new(kept.overlay.without_removed(live), &kept.memory) } else { Arc::clone(kept) }
+            if many(kept) { Kept::new(kept.overlay.without_removed(live), &kept.blocks) } else { Arc::clone(kept) }
         };
         Volatile(Arc::new(self.0.iter().map(|(table, kept)| (*table, tidy(kept))).collect()))
     }
@@ -96,7 +86,7 @@ impl Volatile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::txn::{catalog::TableInfo, ids::Epoch, overlay::Found};
+    use crate::txn::{catalog::TableInfo, ids::Epoch, overlay::Found, storage::Memory};
 
     fn csn(number: u64) -> Csn {
         (1..number).fold(Csn::first(Epoch::FIRST), |csn, _| csn.next().expect("there are many"))
@@ -114,17 +104,18 @@ mod tests {
 
     #[test]
     fn it_has_the_memory_tables_of_its_catalog() {
-        let memory = Memory::new(u64::MAX);
+        let blocks = Blocks::new(&Memory::new(u64::MAX));
+        let memory = blocks.memory();
         let nobody = Live { snapshots: &[], visible: csn(9) };
         let mut catalog = catalog(&[TableKind::Rows, TableKind::Memory, TableKind::Memory]);
-        let first = Volatile::default().follow(&catalog, &memory);
+        let first = Volatile::default().follow(&catalog, &blocks);
         let put = |volatile: &Volatile, table, at| {
             volatile.install(TableId(table), b"k", Some(ValueRef::Bytes(b"v")), csn(at), &nobody)
         };
         assert_eq!((put(&first, 1, 2), put(&first, 2, 2), put(&first, 3, 3)), (None, Some(Ok(())), Some(Ok(()))));
         let both = memory.used();
         catalog.remove(TableId(2));
-        let second = first.follow(&catalog, &memory);
+        let second = first.follow(&catalog, &blocks);
         assert_eq!((put(&second, 2, 4), put(&second, 3, 4)), (None, Some(Ok(()))));
         let overlay = first.table(TableId(2)).expect("who has the view reads on");
         assert_eq!(overlay.newest(b"k"), Some(csn(2)));
@@ -137,8 +128,9 @@ mod tests {
 
     #[test]
     fn what_is_removed_for_everybody_goes_and_nothing_else() {
-        let memory = Memory::new(u64::MAX);
-        let volatile = Volatile::default().follow(&catalog(&[TableKind::Memory]), &memory);
+        let blocks = Blocks::new(&Memory::new(u64::MAX));
+        let memory = blocks.memory();
+        let volatile = Volatile::default().follow(&catalog(&[TableKind::Memory]), &blocks);
         let old = [csn(150)];
         let live = Live { snapshots: &old, visible: csn(250) };
         let install = |key: u64, value: Option<&[u8]>, at| {

@@ -3,6 +3,8 @@
 //! A node's keys lie between its two fences, and so does whatever is looked for in it. So the bytes that the fences share need no
 //! look, and the 8 behind them, as a number, decide most comparisons: an entry is looked at where two are equal.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::chain::{Chains, NONE};
 
 /// Keys of a node.
@@ -13,8 +15,8 @@ const LINE: usize = 8;
 const SKIP_STEP: usize = 4;
 
 /// Keys in order.
-#[derive(Debug)]
-#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
 pub(super) struct Keys {
     /// The 8 bytes behind those that are skipped, big-endian, zeros behind the end; those that are not used are the largest.
     heads: [u64; FAN],
@@ -22,6 +24,7 @@ pub(super) struct Keys {
     len: u16,
     /// Bytes that all keys share with whatever is looked for here.
     skip: u16,
+    rest: [u16; 2],
 }
 
 /// The first 8 bytes of a key behind `skip`, as a number: of two keys that share those the larger one's is not the smaller.
@@ -36,7 +39,7 @@ pub(crate) fn head(key: &[u8], skip: usize) -> u64 {
 
 impl Keys {
     pub(super) fn new(skip: u16) -> Keys {
-        Keys { heads: [u64::MAX; FAN], entries: [NONE; FAN], len: 0, skip }
+        Keys { heads: [u64::MAX; FAN], entries: [NONE; FAN], len: 0, skip, rest: [0; 2] }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -7,17 +7,19 @@
 use std::cmp::Ordering;
 use std::ops::Bound;
 
+use bytemuck::{Pod, Zeroable};
 use smallvec::SmallVec;
 
 use super::arena::Arena;
 use super::chain::{Chains, Key, NONE};
 use super::keys::{FAN, Keys};
-use super::stock::Stock;
 use super::values::{ValuePlace, ValueRef, Values};
 use super::{Csn, Direction, KeyRange, Live, Refused};
+use crate::txn::blocks::{Block, Blocks};
 
-#[derive(Debug)]
-pub(super) struct Leaf {
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Leaf {
     keys: Keys,
     max: Csn,
     previous: u32,
@@ -26,17 +28,19 @@ pub(super) struct Leaf {
 
 impl Leaf {
     /// One without keys, and none beside it.
-    pub(super) fn blank() -> Leaf {
+    fn blank() -> Leaf {
         Leaf { keys: Keys::new(0), max: Csn::default(), previous: NONE, next: NONE }
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
 struct Inner {
     /// Separators: each the first key that was right of it.
     keys: Keys,
     max: Csn,
-    children: [u32; FAN + 1],
+    /// One more than there may be, so that nothing is left between two nodes.
+    children: [u32; CHILDREN],
 }
 
 impl Inner {
@@ -52,6 +56,8 @@ impl Inner {
         self.children[at + 1] = child;
     }
 }
+
+const CHILDREN: usize = FAN + 2;
 
 /// Before an entry, or behind the last one (then the leaf is [`NONE`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,19 +98,25 @@ impl Tree {
         self.chains.bytes() + self.leaves.bytes() + self.inners.bytes()
     }
 
+    /// Those of them that are in no block.
+    pub(super) fn bytes_beside_blocks(&self) -> usize {
+        let in_blocks = self.chains.bytes_in_blocks() + self.leaves.bytes_in_blocks() + self.inners.bytes_in_blocks();
+        self.bytes() - in_blocks
+    }
+
     /// A key by the order in which keys came.
     pub(super) fn nth(&self, nth: usize) -> &[u8] {
         self.chains.nth(nth)
     }
 
-    /// Adds a version, with memory of `stock` where more is needed. Says whether the key is new.
+    /// Adds a version, with memory of `blocks` where more is needed. Says whether the key is new.
     pub(super) fn install(
         &mut self,
         key: &[u8],
         value: Option<ValueRef<'_>>,
         csn: Csn,
         live: &Live<'_>,
-        stock: Option<&Stock>,
+        blocks: Option<&Blocks>,
     ) -> Result<bool, Refused> {
         if csn < self.newest {
             return Err(Refused::NotNewer);
@@ -119,11 +131,11 @@ impl Tree {
                 if csn == self.chains.newest(entry) {
                     return Err(Refused::NotNewer);
                 }
-                self.chains.renew(entry, csn, value, live, stock);
+                self.chains.renew(entry, csn, value, live, blocks);
             }
             Err(at) => {
-                let entry = self.chains.push(Key::new(key), csn, value, stock);
-                self.place(path, leaf, at, entry, key, stock);
+                let entry = self.chains.push(key, csn, value, blocks);
+                self.place(path, leaf, at, entry, key, blocks);
             }
         }
         let leaf = &mut self.leaves[leaf];
@@ -151,7 +163,7 @@ impl Tree {
             } else {
                 self.leaves[self.last].next = number;
                 let mut path = self.rightmost();
-                self.raise(&mut path, separator, number, max);
+                self.raise(&mut path, separator, number, max, None);
             }
             self.last = number;
         }
@@ -211,7 +223,7 @@ impl Tree {
         (low, high.map(|(node, child)| self.inners[*node].keys.entries[*child]))
     }
 
-    fn place(&mut self, mut path: Path, leaf: u32, at: usize, entry: u32, key: &[u8], stock: Option<&Stock>) {
+    fn place(&mut self, mut path: Path, leaf: u32, at: usize, entry: u32, key: &[u8], blocks: Option<&Blocks>) {
         let left = &mut self.leaves[leaf];
         if left.keys.len() < FAN {
             return left.keys.insert(at, entry, key);
@@ -232,18 +244,18 @@ impl Tree {
         // (The new entry may be in either half.)
         let max = left.max.max(self.chains.newest(entry));
         let next = left.next;
-        let right = self.leaves.push_in(Leaf { keys, max, previous: leaf, next }, || stock?.leaves());
+        let right = self.leaves.push_in(Leaf { keys, max, previous: leaf, next }, blocks);
         self.leaves[leaf].next = right;
         if next == NONE {
             self.last = right;
         } else {
             self.leaves[next].previous = right;
         }
-        self.raise(&mut path, separator, right, max);
+        self.raise(&mut path, separator, right, max, blocks);
     }
 
     /// A node was split: its right half gets its place above.
-    fn raise(&mut self, path: &mut Path, mut separator: u32, mut right: u32, max: Csn) {
+    fn raise(&mut self, path: &mut Path, mut separator: u32, mut right: u32, max: Csn, blocks: Option<&Blocks>) {
         while let Some((node, child)) = path.pop() {
             let left = &mut self.inners[node];
             let key = self.chains.key(separator);
@@ -254,9 +266,9 @@ impl Tree {
             let left = &mut self.inners[node];
             let middle = if child == FAN { FAN - 1 } else { FAN / 2 };
             let up = left.keys.entries[middle];
-            let mut half = Inner { keys: left.keys.split(middle + 1), max: left.max, children: [NONE; FAN + 1] };
+            let mut half = Inner { keys: left.keys.split(middle + 1), max: left.max, children: [NONE; CHILDREN] };
             left.keys.cut(middle);
-            half.children[..FAN - middle].copy_from_slice(&left.children[middle + 1..]);
+            half.children[..FAN - middle].copy_from_slice(&left.children[middle + 1..=FAN]);
             if child <= middle {
                 left.insert(child, separator, key, right);
             } else {
@@ -264,12 +276,12 @@ impl Tree {
             }
             left.keys.fence(&self.chains, low, Some(up));
             half.keys.fence(&self.chains, Some(up), high);
-            (separator, right) = (up, self.inners.push(half));
+            (separator, right) = (up, self.inners.push_in(half, blocks));
         }
-        let mut root = Inner { keys: Keys::new(0), max: max.max(self.newest), children: [NONE; FAN + 1] };
+        let mut root = Inner { keys: Keys::new(0), max: max.max(self.newest), children: [NONE; CHILDREN] };
         root.children[0] = self.root;
         root.insert(0, separator, self.chains.key(separator), right);
-        self.root = self.inners.push(root);
+        self.root = self.inners.push_in(root, blocks);
         self.height += 1;
     }
 
@@ -382,6 +394,11 @@ impl Tree {
             .collect()
     }
 
+    /// What it was in.
+    pub(super) fn into_blocks(self) -> impl Iterator<Item = Block> {
+        self.leaves.into_blocks().chain(self.inners.into_blocks()).chain(self.chains.into_blocks())
+    }
+
     #[cfg(test)]
     pub(super) fn chain_length(&self, key: &[u8]) -> usize {
         self.find(key).map_or(0, |entry| self.chains.length(entry))
@@ -425,7 +442,7 @@ pub(super) struct Run {
 impl Run {
     /// Adds a key above those before it, with where its value stands in the tree that it is for.
     pub(super) fn push(&mut self, key: Key, value: ValuePlace, csn: Csn) {
-        let entry = self.chains.push_placed(key, csn, value, None);
+        let entry = self.chains.push_placed(key.bytes(), csn, value, None);
         let key = self.chains.key(entry);
         debug_assert!(entry == 0 || self.chains.key(entry - 1) < key, "keys ascend");
         let mut last = self.leaves.len() as u32;

@@ -2,11 +2,16 @@
 //! by itself; the place of one that is let go is the next one's of its size (slab allocation, Bonwick 1994). Large ones are shared with
 //! whoever has written them.
 
+use std::fmt;
+
+use bytemuck::{Pod, Zeroable};
+
 use super::Value;
 use super::chain::heap_bytes;
+use super::piece::{BLOCK_BYTES, block_of};
+use crate::txn::blocks::{Block, Blocks};
+use crate::txn::pages::BODY_BYTES;
 
-/// Bytes of a piece.
-pub(super) const PIECE_BYTES: usize = 64 << 10;
 /// Sizes of places are multiples of it.
 const UNIT_BYTES: usize = 8;
 /// There are so many sizes from each power of two to the next: a place is at most an eighth larger than its value, and a unit.
@@ -16,26 +21,30 @@ const SMALL_BYTES: usize = 2 << 10;
 const SIZES: usize = (size(SMALL_BYTES).0) + 1;
 
 /// Where a value stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub(crate) struct ValuePlace {
     piece: u32,
-    at: u32,
+    /// In units, in its piece; or what it is instead.
+    at: u16,
     bytes: u16,
-    kind: Kind,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// The key is removed.
-    Removed,
-    /// At a place in a piece.
-    Small,
-    /// `piece` is the number of a value that is shared.
-    Shared,
-}
+/// The key is removed.
+const REMOVED: u16 = u16::MAX;
+/// `piece` is the number of a value that is shared.
+const SHARED: u16 = REMOVED - 1;
+/// Beyond it no place begins in a piece.
+const PIECE_BYTES: usize = SHARED as usize * UNIT_BYTES;
 
 /// A key is removed: there is no value.
-pub(crate) const NOWHERE: ValuePlace = ValuePlace { piece: 0, at: 0, bytes: 0, kind: Kind::Removed };
+pub(crate) const NOWHERE: ValuePlace = ValuePlace { piece: 0, at: REMOVED, bytes: 0 };
+
+impl ValuePlace {
+    fn at(self) -> usize {
+        usize::from(self.at) * UNIT_BYTES
+    }
+}
 
 impl Default for ValuePlace {
     fn default() -> ValuePlace {
@@ -67,71 +76,143 @@ impl<'a> ValueRef<'a> {
 }
 
 /// Places of values.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Values {
-    /// Each has room for [`PIECE_BYTES`], or more, but the first one grows by doubling. The last one is filled.
-    pieces: Vec<Vec<u8>>,
+    /// Those that are no blocks are among `own`. The last one is filled.
+    pieces: Vec<Option<Block>>,
+    /// So far.
+    filled: usize,
+    /// Pieces of other memory by their numbers, which ascend: the first one, which grows by doubling, and what was there already.
+    own: Vec<(u32, Vec<u8>)>,
     /// Of each size a place that is free, which has the next one in its first bytes; empty before any is.
     free: Vec<ValuePlace>,
     shared: Vec<Option<Value>>,
     free_shared: Vec<u32>,
-    /// Of pieces, as far as they are filled, and of shared values.
+    /// Of shared values, and of pieces of other memory as far as they are filled.
     bytes: usize,
+    /// Pieces that are blocks.
+    blocks: usize,
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pieces, {} shared values", self.pieces.len(), self.shared.len())
+    }
 }
 
 impl Values {
-    /// Bytes that it holds. (The room that its last piece has left was never touched, so it is nowhere yet.)
+    /// Bytes that it holds. (Room that a piece of its own has left was never touched, so it is nowhere yet.)
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-            + self.pieces.capacity() * size_of::<Vec<u8>>()
+            + self.bytes_in_blocks()
+            + self.pieces.capacity() * size_of::<Option<Block>>()
+            + self.own.capacity() * size_of::<(u32, Vec<u8>)>()
             + self.free.capacity() * size_of::<ValuePlace>()
             + self.shared.capacity() * size_of::<Option<Value>>()
             + self.free_shared.capacity() * size_of::<u32>()
     }
 
+    pub(super) fn bytes_in_blocks(&self) -> usize {
+        self.blocks * BLOCK_BYTES
+    }
+
+    /// Whether nothing was ever put here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.shared.is_empty()
+    }
+
     /// Keeps a value, or that there is none.
     #[cfg(test)]
     pub(crate) fn put(&mut self, value: Option<ValueRef<'_>>) -> ValuePlace {
-        self.put_in(value, || None)
+        self.put_in(value, None)
     }
 
-    /// Keeps a value, or that there is none: with memory for a piece, if one is needed, and `memory` has some.
-    pub(crate) fn put_in(
+    /// Keeps a value, or that there is none: in a block of these, if one is needed.
+    pub(crate) fn put_in(&mut self, value: Option<ValueRef<'_>>, blocks: Option<&Blocks>) -> ValuePlace {
+        self.put_with(value, || None, blocks)
+    }
+
+    /// The same in other memory, if some is needed, and `memory` has some.
+    pub(crate) fn put_over(
         &mut self,
         value: Option<ValueRef<'_>>,
         memory: impl FnOnce() -> Option<Vec<u8>>,
     ) -> ValuePlace {
+        self.put_with(value, memory, None)
+    }
+
+    fn put_with(
+        &mut self,
+        value: Option<ValueRef<'_>>,
+        memory: impl FnOnce() -> Option<Vec<u8>>,
+        blocks: Option<&Blocks>,
+    ) -> ValuePlace {
         match value {
             None => NOWHERE,
             Some(value) if value.bytes().len() > SMALL_BYTES => self.share(value.to_value()),
-            Some(value) => self.copy(value.bytes(), memory),
+            Some(value) => self.copy(value.bytes(), memory, blocks),
         }
     }
 
-    fn copy(&mut self, value: &[u8], memory: impl FnOnce() -> Option<Vec<u8>>) -> ValuePlace {
+    fn copy(&mut self, value: &[u8], memory: impl FnOnce() -> Option<Vec<u8>>, blocks: Option<&Blocks>) -> ValuePlace {
         let (size, room) = size(value.len());
         if let Some(free) = self.free.get(size).copied().filter(|free| *free != NOWHERE) {
             let place = ValuePlace { bytes: value.len() as u16, ..free };
             let bytes = self.room(place, room);
-            let next = ValuePlace::of_bytes(bytes);
+            let next = bytemuck::pod_read_unaligned(&bytes[..UNIT_BYTES]);
             bytes[..value.len()].copy_from_slice(value);
             self.free[size] = next;
             return place;
         }
-        let fits = |piece: &Vec<u8>| piece.len() + room <= piece.capacity().max(PIECE_BYTES);
-        if !self.pieces.last().is_some_and(fits) {
-            let fresh = |first: bool| if first { Vec::new() } else { Vec::with_capacity(PIECE_BYTES) };
-            let mut piece = memory().unwrap_or_else(|| fresh(self.pieces.is_empty()));
-            piece.clear();
-            self.pieces.push(piece);
+        if !self.has_room(room) {
+            self.grow(memory(), blocks);
         }
-        let number = self.pieces.len() - 1;
-        let piece = &mut self.pieces[number];
-        let at = piece.len();
-        piece.extend_from_slice(value);
-        piece.resize(at + room, 0);
-        self.bytes += room;
-        ValuePlace { piece: number as u32, at: at as u32, bytes: value.len() as u16, kind: Kind::Small }
+        let (number, at) = (self.pieces.len() - 1, self.filled);
+        match &mut self.pieces[number] {
+            Some(block) => block.body_mut()[at..][..value.len()].copy_from_slice(value),
+            None => {
+                let own = self.own.last_mut().map(|(_, own)| own).expect("the last piece is one of these");
+                own.extend_from_slice(value);
+                own.resize(at + room, 0);
+                self.bytes += room;
+            }
+        }
+        self.filled += room;
+        ValuePlace { piece: number as u32, at: (at / UNIT_BYTES) as u16, bytes: value.len() as u16 }
+    }
+
+    /// Whether the last piece has.
+    fn has_room(&self, bytes: usize) -> bool {
+        let room = match self.pieces.last() {
+            None => return false,
+            Some(Some(_)) => BODY_BYTES,
+            Some(None) => self.own.last().map_or(0, |(_, own)| own.capacity().max(BODY_BYTES)),
+        };
+        self.filled + bytes <= room && self.filled < PIECE_BYTES
+    }
+
+    fn grow(&mut self, memory: Option<Vec<u8>>, blocks: Option<&Blocks>) {
+        let number = self.pieces.len() as u32;
+        self.filled = 0;
+        match memory.or_else(|| (number == 0).then(Vec::new)) {
+            Some(mut own) => {
+                own.clear();
+                self.own.push((number, own));
+                self.pieces.push(None);
+            }
+            None => {
+                self.pieces.push(Some(block_of(blocks)));
+                self.blocks += 1;
+            }
+        }
+    }
+
+    #[inline]
+    fn piece(&self, number: u32) -> &[u8] {
+        match &self.pieces[number as usize] {
+            Some(block) => block.body(),
+            None => &self.own[nth(&self.own, number)].1,
+        }
     }
 
     fn share(&mut self, value: Value) -> ValuePlace {
@@ -146,35 +227,32 @@ impl Values {
                 self.shared.len() as u32 - 1
             }
         };
-        ValuePlace { piece: number, kind: Kind::Shared, ..NOWHERE }
+        ValuePlace { piece: number, at: SHARED, ..NOWHERE }
     }
 
     /// The value that was kept there; `None` if there was none.
     #[inline]
     pub(crate) fn get(&self, place: ValuePlace) -> Option<ValueRef<'_>> {
-        match place.kind {
-            Kind::Removed => None,
-            Kind::Shared => self.shared[place.piece as usize].as_ref().map(ValueRef::Shared),
-            Kind::Small => {
-                let piece = &self.pieces[place.piece as usize];
-                Some(ValueRef::Bytes(&piece[place.at as usize..][..usize::from(place.bytes)]))
-            }
+        match place.at {
+            REMOVED => None,
+            SHARED => self.shared[place.piece as usize].as_ref().map(ValueRef::Shared),
+            _ => Some(ValueRef::Bytes(&self.piece(place.piece)[place.at()..][..usize::from(place.bytes)])),
         }
     }
 
     /// Nobody reads the value of this place any more.
     pub(super) fn let_go(&mut self, place: ValuePlace) {
-        match place.kind {
-            Kind::Removed => {}
-            Kind::Shared => {
+        match place.at {
+            REMOVED => {}
+            SHARED => {
                 let value = self.shared[place.piece as usize].take();
                 self.bytes -= value.as_ref().map_or(0, shared_bytes);
                 self.free_shared.push(place.piece);
             }
-            Kind::Small => {
+            _ => {
                 let (size, room) = size(place.bytes.into());
-                let next = self.free.get(size).copied().unwrap_or_default().to_bytes();
-                self.room(place, room)[..next.len()].copy_from_slice(&next);
+                let next = self.free.get(size).copied().unwrap_or_default();
+                self.room(place, room)[..UNIT_BYTES].copy_from_slice(bytemuck::bytes_of(&next));
                 self.free.resize(SIZES, NOWHERE);
                 self.free[size] = place;
             }
@@ -182,7 +260,14 @@ impl Values {
     }
 
     fn room(&mut self, place: ValuePlace, room: usize) -> &mut [u8] {
-        &mut self.pieces[place.piece as usize][place.at as usize..][..room]
+        let piece = match &mut self.pieces[place.piece as usize] {
+            Some(block) => &mut block.body_mut()[..],
+            None => {
+                let nth = nth(&self.own, place.piece);
+                &mut self.own[nth].1
+            }
+        };
+        &mut piece[place.at()..][..room]
     }
 
     /// Takes what another one has, of which nothing was let go. Its places are moved as is returned.
@@ -191,7 +276,12 @@ impl Values {
         let moved = Moved { pieces: self.pieces.len() as u32, shared: self.shared.len() as u32 };
         self.pieces.extend(other.pieces);
         self.shared.extend(other.shared);
+        self.own.extend(other.own.into_iter().map(|(number, own)| (number + moved.pieces, own)));
+        if moved.pieces < self.pieces.len() as u32 {
+            self.filled = other.filled;
+        }
         self.bytes += other.bytes;
+        self.blocks += other.blocks;
         moved
     }
 
@@ -199,7 +289,13 @@ impl Values {
     #[cfg(test)]
     pub(super) fn recount(&self) -> bool {
         let shared: usize = self.shared.iter().flatten().map(shared_bytes).sum();
-        self.bytes == shared + self.pieces.iter().map(Vec::len).sum::<usize>()
+        let own: usize = self.own.iter().map(|(_, own)| own.len()).sum();
+        self.blocks == self.pieces.iter().flatten().count() && self.bytes == shared + own
+    }
+
+    /// What they were in.
+    pub(super) fn into_blocks(self) -> impl Iterator<Item = Block> {
+        self.pieces.into_iter().flatten()
     }
 }
 
@@ -212,34 +308,17 @@ pub(crate) struct Moved {
 
 impl Moved {
     pub(crate) fn place(self, place: ValuePlace) -> ValuePlace {
-        match place.kind {
-            Kind::Removed => place,
-            Kind::Shared => ValuePlace { piece: place.piece + self.shared, ..place },
-            Kind::Small => ValuePlace { piece: place.piece + self.pieces, ..place },
+        match place.at {
+            REMOVED => place,
+            SHARED => ValuePlace { piece: place.piece + self.shared, ..place },
+            _ => ValuePlace { piece: place.piece + self.pieces, ..place },
         }
     }
 }
 
-/// As a place that is free has the next one of its size.
-impl ValuePlace {
-    fn to_bytes(self) -> [u8; UNIT_BYTES] {
-        let free = self.kind == Kind::Small;
-        let mut bytes = [0; UNIT_BYTES];
-        let (piece, at) = bytes.split_at_mut(UNIT_BYTES / 2);
-        piece.copy_from_slice(&self.piece.to_le_bytes());
-        at.copy_from_slice(&if free { self.at } else { u32::MAX }.to_le_bytes());
-        bytes
-    }
-
-    fn of_bytes(bytes: &[u8]) -> ValuePlace {
-        let number = |at: usize| {
-            bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes))
-        };
-        match number(UNIT_BYTES / 2) {
-            u32::MAX => NOWHERE,
-            at => ValuePlace { piece: number(0), at, bytes: 0, kind: Kind::Small },
-        }
-    }
+/// Which of the pieces of other memory has this number.
+fn nth(own: &[(u32, Vec<u8>)], number: u32) -> usize {
+    own.partition_point(|(own, _)| *own < number)
 }
 
 /// Bytes of a value that is shared, counted whole, since whoever else holds it lets it go sooner.
@@ -306,7 +385,7 @@ mod tests {
                 stays
             });
         }
-        assert!(values.recount() && values.bytes() <= most + most / 2 + PIECE_BYTES, "{most} {}", values.bytes());
+        assert!(values.recount() && values.bytes() <= most + most / 2 + BLOCK_BYTES, "{most} {}", values.bytes());
     }
 
     #[test]
@@ -353,7 +432,7 @@ mod tests {
     fn a_piece_is_made_of_memory_that_is_there() {
         let (mut values, mut asked) = (Values::default(), 0);
         let mut put = |values: &mut Values, value: &[u8], memory: Option<Vec<u8>>| {
-            values.put_in(Some(ValueRef::Bytes(value)), || {
+            values.put_over(Some(ValueRef::Bytes(value)), || {
                 asked += 1;
                 memory
             })
@@ -365,7 +444,8 @@ mod tests {
         let behind = put(&mut values, &[3; SMALL_BYTES], None);
         assert!(all.iter().all(|place| place.piece == 0) && behind.piece == 0);
         assert!((0..100).map(|_| put(&mut values, &[4; 1 << 10], None)).last().is_some_and(|place| place.piece > 0));
-        assert_eq!(asked, 2);
+        // (For 51 of them, 7 in a block.)
+        assert_eq!(asked, 1 + 8);
         let read = |place| values.get(place).map(ValueRef::bytes);
         assert_eq!(
             (read(first), read(all[249]), read(behind)),

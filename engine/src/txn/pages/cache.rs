@@ -12,35 +12,35 @@ use std::{
     },
 };
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::{ArcSwapAny, Guard};
 
-use super::{chunk::Chunk, format::ChildRef, node::Node, page_bytes};
+use super::{
+    chunk::Chunk,
+    format::ChildRef,
+    node::{NewNode, NodeRef},
+};
 use crate::{
     env::File,
     gate::Gate,
     plant::Plants,
     sync::{Mutex, MutexGuard},
     txn::{
+        blocks::{Blocks, Evict, Unplaced, block_bytes},
         ids::PageNo,
-        storage::{Memory, StorageError, StorageOptions},
+        storage::{StorageError, StorageOptions},
     },
 };
+
+/// So many pages that go may be read by somebody until who needs a block makes a new one.
+const READ: usize = 8;
 
 /// Slots that are allocated together.
 const SLOTS: usize = 256;
 
-type Slots<const B: usize> = Box<[ArcSwapOption<Node<B>>]>;
-
-/// Of all memory this part is for spare nodes, at most.
-const SPARE_PART: u64 = 16;
+type Slots<const B: usize> = Box<[ArcSwapAny<Option<NodeRef<B>>>]>;
 
 /// A page in memory, as a look at its slot gives it.
-pub(super) type Held<const B: usize> = Guard<Option<Arc<Node<B>>>>;
-
-/// Bytes that a page in memory takes, with the counts of its `Arc`.
-pub(super) const fn frame_bytes<const B: usize>() -> u64 {
-    (size_of::<Node<B>>() + 2 * size_of::<usize>()).next_multiple_of(16) as u64
-}
+pub(super) type Held<const B: usize> = Guard<Option<NodeRef<B>>>;
 
 /// Bytes of slots that are allocated together.
 const SLOT_BYTES: u64 = (SLOTS * size_of::<usize>()) as u64;
@@ -49,16 +49,16 @@ const SLOT_BYTES: u64 = (SLOTS * size_of::<usize>()) as u64;
 #[derive(Debug)]
 pub(super) struct Frames<const B: usize> {
     pieces: Box<[OnceLock<Slots<B>>]>,
-    memory: Arc<Memory>,
+    blocks: Arc<Blocks<B>>,
 }
 
 impl<const B: usize> Frames<B> {
-    pub(super) fn new(pages: u32, memory: &Arc<Memory>) -> Arc<Frames<B>> {
+    pub(super) fn new(pages: u32, blocks: &Arc<Blocks<B>>) -> Arc<Frames<B>> {
         let pieces = (0..(pages as usize).div_ceil(SLOTS)).map(|_| OnceLock::new()).collect();
-        Arc::new(Frames { pieces, memory: Arc::clone(memory) })
+        Arc::new(Frames { pieces, blocks: Arc::clone(blocks) })
     }
 
-    fn slot(&self, page: u32) -> Option<&ArcSwapOption<Node<B>>> {
+    fn slot(&self, page: u32) -> Option<&ArcSwapAny<Option<NodeRef<B>>>> {
         self.pieces.get(page as usize / SLOTS)?.get()?.get(page as usize % SLOTS)
     }
 
@@ -69,25 +69,26 @@ impl<const B: usize> Frames<B> {
     }
 
     /// Fills a slot, and gives back what it held. The bytes are counted.
-    fn fill(&self, page: u32, node: Arc<Node<B>>) -> Option<Arc<Node<B>>> {
+    fn fill(&self, page: u32, node: NodeRef<B>) -> Option<NodeRef<B>> {
         let piece = self.pieces.get(page as usize / SLOTS)?;
         let slots = piece.get_or_init(|| {
-            self.memory.add(SLOT_BYTES);
-            (0..SLOTS).map(|_| ArcSwapOption::empty()).collect()
+            self.blocks.memory().add(SLOT_BYTES);
+            self.blocks.cache(SLOT_BYTES);
+            (0..SLOTS).map(|_| ArcSwapAny::new(None)).collect()
         });
         let held = slots[page as usize % SLOTS].swap(Some(node));
         if held.is_none() {
-            self.memory.add(frame_bytes::<B>());
+            self.blocks.cache(block_bytes::<B>());
         }
         held
     }
 
     /// Empties a slot whose page was not looked at since the last time.
-    fn tick(&self, slot: &ArcSwapOption<Node<B>>) -> Option<Arc<Node<B>>> {
+    fn tick(&self, slot: &ArcSwapAny<Option<NodeRef<B>>>) -> Option<NodeRef<B>> {
         let touched = slot.load().as_ref().is_none_or(|node| node.untouch());
         // (If it is filled again in between, that page goes: it is on the disk.)
         let held = if touched { None } else { slot.swap(None) }?;
-        self.memory.give_back(frame_bytes::<B>());
+        self.blocks.uncache(block_bytes::<B>());
         Some(held)
     }
 }
@@ -95,49 +96,12 @@ impl<const B: usize> Frames<B> {
 impl<const B: usize> Drop for Frames<B> {
     fn drop(&mut self) {
         for slots in self.pieces.iter().filter_map(OnceLock::get) {
-            let filled = slots.iter().filter(|slot| slot.load().is_some()).count() as u64;
-            self.memory.give_back(SLOT_BYTES + filled * frame_bytes::<B>());
-        }
-    }
-}
-
-/// Nodes that nobody uses any more, for the next pages. New memory would cost more than what becomes of it, and an allocator keeps what it is
-/// given back in pieces where nothing else has room; so some are kept, about as many as are written in one piece. Their bytes are
-/// counted as if they were always here: the others are pages that have no slot yet.
-#[derive(Debug)]
-pub(super) struct Spares<const B: usize> {
-    nodes: Mutex<Vec<Arc<Node<B>>>>,
-    most: u64,
-    memory: Arc<Memory>,
-}
-
-impl<const B: usize> Drop for Spares<B> {
-    fn drop(&mut self) {
-        self.memory.give_back(self.most * frame_bytes::<B>());
-    }
-}
-
-impl<const B: usize> Spares<B> {
-    fn new(memory: &Arc<Memory>, most: u64) -> Arc<Spares<B>> {
-        memory.add(most * frame_bytes::<B>());
-        Arc::new(Spares { nodes: Mutex::default(), most, memory: Arc::clone(memory) })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Node<B>>>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One that nobody else has, with whatever it held.
-    pub(super) fn take(&self) -> Arc<Node<B>> {
-        let spare = self.lock().pop();
-        spare.unwrap_or_else(|| Arc::new(Node::blank()))
-    }
-
-    /// Takes one back, unless somebody still reads it, or there are enough.
-    pub(super) fn give(&self, mut node: Arc<Node<B>>) {
-        let mut nodes = self.lock();
-        if (nodes.len() as u64) < self.most && Arc::get_mut(&mut node).is_some() {
-            nodes.push(node);
+            for page in slots.iter().filter_map(|slot| slot.swap(None)) {
+                self.blocks.uncache(block_bytes::<B>());
+                self.blocks.give_page(page);
+            }
+            self.blocks.memory().give_back(SLOT_BYTES);
+            self.blocks.uncache(SLOT_BYTES);
         }
     }
 }
@@ -145,8 +109,7 @@ impl<const B: usize> Spares<B> {
 /// All slots of a storage.
 #[derive(Debug)]
 pub(super) struct Cache<const B: usize> {
-    pub(super) memory: Arc<Memory>,
-    pub(super) spares: Arc<Spares<B>>,
+    pub(super) blocks: Arc<Blocks<B>>,
     clock: Mutex<Clock<B>>,
     /// Pages that somebody is reading from the disk.
     loading: Mutex<BTreeMap<PageNo, Arc<Gate>>>,
@@ -173,13 +136,15 @@ struct Clock<const B: usize> {
 }
 
 impl<const B: usize> Cache<B> {
-    pub(super) fn new(options: &StorageOptions) -> Cache<B> {
+    pub(super) fn new(options: &StorageOptions) -> Arc<Cache<B>> {
         let clock = Mutex::new(Clock { frames: Vec::new(), at: (0, 0, 0), evictions: 0 });
         let (hits, misses) = (Default::default(), AtomicU64::new(0));
-        let memory = options.memory.part();
-        let spares = options.piece_bytes.min(memory.limit() / SPARE_PART).div_ceil(page_bytes::<B>());
-        let spares = Spares::new(&memory, spares);
-        Cache { memory, spares, clock, loading: Mutex::default(), hits, misses, plants: options.plants() }
+        let blocks = options.blocks.of_size::<B>();
+        let (loading, plants) = (Mutex::default(), options.plants());
+        let cache = Arc::new(Cache { blocks, clock, loading, hits, misses, plants });
+        let weak: Weak<Cache<B>> = Arc::downgrade(&cache);
+        cache.blocks.serve(weak);
+        cache
     }
 
     /// Counts pages that were found in memory, the last of which is this.
@@ -190,24 +155,26 @@ impl<const B: usize> Cache<B> {
     /// Hits, misses, evictions, bytes.
     pub(super) fn counts(&self) -> (u64, u64, u64, u64) {
         let hits = self.hits.iter().map(|stripe| stripe.0.load(Ordering::Relaxed)).sum();
-        let evictions = self.clock.lock().unwrap_or_else(PoisonError::into_inner).evictions;
-        (hits, self.misses.load(Ordering::Relaxed), evictions, self.memory.used())
+        let evictions = self.lock().evictions;
+        (hits, self.misses.load(Ordering::Relaxed), evictions, self.blocks.cached())
     }
 
     /// From now on the clock goes over these, too.
     pub(super) fn add(&self, frames: &Arc<Frames<B>>) {
-        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clock = self.lock();
         clock.frames.retain(|frames| frames.strong_count() > 0);
         clock.frames.push(Arc::downgrade(frames));
         clock.at = (0, 0, 0);
     }
 
+    fn lock(&self) -> MutexGuard<'_, Clock<B>> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Puts a page into its slot, and empties others if it is too many.
-    pub(super) fn put(&self, frames: &Frames<B>, page: u32, node: Arc<Node<B>>) {
-        frames.fill(page, node).into_iter().for_each(|held| self.spares.give(held));
-        if self.memory.is_beyond() {
-            self.clock.lock().unwrap_or_else(PoisonError::into_inner).turn(&self.memory, &self.spares);
-        }
+    pub(super) fn put(&self, frames: &Frames<B>, page: u32, node: NodeRef<B>) {
+        frames.fill(page, node).into_iter().for_each(|held| self.blocks.give_page(held));
+        self.blocks.shrink(|| self.evict());
     }
 
     /// The page that `child` names: from memory, or from the disk. Several who want it at once read it once; whoever is dropped while it
@@ -216,7 +183,7 @@ impl<const B: usize> Cache<B> {
         &self,
         chunk: &Chunk<F, B>,
         child: &ChildRef,
-    ) -> Result<Arc<Node<B>>, StorageError> {
+    ) -> Result<NodeRef<B>, StorageError> {
         loop {
             if let Some(node) = chunk.frames.look(child.page.index).and_then(Guard::into_inner) {
                 self.hit(child.page.index, 1);
@@ -225,12 +192,16 @@ impl<const B: usize> Cache<B> {
             let (gate, seen) = match self.enter(child.page) {
                 Ok(_reading) => {
                     self.misses.fetch_add(1, Ordering::Relaxed);
-                    let mut node = self.spares.take();
-                    // (Nobody else has it.)
-                    chunk.read_page(child, Arc::make_mut(&mut node), &self.plants).await?;
+                    let mut node = Unplaced::new(self.blocks.take().shareable(), &self.blocks);
+                    let node = match node.page_mut() {
+                        Some(page) => chunk.read_page(child, page, &self.plants).await.map(|()| node.place())?,
+                        None => None,
+                    };
+                    // (Nobody else had it.)
+                    let Some(node) = node else { continue };
                     // So that it isn't what makes room for itself.
                     node.touch();
-                    self.put(&chunk.frames, child.page.index, Arc::clone(&node));
+                    self.put(&chunk.frames, child.page.index, NodeRef::clone(&node));
                     return Ok(node);
                 }
                 Err(others) => others,
@@ -266,9 +237,17 @@ impl<const B: usize> Drop for Reading<'_, B> {
     }
 }
 
+impl<const B: usize> Evict<B> for Cache<B> {
+    fn evict(&self) -> Option<NewNode<B>> {
+        // (One that is read goes with its reader.)
+        std::iter::from_fn(|| self.lock().evict()).take(READ).find_map(|page| self.blocks.own(page))
+    }
+}
+
 impl<const B: usize> Clock<B> {
-    /// Goes on until memory is within its bound, but not much more than twice round: others may have filled it.
-    fn turn(&mut self, memory: &Memory, spares: &Spares<B>) {
+    /// Empties the next slot that nobody has asked for since the last time round, but goes not much more than twice round: others may fill
+    /// what it empties.
+    fn evict(&mut self) -> Option<NodeRef<B>> {
         let mut rounds = 0;
         while rounds < 3 {
             let (chunk, piece, slot) = self.at;
@@ -283,42 +262,14 @@ impl<const B: usize> Clock<B> {
                 self.at = (chunk + 1, 0, 0);
                 continue;
             };
-            self.at = (chunk, piece + 1, 0);
-            for (slot, held) in slots.get().into_iter().flatten().enumerate().skip(slot) {
-                if let Some(node) = frames.tick(held) {
-                    self.evictions += 1;
-                    spares.give(node);
-                }
-                if !memory.is_beyond() {
-                    self.at = (chunk, piece, slot + 1);
-                    return;
-                }
+            let mut slots = slots.get().into_iter().flatten().enumerate().skip(slot);
+            if let Some((slot, node)) = slots.find_map(|(slot, held)| Some((slot, frames.tick(held)?))) {
+                self.at = (chunk, piece, slot + 1);
+                self.evictions += 1;
+                return Some(node);
             }
+            self.at = (chunk, piece + 1, 0);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spare_node_is_one_that_nobody_reads_and_there_are_not_too_many() {
-        let memory = Memory::new(u64::MAX);
-        let spares = Spares::<480>::new(&memory, 2);
-        assert_eq!(memory.used(), 2 * frame_bytes::<480>());
-        let nodes: Vec<_> = (0..4).map(|_| spares.take()).collect();
-        let read = Arc::clone(&nodes[0]);
-        let places: Vec<_> = nodes.iter().map(Arc::as_ptr).collect();
-        nodes.into_iter().for_each(|node| spares.give(node));
-        let mut taken = [spares.take(), spares.take()];
-        assert_eq!(
-            taken.each_ref().map(Arc::as_ptr),
-            [places[2], places[1]],
-            "the first is read, the last one too many"
-        );
-        assert!(taken.iter_mut().all(|node| Arc::get_mut(node).is_some()) && Arc::strong_count(&read) == 1);
-        drop(spares);
-        assert_eq!(memory.used(), 0);
+        None
     }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     env::{Dir, File, OpenMode, interruptible, read_at_most, write_all_vectored_at},
     plant::{Plants, planted},
-    txn::storage::{Memory, StorageError},
+    txn::{blocks::Blocks, storage::StorageError},
 };
 
 /// Length of a chunk file's header, in bytes; the rest of its page is zero.
@@ -119,7 +119,7 @@ impl<F: File, const B: usize> Chunk<F, B> {
         dir: &D,
         header: ChunkHeader,
         least_capacity: u32,
-        memory: &Arc<Memory>,
+        blocks: &Arc<Blocks<B>>,
     ) -> Result<(Chunk<F, B>, u64), StorageError> {
         let name = name_of(header.chunk);
         let corrupt = |offset: usize, what: &str| {
@@ -142,7 +142,7 @@ impl<F: File, const B: usize> Chunk<F, B> {
         }
         let pages = u32::try_from(length / page_bytes::<B>()).unwrap_or(u32::MAX);
         let capacity = pages.min(super::directory::bitmap_pages::<B>()).max(least_capacity);
-        let frames = Frames::new(capacity, memory);
+        let frames = Frames::new(capacity, blocks);
         Ok((Chunk { number: header.chunk, frames, file, writer: OnceLock::new() }, length))
     }
 
@@ -151,12 +151,12 @@ impl<F: File, const B: usize> Chunk<F, B> {
         dir: &D,
         header: ChunkHeader,
         capacity: u32,
-        memory: &Arc<Memory>,
+        blocks: &Arc<Blocks<B>>,
     ) -> Result<Chunk<F, B>, StorageError> {
         let name = name_of(header.chunk);
         let opened = interruptible(|| dir.open(&name, OpenMode::CreateNew)).await;
         let file = opened.map_err(|error| StorageError::io("create", &*name, &error))?;
-        let frames = Frames::new(capacity, memory);
+        let frames = Frames::new(capacity, blocks);
         let chunk = Chunk { number: header.chunk, frames, file, writer: OnceLock::new() };
         let mut page = header.encode().to_vec();
         page.resize(page_bytes::<B>() as usize, 0);

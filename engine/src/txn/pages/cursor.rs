@@ -2,19 +2,19 @@
 //!
 //! A source's error leaves a cursor where it was, so `next` can be called again once the page is there.
 
-use std::{ops::Bound, sync::Arc};
+use std::ops::Bound;
 
 pub use super::super::storage::Direction;
 use super::{
     Source, descend,
     format::ChildRef,
-    node::{Cell, Node, Stored},
+    node::{Cell, Node, NodeRef, Stored},
 };
 
 /// A value where it stands: it keeps its page.
 #[derive(Clone, Debug)]
 pub struct Hit<const B: usize> {
-    leaf: Arc<Node<B>>,
+    leaf: NodeRef<B>,
     index: usize,
 }
 
@@ -48,9 +48,9 @@ pub struct Cursor<const B: usize> {
     to: Bound<Vec<u8>>,
     direction: Direction,
     /// Inner pages from the root down, each with the child that is walked.
-    path: Vec<(Arc<Node<B>>, usize)>,
+    path: Vec<(NodeRef<B>, usize)>,
     /// The leaf that is walked, and the cells of it that are still to come.
-    leaf: Option<(Arc<Node<B>>, usize, usize)>,
+    leaf: Option<(NodeRef<B>, usize, usize)>,
     /// Whether the first leaf was reached. Before, the bound says which way down; after it, the edge.
     sought: bool,
     /// The cell that `next` gave.
@@ -163,7 +163,7 @@ impl<const B: usize> Cursor<B> {
     }
 
     /// Takes a leaf: which of its cells are within the bounds, and the prefix of their keys.
-    fn enter(&mut self, leaf: Arc<Node<B>>) {
+    fn enter(&mut self, leaf: NodeRef<B>) {
         let from = match &self.from {
             Bound::Unbounded => 0,
             Bound::Included(key) => leaf.find(key).unwrap_or_else(|place| place),

@@ -11,7 +11,7 @@ use super::{
     directory::{encode_bitmap, encode_directory, entries_per_page},
     format::ChildRef,
     merge::Merge,
-    node::{Node, Stored},
+    node::{NodeRef, Stored},
     root::encode_tree,
     run_pages,
     space::{DraftSpace, Space, entries},
@@ -121,7 +121,7 @@ impl<E: Env, const B: usize> PagesDraft<E, B> {
 
     /// Frees all pages of a tree.
     async fn drop_tree(&mut self, table: TableId, root: ChildRef) -> Result<(), StorageError> {
-        let mut rest: Vec<(ChildRef, Option<Arc<Node<B>>>)> = vec![(root, None)];
+        let mut rest: Vec<(ChildRef, Option<NodeRef<B>>)> = vec![(root, None)];
         while let Some((child, above)) = rest.pop() {
             let node = self.writing.reader.page(table, &child).await?;
             above.map_or(Ok(()), |above| super::below(&node, &child, &above)).map_err(corrupt_page::<B>)?;
@@ -137,7 +137,7 @@ impl<E: Env, const B: usize> PagesDraft<E, B> {
                 if node.level() == 1 && !child.runs_below {
                     self.writing.free(child.page, 1)?;
                 } else {
-                    rest.push((child, Some(Arc::clone(&node))));
+                    rest.push((child, Some(NodeRef::clone(&node))));
                 }
             }
         }

@@ -8,13 +8,13 @@
 //! [`Merge::step`] does a bounded piece. An error of the source leaves it as it was, so that a page can be loaded in between; an error of
 //! the draft ends it, and the draft with it.
 
-use std::{mem, sync::Arc};
+use std::mem;
 
 use super::{
     Changes, Draft, Source, below,
     format::{ChildRef, INDEX_BYTES, RUN_BYTES, Run, leaf_cell_at},
     key_limit,
-    node::{Cells, Flaw, Node, PageError, Stored, separator},
+    node::{Cells, Flaw, NodeRef, PageError, Stored, separator},
     run_pages,
 };
 use crate::txn::ids::{Csn, PageNo, TableId};
@@ -63,7 +63,7 @@ pub struct Merge<const B: usize> {
 /// An inner page whose children are walked.
 #[derive(Debug)]
 struct Opened<const B: usize> {
-    node: Arc<Node<B>>,
+    node: NodeRef<B>,
     next: usize,
     /// Its own separator, which is its first child's.
     from: Vec<u8>,
@@ -74,7 +74,7 @@ struct Opened<const B: usize> {
 /// A leaf, or the place of one in an empty tree, whose cells meet the changes.
 #[derive(Debug)]
 struct Leaf<const B: usize> {
-    node: Option<Arc<Node<B>>>,
+    node: Option<NodeRef<B>>,
     next: usize,
     from: Vec<u8>,
     to: Option<Vec<u8>>,
@@ -203,7 +203,7 @@ impl<const B: usize> Merge<B> {
         D: Draft<B, Error = S::Error>,
     {
         let Some(opened) = self.path.last() else { return Ok(()) };
-        let (parent, index) = (Arc::clone(&opened.node), opened.next);
+        let (parent, index) = (NodeRef::clone(&opened.node), opened.next);
         let key = |index: usize| [parent.prefix(), parent.suffix(index)].concat();
         let from = if index == 0 { opened.from.clone() } else { key(index) };
         let to = if index + 1 < parent.len() { Some(key(index + 1)) } else { opened.to.clone() };
@@ -227,7 +227,7 @@ impl<const B: usize> Merge<B> {
         }
     }
 
-    fn open(&mut self, child: &ChildRef, node: Arc<Node<B>>, from: Vec<u8>, to: Option<Vec<u8>>) {
+    fn open(&mut self, child: &ChildRef, node: NodeRef<B>, from: Vec<u8>, to: Option<Vec<u8>>) {
         self.replace(child.page, 1);
         self.read = child.page;
         if node.is_leaf() {
@@ -405,10 +405,9 @@ impl<const B: usize> Merge<B> {
     fn make<D: Draft<B>>(&self, group: &Group<B>, draft: &mut D) -> Result<ChildRef, D::Error> {
         let page = draft.allocate(1)?;
         let mut node = draft.frame();
-        // (Nobody else has it.)
-        group.cells.build_into(self.table, Arc::make_mut(&mut node));
+        group.cells.build_into(self.table, &mut node);
         let (header, crc) = node.seal(page, self.csn);
-        draft.write(page, header, node);
+        draft.write(page, header, node.shareable());
         Ok(ChildRef { page, crc, runs_below: group.cells.runs_below() })
     }
 

@@ -20,10 +20,7 @@ use super::format::{
     CHILD_REF_BYTES, ChildRef, HEAD_BYTES, Header, INDEX_BYTES, OFFSET_BYTES, PAGE_HEADER_BYTES, PageKind, RUN_BYTES,
     Run, VALUE_IN_RUN, array, checksum, get_u16, get_u32, inner_cell_at, leaf_cell_at, pad, page_at,
 };
-use crate::txn::{
-    ids::{Csn, PageNo, TableId},
-    storage::Body,
-};
+use crate::txn::ids::{Csn, PageNo, TableId};
 
 /// A page that is not what it should be. The tree above it can't be read there: restore a backup, or check the whole store to see what
 /// else is damaged.
@@ -161,10 +158,10 @@ pub(super) struct Cell {
     in_run: bool,
 }
 
-/// A checked page in memory: its body and what the header says of it. With the counts of an `Arc` it fills 8 KiB.
-/// The numbers stand in front, beside the counts: who searches a page needs one cache line for both.
+/// A checked page in memory: its body and what the header says of it. With the count of a [`NodeRef`] it fills 8 KiB.
+/// The numbers stand in front, beside the count: who searches a page needs one cache line for both.
 #[derive(Clone, PartialEq, Eq)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Node<const B: usize> {
     table: TableId,
     count: u16,
@@ -172,24 +169,27 @@ pub struct Node<const B: usize> {
     used_bytes: u16,
     level: u8,
     touched: Touched,
+    /// So that the body begins where a number of 8 bytes may.
+    gap: [u8; 4],
     body: [u8; B],
 }
 
-/// A page of 8 KiB takes a whole size class with the counts of its `Arc`, and not a byte more.
-const _: () = assert!(size_of::<Node<{ super::BODY_BYTES }>>() + 2 * size_of::<usize>() <= 8192);
+/// A page that many may read.
+pub type NodeRef<const B: usize> = triomphe::Arc<Node<B>>;
 
-impl<const B: usize> Body for Node<B> {
-    fn body(&self) -> &[u8] {
-        &self.body
-    }
-}
+/// A page that nobody else knows, with whatever was in it.
+pub type NewNode<const B: usize> = triomphe::UniqueArc<Node<B>>;
+
+/// A page of 8 KiB takes a whole size class with the count of its [`NodeRef`] and what an allocator adds, and not a byte more.
+const _: () = assert!(size_of::<Node<{ super::BODY_BYTES }>>() + 2 * size_of::<usize>() <= 8192);
+const _: () = assert!(std::mem::offset_of!(Node<{ super::BODY_BYTES }>, body) % align_of::<u64>() == 0);
 
 impl<const B: usize> Node<B> {
     /// One that becomes a page: [`Cells::build_into`] and [`Node::decode_into`] make one of it.
     #[must_use]
     pub fn blank() -> Node<B> {
         let (table, touched) = (TableId(0), Touched::default());
-        Node { table, count: 0, prefix_bytes: 0, used_bytes: 0, level: 0, touched, body: [0; B] }
+        Node { table, count: 0, prefix_bytes: 0, used_bytes: 0, level: 0, touched, gap: [0; 4], body: [0; B] }
     }
 
     /// Decodes and checks the page that `child` names. The error says what is wrong first.
@@ -285,6 +285,11 @@ impl<const B: usize> Node<B> {
     #[must_use]
     pub fn body(&self) -> &[u8; B] {
         &self.body
+    }
+
+    /// The same, for who keeps something else in it than a page.
+    pub(in crate::txn) fn body_mut(&mut self) -> &mut [u8; B] {
+        &mut self.body
     }
 
     /// Says that it is of use. What many look at is written once.

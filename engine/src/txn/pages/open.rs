@@ -84,7 +84,7 @@ impl<E: Env> PagesExamined<E> {
             let (file, offset) = (file_of(root.meta.sequence).to_owned(), root_at::CHUNK_PAGES as u64);
             return Err(StorageError::Corrupt { file, offset, what: "chunk_pages can't be this".to_owned() });
         }
-        let cache = Arc::new(Cache::new(&self.options));
+        let cache = Cache::new(&self.options);
         let loading = Loading { dir: &self.dir, root: &root, reader: Reader::new(&cache), lengths: BTreeMap::new() };
         let state = loading.finish::<E>().await?;
         let orphans = self.chunks.iter().filter(|number| **number < root.next_chunk);
@@ -113,7 +113,7 @@ impl<E: Env> PagesExamined<E> {
         };
         prepare(&self.dir, &root.encode()).await?;
         put_in_place(&self.dir, file_of(0)).await?;
-        let cache = Arc::new(Cache::new(&self.options));
+        let cache = Cache::new(&self.options);
         let state = PagesState(Arc::new(RootState {
             meta,
             catalog,
@@ -235,8 +235,8 @@ impl<D: Dir, const B: usize> Loading<'_, D, B> {
             return Ok(Arc::clone(chunk));
         }
         let header = ChunkHeader { page_bytes: page_bytes::<B>() as u32, uuid: self.root.meta.uuid, chunk: number };
-        let memory = &self.reader.cache.memory;
-        let (chunk, length) = Chunk::open(self.dir, header, self.root.chunk_pages, memory).await?;
+        let blocks = &self.reader.cache.blocks;
+        let (chunk, length) = Chunk::open(self.dir, header, self.root.chunk_pages, blocks).await?;
         let chunk = Arc::new(chunk);
         self.reader.cache.add(&chunk.frames);
         self.reader.add(&chunk, 0);

@@ -10,7 +10,7 @@ use super::{
     chunk::{Chunk, corrupt_page, name_of},
     cursor::Cursor as Walk,
     format::{ChildRef, Run, page_at},
-    node::{Flaw, Node, PageError, Stored},
+    node::{Flaw, Node, NodeRef, PageError, Stored},
     page_bytes, run_pages,
     space::Space,
 };
@@ -19,7 +19,7 @@ use crate::{
     txn::{
         catalog::Catalog,
         ids::{PageNo, TableId},
-        storage::{Body, Cursor, Direction, KeyRange, Lookup, RootMeta, State, StorageError, Value},
+        storage::{Cursor, Direction, KeyRange, Lookup, RootMeta, State, StorageError, Value},
     },
 };
 
@@ -105,7 +105,7 @@ impl<F: File, const B: usize> Reader<F, B> {
     }
 
     /// A page, in memory or not.
-    pub(super) async fn load(&self, child: &ChildRef) -> Result<Arc<Node<B>>, StorageError> {
+    pub(super) async fn load(&self, child: &ChildRef) -> Result<NodeRef<B>, StorageError> {
         let chunk = self.file_of(child.page, 1)?;
         let node = self.cache.load(chunk, child).await?;
         node.touch();
@@ -168,11 +168,11 @@ impl<F: File, const B: usize> Reader<F, B> {
             return Ok(Some(self.run(&run).await?.into()));
         }
         let (from, bytes, _) = node.value_at(index);
-        Ok(Some(Value::of_page(node, from as u32, bytes as u32)))
+        Ok(Some(Value::of_page(&node, from, bytes)))
     }
 
     /// A page of a table's tree.
-    pub(super) async fn page(&self, table: TableId, child: &ChildRef) -> Result<Arc<Node<B>>, StorageError> {
+    pub(super) async fn page(&self, table: TableId, child: &ChildRef) -> Result<NodeRef<B>, StorageError> {
         let node = self.load(child).await?;
         of_table(&node, child, table).map_err(corrupt_page::<B>)?;
         Ok(node)
@@ -206,7 +206,7 @@ impl<'k, const B: usize> Descent<'k, B> {
     }
 
     /// The same if it is what its parent says. (It isn't looked at when it is found: that would wait for its memory.)
-    fn node(&self, table: TableId) -> Option<&Arc<Node<B>>> {
+    fn node(&self, table: TableId) -> Option<&NodeRef<B>> {
         let node = self.held.as_ref()?.as_ref()?;
         (node.table() == table && self.level.is_none_or(|level| level == node.level())).then_some(node)
     }
@@ -232,14 +232,13 @@ impl<'k, const B: usize> Descent<'k, B> {
 
 /// What a leaf says of a key; `None` if the disk has to be asked.
 #[inline]
-fn found_in<const B: usize>(leaf: &Arc<Node<B>>, table: TableId, key: &[u8]) -> Option<Lookup> {
+fn found_in<const B: usize>(leaf: &NodeRef<B>, table: TableId, key: &[u8]) -> Option<Lookup> {
     let Ok(index) = leaf.find(key) else { return Some(Lookup::Absent) };
     let (from, bytes, in_run) = leaf.value_at(index);
     if in_run || leaf.table() != table {
         return None;
     }
-    let page: Arc<dyn Body> = Arc::<Node<B>>::clone(leaf);
-    Some(Lookup::Found(Value::of_page(page, from as u32, bytes as u32)))
+    Some(Lookup::Found(Value::of_page(leaf, from, bytes)))
 }
 
 fn of_table<const B: usize>(node: &Node<B>, child: &ChildRef, table: TableId) -> Result<(), PageError> {
@@ -251,14 +250,14 @@ fn of_table<const B: usize>(node: &Node<B>, child: &ChildRef, table: TableId) ->
 pub(super) struct InMemory<'a, F: File, const B: usize> {
     pub(super) reader: &'a Reader<F, B>,
     pub(super) table: TableId,
-    pub(super) held: &'a Option<(ChildRef, Arc<Node<B>>)>,
+    pub(super) held: &'a Option<(ChildRef, NodeRef<B>)>,
 }
 
 impl<F: File, const B: usize> Source<B> for InMemory<'_, F, B> {
     type Error = Stop<B>;
 
-    fn page(&self, child: &ChildRef) -> Result<Arc<Node<B>>, Stop<B>> {
-        let held = self.held.as_ref().filter(|(held, _)| held == child).map(|(_, node)| Arc::clone(node));
+    fn page(&self, child: &ChildRef) -> Result<NodeRef<B>, Stop<B>> {
+        let held = self.held.as_ref().filter(|(held, _)| held == child).map(|(_, node)| NodeRef::clone(node));
         let found = || {
             let node = self.reader.look(child).and_then(arc_swap::Guard::into_inner)?;
             self.reader.cache.hit(child.page.index, 1);

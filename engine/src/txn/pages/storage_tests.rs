@@ -12,7 +12,7 @@ use crate::{
             root::{ROOT_BYTES, ROOT_FILES},
         },
         storage::{
-            Cursor, Direction, Lookup, Memory, RootCopy, State,
+            Blocks, Cursor, Direction, Lookup, Memory, RootCopy, State,
             suite::{self, Batch, Sorted, point, table},
         },
     },
@@ -270,7 +270,7 @@ fn memory_stays_within_its_bound() {
         publish(&storage, 1, &[(1, rows(0..5000, Some(60)))], catalog(1)).await;
         drop(storage);
         let memory = Memory::new(40 << 10);
-        let options = StorageOptions { memory: Arc::clone(&memory), ..suite::options() };
+        let options = StorageOptions { blocks: Blocks::new(&memory), ..suite::options() };
         let dir = OsEnv.dir(folder.path(), false).await.expect("it is there");
         let storage = Small::load(Small::examine(&OsEnv, &dir, &options).await.expect("the disk works")).await;
         let storage = storage.expect("nothing is damaged");

@@ -12,7 +12,7 @@ use super::{
     cursor::{Cursor, Direction, get},
     format::{ChildRef, PAGE_HEADER_BYTES, Run},
     merge::{Merge, Merged, least},
-    node::{Node, PageError, Stored},
+    node::{Node, NodeRef, PageError, Stored},
     *,
 };
 use crate::txn::ids::{Csn, Epoch, TableId};
@@ -41,11 +41,11 @@ impl From<PageError> for Failure {
 impl<const B: usize> Source<B> for Disk {
     type Error = Failure;
 
-    fn page(&self, child: &ChildRef) -> Result<Arc<Node<B>>, Failure> {
+    fn page(&self, child: &ChildRef) -> Result<NodeRef<B>, Failure> {
         if self.asked.borrow_mut().insert(child.page) {
             return Err(Failure::Missing);
         }
-        Ok(Arc::new(Node::decode(&self.pages[&child.page], child)?))
+        Ok(NodeRef::new(Node::decode(&self.pages[&child.page], child)?))
     }
 }
 
@@ -57,7 +57,7 @@ impl<const B: usize> Draft<B> for Disk {
         Ok(PageNo { chunk: 1, index: self.next - pages + 1 })
     }
 
-    fn write(&mut self, page: PageNo, header: [u8; PAGE_HEADER_BYTES], node: Arc<Node<B>>) {
+    fn write(&mut self, page: PageNo, header: [u8; PAGE_HEADER_BYTES], node: NodeRef<B>) {
         assert!(self.pages.insert(page, [&header[..], node.body()].concat()).is_none(), "a page is written once");
     }
 
@@ -137,7 +137,7 @@ fn reachable<const B: usize>(disk: &Disk, root: Option<ChildRef>) -> (BTreeSet<u
     let mut height = 0;
     let mut rest: Vec<(ChildRef, bool)> = root.map(|root| (root, true)).into_iter().collect();
     while let Some((child, is_root)) = rest.pop() {
-        let node: Arc<Node<B>> = again(|| disk.page(&child));
+        let node: NodeRef<B> = again(|| disk.page(&child));
         height = height.max(usize::from(node.level()) + 1);
         assert!(found.insert(child.page.index), "a page is in a tree once");
         let mut plain = 0;

@@ -9,11 +9,10 @@ use std::{
 
 use super::{
     Draft, FileOf, Names, Shared, Tree,
-    cache::Spares,
     chunk::{Chunk, ChunkHeader, name_of},
     format::{PAGE_HEADER_BYTES, Run},
     merge::Merge,
-    node::Node,
+    node::{NewNode, NodeRef},
     page_bytes, run_pages,
     space::{DraftSpace, NoPage, Space},
     state::{InMemory, Reader, Stop},
@@ -22,6 +21,7 @@ use crate::{
     env::Env,
     plant::planted,
     txn::{
+        blocks::{Blocks, Unplaced},
         ids::{PageNo, TableId},
         storage::{Changes, StorageError},
     },
@@ -73,14 +73,14 @@ struct Others {
 /// What a merge needs: places, and somewhere to leave pages until they are written.
 pub(super) struct Work<const B: usize> {
     pub(super) space: DraftSpace<B>,
-    spares: Arc<Spares<B>>,
+    blocks: Arc<Blocks<B>>,
     pending: BTreeMap<PageNo, Piece<B>>,
     pending_bytes: u64,
 }
 
 /// What becomes pages side by side.
 pub(super) enum Piece<const B: usize> {
-    Node([u8; PAGE_HEADER_BYTES], Arc<Node<B>>),
+    Node([u8; PAGE_HEADER_BYTES], Unplaced<B>),
     Bytes(Vec<u8>),
 }
 
@@ -111,11 +111,12 @@ impl<const B: usize> Draft<B> for Work<B> {
         self.space.allocate(pages).map_err(|none| Stop::Failed(no_page(none)))
     }
 
-    fn frame(&mut self) -> Arc<Node<B>> {
-        self.spares.take()
+    fn frame(&mut self) -> NewNode<B> {
+        self.blocks.take()
     }
 
-    fn write(&mut self, page: PageNo, header: [u8; PAGE_HEADER_BYTES], node: Arc<Node<B>>) {
+    fn write(&mut self, page: PageNo, header: [u8; PAGE_HEADER_BYTES], node: NodeRef<B>) {
+        let node = Unplaced::new(node, &self.blocks);
         self.add(page, Piece::Node(header, node));
     }
 
@@ -137,11 +138,11 @@ pub(super) fn no_page(none: NoPage) -> StorageError {
 
 impl<E: Env, const B: usize> Writing<E, B> {
     pub(super) fn new(shared: &Arc<Shared<E, B>>, reader: Reader<FileOf<E>, B>, space: DraftSpace<B>) -> Self {
-        let spares = Arc::clone(&reader.cache.spares);
+        let blocks = Arc::clone(&reader.cache.blocks);
         Writing {
             shared: Arc::clone(shared),
             reader,
-            work: Work { space, spares, pending: BTreeMap::new(), pending_bytes: 0 },
+            work: Work { space, blocks, pending: BTreeMap::new(), pending_bytes: 0 },
             made: BTreeSet::new(),
             failed_syncs: shared.lock().names.failed,
             unsynced: BTreeSet::new(),
@@ -279,10 +280,10 @@ impl<E: Env, const B: usize> Writing<E, B> {
                 let pages = piece.pages();
                 if let Piece::Node(_, node) = piece {
                     let cache = &self.reader.cache;
-                    if pace == Pace::Pieces || !node.is_leaf() && !cache.memory.is_beyond() {
-                        cache.put(&chunk.frames, index, node);
-                    } else {
-                        cache.spares.give(node);
+                    let inner = || node.page().is_some_and(|node| !node.is_leaf());
+                    // (Else it goes back.)
+                    if pace == Pace::Pieces || inner() && !cache.blocks.memory().is_beyond() {
+                        node.place().into_iter().for_each(|node| cache.put(&chunk.frames, index, node));
                     }
                 }
                 index += pages;
@@ -302,7 +303,7 @@ impl<E: Env, const B: usize> Writing<E, B> {
         let Shared { dir, cache, uuid, .. } = &*self.shared;
         let header = ChunkHeader { page_bytes: page_bytes::<B>() as u32, uuid: *uuid, chunk: number };
         self.made.insert(number);
-        let chunk = Arc::new(Chunk::create(dir, header, capacity, &cache.memory).await?);
+        let chunk = Arc::new(Chunk::create(dir, header, capacity, &cache.blocks).await?);
         cache.add(&chunk.frames);
         self.reader.add(&chunk, capacity);
         Ok(chunk)
@@ -363,7 +364,10 @@ impl<const B: usize> Piece<B> {
 
     fn slices(&self) -> Vec<IoSlice<'_>> {
         match self {
-            Piece::Node(header, node) => vec![IoSlice::new(header), IoSlice::new(node.body())],
+            Piece::Node(header, node) => {
+                let body = node.page().map_or(&[][..], |page| page.body());
+                vec![IoSlice::new(header), IoSlice::new(body)]
+            }
             Piece::Bytes(bytes) => vec![IoSlice::new(bytes)],
         }
     }

@@ -176,7 +176,7 @@ impl Changes {
             let many = left >= ENOUGH_BYTES;
             left -= row.bytes_in_window();
             if value.is_some() {
-                let place = self.values.put_in(value, || many.then(|| old.take()).flatten());
+                let place = self.values.put_over(value, || many.then(|| old.take()).flatten());
                 row.value = ValueAt::Here(place);
             }
         }

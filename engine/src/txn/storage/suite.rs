@@ -51,7 +51,11 @@ pub(in crate::txn) const BIRTH: Birth = Birth { uuid: [7; 16], logs: 2 };
 
 pub(in crate::txn) fn options() -> StorageOptions {
     // Small chunks: a few hundred keys need several.
-    StorageOptions { chunk_bytes: 64 << 10, piece_bytes: 4 << 10, ..StorageOptions::new(Memory::new(512 << 10)) }
+    StorageOptions {
+        chunk_bytes: 64 << 10,
+        piece_bytes: 4 << 10,
+        ..StorageOptions::new(Blocks::new(&Memory::new(512 << 10)))
+    }
 }
 
 pub(in crate::txn) fn point(number: u64) -> Point {
