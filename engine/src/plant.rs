@@ -165,7 +165,9 @@ mod switches {
         TxnReplayTwice "txn-replay-twice" "replay what the root has, too, as far as the logs still hold it";
         TxnUndoLeavesInserts "txn-undo-leaves-inserts" "leave keys that were new when a transaction goes back to a savepoint";
         TxnIndexNotDerived "txn-index-not-derived" "write a row by itself without a look at its indexes";
+        TxnMemoryUnbounded "txn-memory-unbounded" "take new memory for versions and pages where all of it is in use, and let no page go";
         TxnDeadlock "txn-deadlock" "wait for whoever has a row, younger or older";
+        CkptBlockLost "ckpt-block-lost" "don't take back the memory of a page that is written and not kept";
         CkptAheadOfWal "ckpt-ahead-of-wal" "write pages before the logs have what is in them";
         BackupUnpinned "backup-unpinned" "copy each table as the newest root has it by then, and not as one root does";
         BackupRootFirst "backup-root-first" "create the logs of a backup before its tables are there";

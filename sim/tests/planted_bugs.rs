@@ -118,7 +118,13 @@ const BY_SCENARIO: &[Plant] = &[
 ];
 
 /// Shown by a test: in a recovery mode that the simulator doesn't use, at a first switching on, or as a bound of what is in memory.
-const BY_TEST: &[Plant] = &[Plant::WalAbsoluteTolerates, Plant::AofEnableNamesFirst, Plant::TxnPendingUnbounded];
+const BY_TEST: &[Plant] = &[
+    Plant::WalAbsoluteTolerates,
+    Plant::AofEnableNamesFirst,
+    Plant::TxnPendingUnbounded,
+    Plant::TxnMemoryUnbounded,
+    Plant::CkptBlockLost,
+];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.
 /// And a ring may be full on a good day, and something come in while a page is written.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     env::File,
     gate::Gate,
-    plant::Plants,
+    plant::{Plants, planted},
     sync::{Mutex, MutexGuard},
     txn::{
         blocks::{Blocks, Evict, Unplaced, block_bytes},
@@ -68,9 +68,9 @@ impl<const B: usize> Frames<B> {
         held.is_some().then_some(held)
     }
 
-    /// Fills a slot, and gives back what it held. The bytes are counted.
+    /// Fills a slot, and gives back what it held.
     fn fill(&self, page: u32, node: NodeRef<B>) -> Option<NodeRef<B>> {
-        let piece = self.pieces.get(page as usize / SLOTS)?;
+        let Some(piece) = self.pieces.get(page as usize / SLOTS) else { return Some(node) };
         let slots = piece.get_or_init(|| {
             self.blocks.memory().add(SLOT_BYTES);
             self.blocks.cache(SLOT_BYTES);
@@ -239,6 +239,9 @@ impl<const B: usize> Drop for Reading<'_, B> {
 
 impl<const B: usize> Evict<B> for Cache<B> {
     fn evict(&self) -> Option<NewNode<B>> {
+        if planted!(self.plants, TxnMemoryUnbounded) {
+            return None;
+        }
         // (One that is read goes with its reader.)
         std::iter::from_fn(|| self.lock().evict()).take(READ).find_map(|page| self.blocks.own(page))
     }

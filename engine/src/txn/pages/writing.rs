@@ -284,6 +284,8 @@ impl<E: Env, const B: usize> Writing<E, B> {
                     // (Else it goes back.)
                     if pace == Pace::Pieces || inner() && !cache.blocks.memory().is_beyond() {
                         node.place().into_iter().for_each(|node| cache.put(&chunk.frames, index, node));
+                    } else if planted!(self.shared.plants, CkptBlockLost) {
+                        std::mem::forget(node);
                     }
                 }
                 index += pages;
