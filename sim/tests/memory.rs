@@ -98,8 +98,8 @@ fn run(plant: Option<Plant>) -> Result<(), String> {
             loader.add(&key(number), &[number as u8; 100]).await.expect("the disk works");
         }
         loader.finish().await.expect("the disk works");
-        within_bound(&store.stats())?;
         parts_are_the_whole(&machine, &store).await?;
+        within_bound(&store.stats())?;
         let loaded = store.table("loaded").expect("it is there");
         for number in 0..ROWS {
             assert!(store.get(&loaded, &key(number)).await.expect("the disk works").is_some());

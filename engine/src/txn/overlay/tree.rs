@@ -208,9 +208,10 @@ impl Tree {
             path.push((node, child));
             node = inner.children[child];
         }
-        let keys = &self.leaves[node].keys;
-        // (A new key is written into most of it.)
+        let Leaf { keys, next, .. } = &self.leaves[node];
+        // (A new key is written into most of it, and what is behind its keys as well.)
         keys.warm();
+        std::hint::black_box(*next);
         let found = if behind { Err(keys.len()) } else { keys.find(&self.chains, key) };
         (path, node, found)
     }
