@@ -109,14 +109,15 @@ impl<const B: usize> Blocks<B> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that nobody else has, with whatever was in it.
+    /// One that nobody else has, with whatever was in it. Those that are ready for commits it leaves: who makes them would be kept busy.
     pub(super) fn take(&self) -> NewNode<B> {
-        self.pop().map_or_else(|| self.make(), |(block, _)| block)
+        let ready = if self.is_busy() { self.enough } else { 0 };
+        self.pop(ready).map_or_else(|| self.make(), |(block, _)| block)
     }
 
     /// The same for a commit.
     pub(super) fn take_for_commit(&self) -> NewNode<B> {
-        let (block, left) = match self.pop() {
+        let (block, left) = match self.pop(0) {
             Some((block, left)) => {
                 self.found.fetch_add(1, Ordering::Relaxed);
                 (block, left)
@@ -134,10 +135,11 @@ impl<const B: usize> Blocks<B> {
         block
     }
 
-    /// One of those that are free, and how many are left.
-    fn pop(&self) -> Option<(NewNode<B>, usize)> {
+    /// One of those that are free, and how many are left; none if that is fewer.
+    fn pop(&self, leave: usize) -> Option<(NewNode<B>, usize)> {
         let mut free = self.lock();
-        free.pop().map(|block| (block, free.len()))
+        let left = free.len().checked_sub(1).filter(|left| *left >= leave)?;
+        free.pop().map(|block| (block, left))
     }
 
     /// A page's, if all memory is in use, or a new one.
@@ -185,7 +187,7 @@ impl<const B: usize> Blocks<B> {
 
     /// Lets go of some while more memory is in use than there should be, those that are free first: something else than blocks has grown.
     pub(super) fn shrink(&self, mut evict: impl FnMut() -> Option<NewNode<B>>) {
-        while self.memory.is_beyond() && self.pop().map(|(block, _)| block).or_else(&mut evict).is_some() {
+        while self.memory.is_beyond() && self.pop(0).map(|(block, _)| block).or_else(&mut evict).is_some() {
             self.memory.give_back(block_bytes::<B>());
         }
     }

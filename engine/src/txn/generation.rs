@@ -104,6 +104,9 @@ impl Generation {
         let before = overlay.bytes() as u64;
         overlay.install(key, value, csn, live)?;
         let after = overlay.bytes() as u64;
+        if after == before {
+            return Ok(());
+        }
         // (A version that nobody needs may go for a smaller one.)
         if after >= before {
             self.bytes.fetch_add(after - before, Ordering::Relaxed);

@@ -180,12 +180,14 @@ pub(crate) struct Overlay {
 impl Overlay {
     /// One at a time counts.
     fn count(&self, tree: &Tree, filling: &Filling) {
-        let (bytes, others) = (tree.bytes() + filling.bytes(), tree.bytes_beside_blocks() + filling.bytes());
-        self.bytes.store(bytes, Ordering::Relaxed);
-        let before = self.others.swap(others, Ordering::Relaxed);
-        if let Some(blocks) = &self.blocks
-            && before != others
-        {
+        let others = tree.bytes_beside_blocks() + filling.bytes();
+        self.bytes.store(tree.bytes_in_blocks() + others, Ordering::Relaxed);
+        let before = self.others.load(Ordering::Relaxed);
+        if before == others {
+            return;
+        }
+        self.others.store(others, Ordering::Relaxed);
+        if let Some(blocks) = &self.blocks {
             blocks.memory().add(others.saturating_sub(before) as u64);
             blocks.memory().give_back(before.saturating_sub(others) as u64);
         }

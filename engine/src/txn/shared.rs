@@ -29,7 +29,7 @@ use super::{
 };
 
 /// What all handles of a store share. Order of mutexes, never reversed and none held across an await: commit > horizon > a shard of
-/// the locks > one transaction's locks > an overlay > a log's, or its stock's.
+/// the locks > one transaction's locks > an overlay > a log's, or the cache's clock > the free blocks'.
 pub(super) struct Shared<E: Env, S: Storage<E>> {
     pub(super) env: E,
     pub(super) options: Options,

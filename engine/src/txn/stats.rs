@@ -66,10 +66,10 @@ pub struct Stats {
     /// Bytes of versions that are kept only because somebody's snapshot needs them;
     /// [`pinned_bytes`](super::options::Options::pinned_bytes) bounds them.
     pub pinned_bytes: u64,
-    /// Bytes of memory that are ready for the next versions: once commits are many, up to 4 MiB are made ahead of them, at most a 64th of
-    /// [`cache_bytes`](super::options::Options::cache_bytes).
+    /// Bytes of memory that are free for the next pages and versions: what others have let go of, and once commits are many up to 4 MiB that
+    /// are made ahead of them, at most a 64th of [`cache_bytes`](super::options::Options::cache_bytes).
     pub ready_bytes: u64,
-    /// Pieces of memory, of 12 to 128 KiB, that commits found ready.
+    /// Blocks of memory, of 8 KiB, that commits found free.
     pub blocks_found: u64,
     /// All that counts towards [`cache_bytes`](super::options::Options::cache_bytes), in bytes.
     pub memory_bytes: u64,

@@ -151,4 +151,12 @@ fn few_blocks_make_nobody_busy() {
     assert!(!blocks.is_busy());
     drop(blocks.take_for_commit());
     assert!(blocks.is_busy() && taken.len() as u64 == QUIET - 1);
+
+    // From then on some are theirs alone.
+    while blocks.fill() {}
+    let (ready, used) = (blocks.bytes(), blocks.memory().used());
+    drop(blocks.take());
+    assert_eq!((blocks.bytes(), blocks.memory().used()), (ready, used + BYTES));
+    drop(blocks.take_for_commit());
+    assert_eq!(blocks.bytes(), ready - BYTES);
 }

@@ -40,9 +40,8 @@ impl<T: Pod> Arena<T> {
         self.len
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes_in_blocks()
-            + self.first.capacity() * size_of::<T>()
+    pub(super) fn bytes_beside_blocks(&self) -> usize {
+        self.first.capacity() * size_of::<T>()
             + self.more.capacity() * size_of::<Block>()
             + self.gaps.capacity() * size_of::<(usize, u32)>()
     }

@@ -118,8 +118,8 @@ impl Chains {
         self.entries.len()
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.entries.bytes() + self.versions.bytes() + self.values.bytes()
+    pub(super) fn bytes_beside_blocks(&self) -> usize {
+        self.entries.bytes_beside_blocks() + self.versions.bytes_beside_blocks() + self.values.bytes_beside_blocks()
     }
 
     pub(super) fn bytes_in_blocks(&self) -> usize {

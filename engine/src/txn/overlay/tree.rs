@@ -94,14 +94,14 @@ impl Tree {
         self.chains.len()
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.chains.bytes() + self.leaves.bytes() + self.inners.bytes()
+    /// Bytes of blocks.
+    pub(super) fn bytes_in_blocks(&self) -> usize {
+        self.chains.bytes_in_blocks() + self.leaves.bytes_in_blocks() + self.inners.bytes_in_blocks()
     }
 
-    /// Those of them that are in no block.
+    /// Bytes of all else.
     pub(super) fn bytes_beside_blocks(&self) -> usize {
-        let in_blocks = self.chains.bytes_in_blocks() + self.leaves.bytes_in_blocks() + self.inners.bytes_in_blocks();
-        self.bytes() - in_blocks
+        self.chains.bytes_beside_blocks() + self.leaves.bytes_beside_blocks() + self.inners.bytes_beside_blocks()
     }
 
     /// A key by the order in which keys came.
