@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, btree_map},
     ops::Bound,
-    sync::Arc,
 };
 
 use arbitrary::{Arbitrary, Unstructured};

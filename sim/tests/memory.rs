@@ -65,7 +65,7 @@ fn run(plant: Option<Plant>) -> Result<(), String> {
     let mut disk = Disk::new(DiskOptions::default());
     disk.make_dir(Path::new(STORE));
     let machine = Machine::on(disk, MachineOptions::default(), &Prng::new(3));
-    let plants = plant.map_or_else(Plants::default, |plant| Plants::only(plant));
+    let plants = plant.map_or_else(Plants::default, Plants::only);
     let options = Options { sync: Sync::NoSync, checkpoint_at_close: false, plants, ..Options::with_cache(CACHE) };
     Runtime::new().block_on(async {
         let (store, _) = Db::open(machine.env(), Path::new(STORE), options).await.expect("the disk works");

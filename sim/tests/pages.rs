@@ -10,7 +10,7 @@ use engine::{
         ids::{Csn, Epoch, TableId},
         pages::Pages,
         storage::{
-            Birth, Changes, Cursor, Direction, Memory, Point, PublishError, State, Storage, StorageError,
+            Birth, Blocks, Changes, Cursor, Direction, Memory, Point, PublishError, State, Storage, StorageError,
             StorageOptions,
         },
     },
@@ -101,8 +101,8 @@ fn point(state: u64) -> Point {
 }
 
 fn options() -> StorageOptions {
-    let memory = Memory::new(32 << 10);
-    StorageOptions { chunk_bytes: 24 << 9, piece_bytes: 2 << 10, ..StorageOptions::new(memory) }
+    let blocks = Blocks::new(&Memory::new(32 << 10));
+    StorageOptions { chunk_bytes: 24 << 9, piece_bytes: 2 << 10, ..StorageOptions::new(blocks) }
 }
 
 async fn examine(env: &SimEnv) -> Result<<Small as Storage<SimEnv>>::Examined, StorageError> {
