@@ -13,6 +13,8 @@ pub mod wal;
 
 pub mod txn;
 
+mod prefetch;
+
 mod segment;
 
 mod ring;

@@ -97,8 +97,8 @@ fn a_full_disk_refuses_commits_until_there_is_room() {
         let (refused, why) = put_until_refused(&store, &table, 0).await;
         assert!(matches!(why, CommitError::Stalled(_)), "{why}");
         assert!(!why.is_retryable());
-        // Twice `dirty_bytes`, and what one commit adds.
-        assert!((40..=66).contains(&refused), "{refused} commits");
+        // Twice `dirty_bytes`, and what one commit adds: its block counts as a whole.
+        assert!((32..=66).contains(&refused), "{refused} commits");
         let committed = store.committed();
         for _ in 0..10 {
             let again = store.put(&table, &refused.to_be_bytes(), b"").await;
@@ -148,7 +148,7 @@ fn where_no_checkpoint_can_be_made_any_more_commits_are_refused_until_a_reopen()
             poisoned += 1;
             let (refused, why) = put_until_refused(&store, &table, 0).await;
             assert!(matches!(why, CommitError::Stalled(_)), "{why}");
-            assert!((40..=66).contains(&refused), "{refused} commits");
+            assert!((32..=66).contains(&refused), "{refused} commits");
             // That doesn't change, and the store is asked for it no more often than somebody asks.
             let again = store.put(&table, b"again", b"").await;
             assert!(matches!(again, Err(CommitError::Stalled(_))), "{again:?}");
@@ -185,7 +185,7 @@ fn who_goes_away_while_waiting_has_committed_nothing() {
             }
             number += 1;
         };
-        assert!((40..=66).contains(&number), "{number} commits");
+        assert!((32..=66).contains(&number), "{number} commits");
         let polled = std::future::poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending())).await;
         assert!(polled, "nothing has changed");
         drop(waiting);

@@ -358,21 +358,13 @@ impl StorageOptions {
 pub struct Memory {
     limit: u64,
     used: AtomicU64,
-    /// What it is a part of, which has the bound.
-    whole: Option<Arc<Memory>>,
 }
 
 impl Memory {
     /// A bound in bytes.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Memory> {
-        Arc::new(Memory { limit, used: AtomicU64::new(0), whole: None })
-    }
-
-    /// A part of it, which is counted by itself as well.
-    #[must_use]
-    pub fn part(self: &Arc<Memory>) -> Arc<Memory> {
-        Arc::new(Memory { limit: self.limit, used: AtomicU64::new(0), whole: Some(Arc::clone(self)) })
+        Arc::new(Memory { limit, used: AtomicU64::new(0) })
     }
 
     /// The bound, in bytes.
@@ -390,29 +382,23 @@ impl Memory {
     /// Counts more.
     pub fn add(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(whole) = &self.whole {
-            whole.add(bytes);
-        }
     }
 
     /// Counts less: of what was added before.
     pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some(whole) = &self.whole {
-            whole.give_back(bytes);
-        }
     }
 
     /// Whether so many bytes more would be more than there should be.
     #[must_use]
     pub fn is_full(&self, bytes: u64) -> bool {
-        self.whole.as_ref().map_or_else(|| self.used().saturating_add(bytes) > self.limit, |whole| whole.is_full(bytes))
+        self.used().saturating_add(bytes) > self.limit
     }
 
     /// Whether more is in use than there should be.
     #[must_use]
     pub fn is_beyond(&self) -> bool {
-        self.whole.as_ref().map_or_else(|| self.used() > self.limit, |whole| whole.is_beyond())
+        self.is_full(0)
     }
 }
 

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::fast::FixedState;
 
+use crate::prefetch::prefetch;
+
 /// Keys that the smallest one is made for.
 const LEAST_KEYS: usize = 64;
 /// Each is so many times as large as the one before, as a power of two.
@@ -119,7 +121,7 @@ impl Filter {
         let current = self.current.load(Ordering::Relaxed);
         // (While one is made, both are filled.)
         for blocks in self.sizes.iter().skip(current.saturating_sub(1)).take(2).filter_map(OnceLock::get) {
-            std::hint::black_box(block(blocks, hash).map(|Block(words)| words[0].load(Ordering::Relaxed)));
+            block(blocks, hash).into_iter().for_each(prefetch);
         }
     }
 

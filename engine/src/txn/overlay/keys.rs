@@ -6,6 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::chain::{Chains, NONE};
+use crate::prefetch::prefetch;
 
 /// Keys of a node.
 pub(super) const FAN: usize = 32;
@@ -52,9 +53,9 @@ impl Keys {
 
     /// Asks for all its memory together, and doesn't wait for it: nothing depends on what is loaded here.
     pub(super) fn warm(&self) {
-        let heads = self.heads.iter().step_by(LINE).fold(0, |all, head| all ^ head);
-        let entries = self.entries.iter().step_by(2 * LINE).fold(0, |all, entry| all ^ entry);
-        std::hint::black_box((heads, entries, self.len));
+        self.heads.iter().step_by(LINE).for_each(prefetch);
+        self.entries.iter().step_by(2 * LINE).for_each(prefetch);
+        prefetch(&self.len);
     }
 
     /// Where a key stands; if it isn't there, where it would.

@@ -15,6 +15,7 @@ use super::chain::{Chains, Key, NONE};
 use super::keys::{FAN, Keys};
 use super::values::{ValuePlace, ValueRef, Values};
 use super::{Csn, Direction, KeyRange, Live, Refused};
+use crate::prefetch::prefetch;
 use crate::txn::blocks::{Block, Blocks};
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -211,7 +212,7 @@ impl Tree {
         let Leaf { keys, next, .. } = &self.leaves[node];
         // (A new key is written into most of it, and what is behind its keys as well.)
         keys.warm();
-        std::hint::black_box(*next);
+        prefetch(next);
         let found = if behind { Err(keys.len()) } else { keys.find(&self.chains, key) };
         (path, node, found)
     }
