@@ -18,12 +18,9 @@ use std::{
     },
 };
 
-use super::{
-    pages::{
-        BODY_BYTES,
-        node::{NewNode, Node, NodeRef},
-    },
-    storage::Memory,
+use super::pages::{
+    BODY_BYTES,
+    node::{NewNode, Node, NodeRef},
 };
 use crate::{
     gate::{Gate, Wait},
@@ -41,6 +38,55 @@ const READY_PART: u64 = 64;
 const QUIET: u64 = 128;
 /// So many are given back without letting others in between.
 const AT_ONCE: usize = 64;
+
+/// Bytes in memory, counted together, with a bound. Whoever adds some that it can do without gives back as much as is beyond it.
+#[derive(Debug)]
+pub struct Memory {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Memory {
+    /// A bound in bytes.
+    #[must_use]
+    pub fn new(limit: u64) -> Arc<Memory> {
+        Arc::new(Memory { limit, used: AtomicU64::new(0) })
+    }
+
+    /// The bound, in bytes.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes that are in use.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Counts more.
+    pub fn add(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts less: of what was added before.
+    pub fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether so many bytes more would be more than there should be.
+    #[must_use]
+    pub fn is_full(&self, bytes: u64) -> bool {
+        self.used().saturating_add(bytes) > self.limit
+    }
+
+    /// Whether more is in use than there should be.
+    #[must_use]
+    pub fn is_beyond(&self) -> bool {
+        self.is_full(0)
+    }
+}
 
 /// Bytes that a block takes, with its count and what an allocator adds.
 pub(super) const fn block_bytes<const B: usize>() -> u64 {
@@ -144,13 +190,17 @@ impl<const B: usize> Blocks<B> {
 
     /// A page's, if all memory is in use, or a new one.
     fn make(&self) -> NewNode<B> {
-        let full = self.memory.is_full(block_bytes::<B>());
-        let cache = if full { self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone() } else { None };
-        let page = cache.and_then(|cache| cache.upgrade()?.evict());
+        let page = if self.memory.is_full(block_bytes::<B>()) { self.evict() } else { None };
         page.unwrap_or_else(|| {
             self.memory.add(block_bytes::<B>());
             NewNode::new(Node::blank())
         })
+    }
+
+    /// A page's.
+    fn evict(&self) -> Option<NewNode<B>> {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        cache?.upgrade()?.evict()
     }
 
     /// Takes one back.
@@ -186,8 +236,8 @@ impl<const B: usize> Blocks<B> {
     }
 
     /// Lets go of some while more memory is in use than there should be, those that are free first: something else than blocks has grown.
-    pub(super) fn shrink(&self, mut evict: impl FnMut() -> Option<NewNode<B>>) {
-        while self.memory.is_beyond() && self.pop(0).map(|(block, _)| block).or_else(&mut evict).is_some() {
+    pub(super) fn shrink(&self) {
+        while self.memory.is_beyond() && self.pop(0).map(|(block, _)| block).or_else(|| self.evict()).is_some() {
             self.memory.give_back(block_bytes::<B>());
         }
     }

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{env::Env, plant::Plants};
 
-pub use super::blocks::Blocks;
+pub use super::blocks::{Blocks, Memory};
 
 pub(super) mod files;
 #[cfg(test)]
@@ -329,7 +329,7 @@ pub struct StorageOptions {
 }
 
 impl StorageOptions {
-    /// The defaults: chunks of 256 MiB, pieces of 512 KiB, and this bound on memory.
+    /// The defaults: chunks of 256 MiB, pieces of 512 KiB, and these blocks.
     #[must_use]
     pub fn new(blocks: Arc<Blocks>) -> StorageOptions {
         StorageOptions {
@@ -350,55 +350,6 @@ impl StorageOptions {
     #[cfg(not(feature = "plants"))]
     pub(super) fn plants(&self) -> Plants {
         Plants::default()
-    }
-}
-
-/// Bytes in memory, counted together, with a bound. Whoever adds some that it can do without gives back as much as is beyond it.
-#[derive(Debug)]
-pub struct Memory {
-    limit: u64,
-    used: AtomicU64,
-}
-
-impl Memory {
-    /// A bound in bytes.
-    #[must_use]
-    pub fn new(limit: u64) -> Arc<Memory> {
-        Arc::new(Memory { limit, used: AtomicU64::new(0) })
-    }
-
-    /// The bound, in bytes.
-    #[must_use]
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    /// Bytes that are in use.
-    #[must_use]
-    pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Counts more.
-    pub fn add(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Counts less: of what was added before.
-    pub fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Whether so many bytes more would be more than there should be.
-    #[must_use]
-    pub fn is_full(&self, bytes: u64) -> bool {
-        self.used().saturating_add(bytes) > self.limit
-    }
-
-    /// Whether more is in use than there should be.
-    #[must_use]
-    pub fn is_beyond(&self) -> bool {
-        self.is_full(0)
     }
 }
 

@@ -73,11 +73,11 @@ fn where_memory_is_full_a_page_goes_for_each_block() {
     blocks.give_all(versions.drain(..4));
     // Something else has grown: first those go that are free.
     blocks.memory().add(2 * BYTES);
-    blocks.shrink(|| cache.evict());
+    blocks.shrink();
     assert_eq!((blocks.memory().used(), blocks.bytes(), went()), (10 * BYTES, BYTES, 9));
     cache.0.lock().expect("nobody panics with it").0.append(&mut versions);
     blocks.memory().add(3 * BYTES);
-    blocks.shrink(|| cache.evict());
+    blocks.shrink();
     assert_eq!((blocks.memory().used(), blocks.bytes(), went()), (10 * BYTES, 0, 11));
     blocks.memory().give_back(5 * BYTES);
 }

@@ -81,8 +81,11 @@ impl<T: Pod> Arena<T> {
     /// Takes all elements of another one, behind its own. By how much their numbers grow.
     pub(super) fn join(&mut self, other: Arena<T>) -> u32 {
         debug_assert!(other.gaps.is_empty(), "it was built by itself");
-        if self.len == 0 || other.len == 0 {
-            *self = if self.len == 0 { other } else { std::mem::take(self) };
+        if other.len == 0 {
+            return 0;
+        }
+        if self.len == 0 {
+            *self = other;
             return 0;
         }
         let first = ((self.more.len() + 1) * room::<T>()) as u32;

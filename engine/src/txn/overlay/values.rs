@@ -90,8 +90,6 @@ pub(crate) struct Values {
     free_shared: Vec<u32>,
     /// Of shared values, and of pieces of other memory as far as they are filled.
     bytes: usize,
-    /// Pieces that are blocks.
-    blocks: usize,
 }
 
 impl fmt::Debug for Values {
@@ -112,7 +110,7 @@ impl Values {
     }
 
     pub(super) fn bytes_in_blocks(&self) -> usize {
-        self.blocks * BLOCK_BYTES
+        (self.pieces.len() - self.own.len()) * BLOCK_BYTES
     }
 
     /// Whether nothing was ever put here.
@@ -199,10 +197,7 @@ impl Values {
                 self.own.push((number, own));
                 self.pieces.push(None);
             }
-            None => {
-                self.pieces.push(Some(block_of(blocks)));
-                self.blocks += 1;
-            }
+            None => self.pieces.push(Some(block_of(blocks))),
         }
     }
 
@@ -280,7 +275,6 @@ impl Values {
             self.filled = other.filled;
         }
         self.bytes += other.bytes;
-        self.blocks += other.blocks;
         moved
     }
 
@@ -289,7 +283,7 @@ impl Values {
     pub(super) fn recount(&self) -> bool {
         let shared: usize = self.shared.iter().flatten().map(shared_bytes).sum();
         let own: usize = self.own.iter().map(|(_, own)| own.len()).sum();
-        self.blocks == self.pieces.iter().flatten().count() && self.bytes == shared + own
+        self.bytes_in_blocks() == self.pieces.iter().flatten().count() * BLOCK_BYTES && self.bytes == shared + own
     }
 
     /// What they were in.

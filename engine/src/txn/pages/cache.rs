@@ -174,7 +174,7 @@ impl<const B: usize> Cache<B> {
     /// Puts a page into its slot, and empties others if it is too many.
     pub(super) fn put(&self, frames: &Frames<B>, page: u32, node: NodeRef<B>) {
         frames.fill(page, node).into_iter().for_each(|held| self.blocks.give_page(held));
-        self.blocks.shrink(|| self.evict());
+        self.blocks.shrink();
     }
 
     /// The page that `child` names: from memory, or from the disk. Several who want it at once read it once; whoever is dropped while it
