@@ -23,6 +23,7 @@ use crate::{
     env::File,
     gate::Gate,
     plant::{Plants, planted},
+    prefetch::prefetch,
     sync::{Mutex, MutexGuard},
     txn::{
         blocks::{Blocks, Evict, Unplaced, block_bytes},
@@ -66,6 +67,11 @@ impl<const B: usize> Frames<B> {
     pub(super) fn look(&self, page: u32) -> Option<Held<B>> {
         let held = self.slot(page)?.load();
         held.is_some().then_some(held)
+    }
+
+    /// Asks for what says whether a slot holds something.
+    pub(super) fn warm(&self, page: u32) {
+        self.slot(page).into_iter().for_each(prefetch);
     }
 
     /// Fills a slot, and gives back what it held.

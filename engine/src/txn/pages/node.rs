@@ -20,7 +20,10 @@ use super::format::{
     CHILD_REF_BYTES, ChildRef, HEAD_BYTES, Header, INDEX_BYTES, OFFSET_BYTES, PAGE_HEADER_BYTES, PageKind, RUN_BYTES,
     Run, VALUE_IN_RUN, array, checksum, get_u16, get_u32, inner_cell_at, leaf_cell_at, pad, page_at,
 };
-use crate::txn::ids::{Csn, PageNo, TableId};
+use crate::{
+    prefetch::prefetch,
+    txn::ids::{Csn, PageNo, TableId},
+};
 
 /// A page that is not what it should be. The tree above it can't be read there: restore a backup, or check the whole store to see what
 /// else is damaged.
@@ -412,19 +415,22 @@ impl<const B: usize> Node<B> {
         self.search(key, 0)
     }
 
-    /// Asks the processor for what a search begins with, and doesn't wait for it: nothing depends on what is loaded here.
+    /// Asks for what a search begins with.
     pub(super) fn warm(&self) {
-        for line in self.body[..WARM_BYTES.min(B)].chunks(LINE_BYTES) {
-            std::hint::black_box(line[0]);
-        }
+        self.body[..WARM_BYTES.min(B)].iter().step_by(LINE_BYTES).for_each(prefetch);
     }
 
-    /// The same for the cell in which a key is found, if it is: once the beginning of the page has come.
+    /// Asks for a cell.
+    pub(super) fn warm_at(&self, index: usize) {
+        self.body.get(self.offset(index)).into_iter().for_each(prefetch);
+    }
+
+    /// The same for the cell in which a key is found, if it is.
     pub(super) fn warm_cell(&self, key: &[u8]) {
         let Some(rest) = key.strip_prefix(self.prefix()) else { return };
         let index = self.first_head(head_of(rest), self.first_key());
         if index < self.len() {
-            std::hint::black_box(self.body[self.offset(index)]);
+            self.warm_at(index);
         }
     }
 

@@ -100,8 +100,15 @@ impl<F: File, const B: usize> Reader<F, B> {
     }
 
     /// A page in memory.
-    pub(super) fn look(&self, child: &ChildRef) -> Option<Held<B>> {
-        self.find(child.page.chunk)?.2.frames.look(child.page.index)
+    pub(super) fn look(&self, page: PageNo) -> Option<Held<B>> {
+        self.find(page.chunk)?.2.frames.look(page.index)
+    }
+
+    /// Asks for the place where a page would be in memory.
+    fn warm(&self, page: PageNo) {
+        if let Some((_, _, chunk)) = self.find(page.chunk) {
+            chunk.frames.warm(page.index);
+        }
     }
 
     /// A page, in memory or not.
@@ -119,7 +126,7 @@ impl<F: File, const B: usize> Reader<F, B> {
 
     /// A look-up in memory; `None` if the disk has to be asked.
     fn get_now(&self, table: TableId, root: &ChildRef, key: &[u8]) -> Option<Lookup> {
-        let (mut held, mut last, mut pages) = (self.look(root)?, root.page.index, 1);
+        let (mut held, mut last, mut pages) = (self.look(root.page)?, root.page.index, 1);
         loop {
             let node = held.as_ref()?;
             node.touch();
@@ -128,24 +135,21 @@ impl<F: File, const B: usize> Reader<F, B> {
                 return found_in(node, table, key);
             }
             let child = node.child(node.child_of(key));
-            let next = self.look(&child)?;
+            let next = self.look(child.page)?;
             below(next.as_ref()?, &child, node).ok()?;
             (held, last, pages) = (next, child.page.index, pages + 1);
         }
     }
 
-    /// Look-ups in memory, some side by side: while one waits for the memory of a page, the others ask for theirs.
+    /// Look-ups in memory, some side by side: while one waits for the memory of a page, of a child's name or of its place, the others
+    /// ask for theirs.
     fn get_many_now(&self, table: TableId, root: &ChildRef, keys: &[&[u8]], found: &mut Vec<Lookup>) {
         for keys in keys.chunks(ABREAST) {
             let mut abreast: SmallVec<[Descent<'_, B>; ABREAST]> =
-                keys.iter().map(|key| Descent::new(key, root, self.look(root))).collect();
-            let mut deeper = true;
-            while deeper {
-                deeper = false;
-                for descent in &mut abreast {
-                    deeper |= descent.deepen(self, table);
-                }
-                abreast.iter().filter_map(Descent::arrived).for_each(Node::warm);
+                keys.iter().map(|key| Descent::new(key, root.page, self.look(root.page))).collect();
+            while abreast.iter_mut().fold(false, |deeper, descent| descent.choose(table) | deeper) {
+                abreast.iter_mut().for_each(|descent| descent.turn(self));
+                abreast.iter_mut().for_each(|descent| descent.enter(self));
             }
             for descent in &abreast {
                 descent.arrived().inspect(|leaf| leaf.warm_cell(descent.key));
@@ -193,11 +197,13 @@ struct Descent<'k, const B: usize> {
     pages: u64,
     /// Which level the page must have, by its parent.
     level: Option<u8>,
+    /// Below which child it goes on.
+    child: Option<usize>,
 }
 
 impl<'k, const B: usize> Descent<'k, B> {
-    fn new(key: &'k [u8], root: &ChildRef, held: Option<Held<B>>) -> Descent<'k, B> {
-        Descent { key, held, page: root.page, pages: 1, level: None }
+    fn new(key: &'k [u8], root: PageNo, held: Option<Held<B>>) -> Descent<'k, B> {
+        Descent { key, held, page: root, pages: 1, level: None, child: None }
     }
 
     /// The page that it has come to, of which nothing is known yet.
@@ -211,14 +217,33 @@ impl<'k, const B: usize> Descent<'k, B> {
         (node.table() == table && self.level.is_none_or(|level| level == node.level())).then_some(node)
     }
 
-    /// Goes one page deeper; false where it ends.
-    fn deepen<F: File>(&mut self, reader: &Reader<F, B>, table: TableId) -> bool {
-        let Some(node) = self.node(table).filter(|node| !node.is_leaf()) else { return false };
-        node.touch();
-        let child = node.child(node.child_of(self.key));
-        (self.level, self.page, self.pages) = (Some(node.level() - 1), child.page, self.pages + 1);
-        self.held = reader.look(&child);
-        true
+    /// Finds the child, and asks for its name; false where the way ends.
+    fn choose(&mut self, table: TableId) -> bool {
+        let inner = self.node(table).filter(|node| !node.is_leaf());
+        let child = inner.map(|node| {
+            node.touch();
+            let child = node.child_of(self.key);
+            node.warm_at(child);
+            (child, node.level() - 1)
+        });
+        self.child = child.map(|(child, _)| child);
+        self.level = child.map_or(self.level, |(_, level)| Some(level));
+        child.is_some()
+    }
+
+    /// Reads the child's name, and asks for its place.
+    fn turn<F: File>(&mut self, reader: &Reader<F, B>) {
+        let Some((child, node)) = self.child.zip(self.arrived()) else { return };
+        (self.page, self.pages) = (node.child(child).page, self.pages + 1);
+        reader.warm(self.page);
+    }
+
+    /// Goes to it, and asks for what a search begins with.
+    fn enter<F: File>(&mut self, reader: &Reader<F, B>) {
+        if self.child.is_some() {
+            self.held = reader.look(self.page);
+            self.arrived().inspect(|node| node.warm());
+        }
     }
 
     /// What the leaf says; `None` if the disk has to be asked.
@@ -259,7 +284,7 @@ impl<F: File, const B: usize> Source<B> for InMemory<'_, F, B> {
     fn page(&self, child: &ChildRef) -> Result<NodeRef<B>, Stop<B>> {
         let held = self.held.as_ref().filter(|(held, _)| held == child).map(|(_, node)| NodeRef::clone(node));
         let found = || {
-            let node = self.reader.look(child).and_then(arc_swap::Guard::into_inner)?;
+            let node = self.reader.look(child.page).and_then(arc_swap::Guard::into_inner)?;
             self.reader.cache.hit(child.page.index, 1);
             Some(node)
         };
