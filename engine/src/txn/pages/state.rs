@@ -136,6 +136,7 @@ impl<F: File, const B: usize> Reader<F, B> {
             }
             let child = node.child(node.child_of(key));
             let next = self.look(child.page)?;
+            next.as_ref()?.warm();
             below(next.as_ref()?, &child, node).ok()?;
             (held, last, pages) = (next, child.page.index, pages + 1);
         }
