@@ -148,30 +148,39 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
 
     /// Takes the next key from all sources that have it; the newest of them.
     fn take(&mut self) -> Option<Source> {
+        let Scan { own, layers, below, taken, direction, .. } = self;
         let mut first: Option<&[u8]> = None;
-        let below = self.below.current().map(|(key, _)| (key, Source::Below));
-        let layers = self.layers.iter().enumerate().rev();
-        let layers = layers.filter_map(|(nth, layer)| Some((layer.current()?.0, Source::Layer(nth))));
-        let own = self.own.current.map(|(key, _)| (key, Source::Own));
-        for (key, source) in below.into_iter().chain(layers).chain(own) {
+        let mut offer = |key, source| {
             // (The only one is mostly compared with nothing. Comparing it with an empty slice, at an address where nothing is, took a
             // third of a scan: libc loads nothing from there, which the processor does slowly.)
-            let order = first.map(|first| match self.direction {
-                Direction::Forward => key.cmp(first),
-                Direction::Backward => first.cmp(key),
+            let order = first.map(|first| match direction {
+                Direction::Forward => <[u8]>::cmp(key, first),
+                Direction::Backward => <[u8]>::cmp(first, key),
             });
             match order {
-                Some(Ordering::Greater) => continue,
-                Some(Ordering::Less) => self.taken.clear(),
+                Some(Ordering::Greater) => return,
+                Some(Ordering::Less) => taken.clear(),
                 Some(Ordering::Equal) | None => {}
             }
             first = Some(key);
-            self.taken.push(source);
+            taken.push(source);
+        };
+        if let Some((key, _)) = below.current() {
+            offer(key, Source::Below);
+        }
+        for (nth, layer) in layers.iter().enumerate().rev() {
+            if let Some((key, _)) = layer.current() {
+                offer(key, Source::Layer(nth));
+            }
+        }
+        if let Some((key, _)) = own.current {
+            offer(key, Source::Own);
         }
         self.taken.last().copied()
     }
 
     /// The key that a source is at, with its value unless it is removed.
+    #[inline(always)]
     fn at(&self, source: Source) -> Option<(&[u8], Option<&[u8]>)> {
         match source {
             Source::Own => self.own.current.map(|(key, after)| (key, after.as_deref())),
@@ -220,6 +229,7 @@ impl Layer {
         }
     }
 
+    #[inline]
     fn current(&self) -> Option<(&[u8], Option<&[u8]>)> {
         self.batch.nth(self.next)
     }

@@ -101,6 +101,7 @@ impl<const B: usize> Cursor<B> {
     }
 
     /// What [`next`](Cursor::next) gave; after an error of it, or before it was called, nothing that means anything.
+    #[inline(always)]
     pub(super) fn current(&self) -> Option<(&[u8], Stored<'_>)> {
         let (leaf, _, _) = self.leaf.as_ref()?;
         Some((&self.key, leaf.value_in(self.at)))

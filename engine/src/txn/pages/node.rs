@@ -377,6 +377,7 @@ impl<const B: usize> Node<B> {
     ///
     /// # Panics
     /// If this is not a leaf, or has no such cell.
+    #[inline]
     pub(super) fn cell(&self, index: usize) -> Cell {
         assert!(self.is_leaf(), "an inner page has no values");
         let at = self.offset(index);
@@ -393,6 +394,7 @@ impl<const B: usize> Node<B> {
     }
 
     /// The value in one of its cells.
+    #[inline(always)]
     pub(super) fn value_in(&self, cell: Cell) -> Stored<'_> {
         let bytes = &self.body[usize::from(cell.value)..][..usize::from(cell.value_bytes)];
         let run = bytes.first_chunk().filter(|_| cell.in_run).and_then(Run::decode::<B>);

@@ -433,6 +433,7 @@ impl<E: Env, const B: usize> Cursor for PagesCursor<E, B> {
         Ok(true)
     }
 
+    #[inline(always)]
     fn current(&self) -> Option<(&[u8], &[u8])> {
         let (key, value) = self.walk.current()?;
         match (&self.value, value) {
