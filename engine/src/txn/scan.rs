@@ -138,6 +138,7 @@ impl<'a, E: Env, S: Storage<E>> Scan<'a, E, S> {
             match source {
                 Source::Own => self.own.current = self.own.rest.next(),
                 Source::Layer(nth) => self.layers[*nth].next += 1,
+                Source::Below if self.below.advance_now() => {}
                 Source::Below => drop(self.below.advance().await?),
             }
             self.taken.pop();

@@ -243,6 +243,11 @@ pub trait Cursor: Send + 'static {
     /// `Io`, `Corrupt`: it is at no key, and goes on with the one that it didn't reach. So it does if the future is dropped.
     fn advance(&mut self) -> impl Future<Output = Result<bool, StorageError>> + Send;
 
+    /// The same where the next key is at hand; else false, and [`Cursor::advance`] tells. Who has most of them at hand overrides it.
+    fn advance_now(&mut self) -> bool {
+        false
+    }
+
     /// The key that it is at, with its value; `None` before the first one and at the end.
     fn current(&self) -> Option<(&[u8], &[u8])>;
 }

@@ -83,7 +83,14 @@ impl<const B: usize> Cursor<B> {
                 return Ok(None);
             }
         }
-        let Some((leaf, from, to)) = &mut self.leaf else { return Ok(None) };
+        self.next_in_leaf();
+        Ok(self.current())
+    }
+
+    /// The next key's value, if it stands in the leaf that the walk is at; else nothing has changed.
+    #[inline]
+    pub(super) fn next_in_leaf(&mut self) -> Option<Stored<'_>> {
+        let (leaf, from, to) = self.leaf.as_mut().filter(|(_, from, to)| from < to)?;
         let index = match self.direction {
             Direction::Forward => {
                 *from += 1;
@@ -97,7 +104,7 @@ impl<const B: usize> Cursor<B> {
         self.at = leaf.cell(index);
         self.key.truncate(leaf.prefix().len());
         self.key.extend_from_slice(leaf.suffix_in(self.at));
-        Ok(Some((&self.key, leaf.value_in(self.at))))
+        Some(leaf.value_in(self.at))
     }
 
     /// What [`next`](Cursor::next) gave; after an error of it, or before it was called, nothing that means anything.

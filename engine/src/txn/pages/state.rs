@@ -433,6 +433,18 @@ impl<E: Env, const B: usize> Cursor for PagesCursor<E, B> {
         Ok(true)
     }
 
+    #[inline]
+    fn advance_now(&mut self) -> bool {
+        // (A run is read first, if there is one.)
+        let stored = if matches!(self.value, At::Run(_)) { None } else { self.walk.next_in_leaf() };
+        self.value = match stored {
+            None => return false,
+            Some(Stored::Inline(_)) => At::Leaf,
+            Some(Stored::Run(run)) => At::Run(run),
+        };
+        matches!(self.value, At::Leaf)
+    }
+
     #[inline(always)]
     fn current(&self) -> Option<(&[u8], &[u8])> {
         let (key, value) = self.walk.current()?;
