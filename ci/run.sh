@@ -6,8 +6,8 @@
 #   ci/run.sh --list          the steps, each with its promise
 #
 # A failed step does not stop the others. The last line says `N passed, N failed`, counted in steps; the exit code is
-# 0 only if none failed, and 2 for a step that doesn't exist. Nothing is written outside the target directory, except
-# by `setup`, which installs what is missing.
+# 0 only if none failed, and 2 for a step that doesn't exist. Nothing is written outside `target` and `bench/target`,
+# except by `setup`, which installs what is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,6 +1,6 @@
 //! A log behind a server: each line that a client sends is appended, and answered with its LSN once it is durable. Clients
-//! share their syncs. `cargo run -p engine --example server`, then `nc 127.0.0.1 7700`; without an argument it talks to
-//! itself and ends.
+//! share their syncs. `cargo run -p engine --example server -- 127.0.0.1:7700`, then `nc 127.0.0.1 7700`; without an address
+//! it talks to itself and ends.
 //!
 //! The log's futures do their system calls when they are polled, so each connection runs where blocking is allowed; no other
 //! runtime support is needed.

@@ -1,6 +1,7 @@
 //! A segmented write-ahead log that can be trusted because it can be broken at will.
 //!
-//! From the top down: [`wal`] is what a user opens; `segment` is one file of it; [`codec`] is its bytes; [`mod@env`] is the
+//! Three things can be opened: [`wal`], the log itself; [`aof`], a command log in the format of Redis, with [`keyspace`] for its data; and
+//! [`txn`], a store of tables with transactions, on logs. Below them `segment` is one file of a log, [`codec`] its bytes, and [`mod@env`] the
 //! machine. A file sees only what stands below it, and nothing but `env` touches the machine, so the simulator can put the
 //! very same code through power cuts, torn writes and failing disks.
 #![forbid(unsafe_code)]

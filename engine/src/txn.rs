@@ -360,7 +360,7 @@ impl<E: Env, S: Storage<E>> Store<E, S> {
     }
 
     /// The newest visible value of each of some keys, in their order. Of a table that is larger than the processor's caches some
-    /// hundred keys in a call are read in about two thirds of the time of as many calls of [`Store::get`], since their pages are waited for
+    /// hundred keys in a call are read in about two fifths of the time of as many calls of [`Store::get`], since their pages are waited for
     /// side by side (group prefetching: Chen, Ailamaki, Gibbons, Mowry, ICDE 2004). What has to come from the
     /// disk is read one after the other. Each key is read at a moment of its own; [`Tx::get_many`] reads all at one.
     ///

@@ -23,7 +23,7 @@ use crate::{
     runner,
     scenario::{Expect, Scenario},
     shrink,
-    subject::SUBJECTS,
+    subject::{SUBJECTS, subject_of},
     workload::{self, suggest},
 };
 
@@ -47,9 +47,9 @@ struct Arguments {
     /// List subjects, faults, invariants and planted bugs
     #[arg(long, group = "what")]
     list: bool,
-    /// What is under test
-    #[arg(long, value_name = "NAME", default_value = "wal", value_parser = subject)]
-    subject: String,
+    /// What is under test [default: what has the planted bug; without one wal]
+    #[arg(long, value_name = "NAME", value_parser = subject)]
+    subject: Option<String>,
     /// The same options and operations, but nothing goes wrong
     #[arg(long)]
     no_faults: bool,
@@ -76,6 +76,17 @@ struct Arguments {
     dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+impl Arguments {
+    fn subject(&self) -> &str {
+        subject_or(self.subject.as_deref(), self.plant)
+    }
+}
+
+/// The subject that was named, else the one that reaches the planted bug.
+fn subject_or(named: Option<&str>, plant: Option<Plant>) -> &str {
+    named.or(plant.map(subject_of)).unwrap_or("wal")
 }
 
 const EXAMPLES: &str = "Examples:
@@ -112,9 +123,9 @@ enum Command {
         /// The seed
         #[arg(long, value_name = "N", conflicts_with = "path", required_unless_present = "path")]
         seed: Option<u64>,
-        /// What is under test with that seed
-        #[arg(long, value_name = "NAME", default_value = "wal", value_parser = subject)]
-        subject: String,
+        /// What is under test with that seed [default: what has the planted bug; without one wal]
+        #[arg(long, value_name = "NAME", value_parser = subject)]
+        subject: Option<String>,
         /// The scenario file
         path: Option<PathBuf>,
         /// The planted bug under which it fails; a scenario file names its own
@@ -206,7 +217,7 @@ fn dispatch(arguments: &Arguments) -> io::Result<u8> {
     match &arguments.command {
         Some(Command::Scenarios { path, json }) => return scenarios(path, *json),
         Some(Command::Shrink { seed, subject, path, plant, out, time, json }) => {
-            let seed = seed.map(|seed| (seed, subject.as_str()));
+            let seed = seed.map(|seed| (seed, subject_or(subject.as_deref(), *plant)));
             return shrink_command(seed, path.as_deref(), *plant, out.as_deref(), *time, *json);
         }
         Some(Command::Child { seed, life, next, dir }) => return crate::osrun::child(*seed, *life, *next, dir),
@@ -221,7 +232,7 @@ fn dispatch(arguments: &Arguments) -> io::Result<u8> {
         return usage(&format!("--log {filter}: {error}"));
     }
     if arguments.backend == Backend::Os {
-        if arguments.subject != "wal" {
+        if arguments.subject() != "wal" {
             return usage("--backend os has the subject wal alone");
         }
         let Some(dir) = &arguments.dir else { return usage("--backend os needs --dir DIR") };
@@ -257,7 +268,7 @@ fn dispatch(arguments: &Arguments) -> io::Result<u8> {
         return usage("nothing to run: use --seed, --seeds, --scenario or scenarios");
     };
     let seed = seed.unwrap_or_else(fresh_seed);
-    let plan = workload::draw(seed, &arguments.subject, arguments.no_faults);
+    let plan = workload::draw(seed, arguments.subject(), arguments.no_faults);
     if let Some(path) = &arguments.save {
         let scenario =
             Scenario { claim: format!("what seed {seed} drew"), plan: plan.clone(), expect: Expect::default() };
@@ -284,9 +295,9 @@ fn fresh_seed() -> u64 {
 fn replay(arguments: &Arguments, what: &str) -> String {
     let mut command = format!("cargo run -p sim -- {what}");
     // A scenario file names its own.
-    if arguments.subject != "wal" && arguments.scenario.is_none() {
+    if arguments.subject() != "wal" && arguments.scenario.is_none() {
         command.push_str(" --subject ");
-        command.push_str(&arguments.subject);
+        command.push_str(arguments.subject());
     }
     if arguments.no_faults {
         command.push_str(" --no-faults");
@@ -404,7 +415,7 @@ fn seeds_run(arguments: &Arguments, range: Range<u64>) -> io::Result<u8> {
     let campaign = campaign::run(
         range,
         arguments.plant,
-        |seed| workload::draw(seed, &arguments.subject, arguments.no_faults),
+        |seed| workload::draw(seed, arguments.subject(), arguments.no_faults),
         |outcome| {
             if arguments.json && broken.is_ok() {
                 let replay = replay(arguments, &format!("--seed {}", outcome.seed));
@@ -414,7 +425,10 @@ fn seeds_run(arguments: &Arguments, range: Range<u64>) -> io::Result<u8> {
     );
     broken?;
     let Some(total) = &campaign.total else { return Ok(USAGE) };
-    let never = total.never();
+    let mut never = total.never();
+    if let Some(plant) = arguments.plant.filter(|plant| total.reached.get(plant.name()).copied().unwrap_or(0) == 0) {
+        never.push(format!("planted bug {} was never reached; its subject is {}", plant.name(), subject_of(plant)));
+    }
     let exit = match (campaign.failed - campaign.harness, campaign.harness) {
         (0, 0) if never.is_empty() => PASS,
         (0, _) => USAGE,
@@ -465,8 +479,10 @@ fn list() -> io::Result<u8> {
     Fault::ALL.iter().for_each(|fault| row(fault.name(), fault.about()));
     out.push_str("invariants\n");
     invariant::ALL.iter().for_each(|invariant| out.push_str(&format!("  {:<4} {}\n", invariant.id, invariant.about)));
-    out.push_str("planted bugs\n");
-    Plant::ALL.iter().for_each(|plant| out.push_str(&format!("  {:<26} {}\n", plant.name(), plant.about())));
+    out.push_str("planted bugs, with the subject that reaches them\n");
+    for plant in Plant::ALL {
+        out.push_str(&format!("  {:<26} {:<8} {}\n", plant.name(), subject_of(*plant), plant.about()));
+    }
     print(&out)?;
     Ok(PASS)
 }

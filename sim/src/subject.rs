@@ -5,7 +5,7 @@ use std::{future::Future, path::Path, time::Duration};
 use bytes::Bytes;
 use engine::{
     env::Env,
-    plant::Plants,
+    plant::{Plant, Plants},
     wal::{
         AppendError, Dropped, Durability, Large, Lsn, OpenError, Options, ReadError, RecoveryReport, TailKind,
         TruncateError, Wal,
@@ -36,6 +36,21 @@ pub const SUBJECTS: [(&str, &str); 4] = [
     ("rewrite", "the command log, rewritten often"),
     ("txn", "the store of transactions, with checkpoints for rewrites"),
 ];
+
+/// The subject under which a planted bug is reached, of those in [`SUBJECTS`].
+#[must_use]
+pub fn subject_of(plant: Plant) -> &'static str {
+    match plant {
+        // (They show where a rewrite collects.)
+        Plant::AofSumsIgnored | Plant::AofHeldBackDurable => "rewrite",
+        _ => match plant.name().split('-').next() {
+            Some("aof") => "aof",
+            Some("rewrite") => "rewrite",
+            Some("txn" | "ckpt" | "backup" | "upstream") => "txn",
+            _ => "wal",
+        },
+    }
+}
 
 /// A log in a simulation holds about as many records, or fewer.
 const USUAL_RECORDS: usize = 64;

@@ -172,6 +172,17 @@ fn a_planted_bug_is_found_named_and_replayed_by_the_printed_command() {
 }
 
 #[test]
+fn a_planted_bug_is_looked_for_where_it_is_and_not_reaching_it_is_no_pass() {
+    let found = sim(&["--seeds", "1..31", "--plant", "ckpt-publish-early"]);
+    assert_eq!(found.code, Some(1), "{}{}", found.out, found.err);
+    assert!(found.out.contains(" --subject txn --plant ckpt-publish-early"), "the replay says where: {}", found.out);
+    let elsewhere = sim(&["--seeds", "1..31", "--plant", "ckpt-publish-early", "--subject", "wal"]);
+    assert_eq!(elsewhere.code, Some(2));
+    let told = "planted bug ckpt-publish-early was never reached; its subject is txn\n";
+    assert!(elsewhere.out.contains(told), "{}", elsewhere.out);
+}
+
+#[test]
 fn a_planted_bug_changes_no_draw() {
     let drawn = |arguments: &[&str]| {
         let ran = sim(arguments);

@@ -1,7 +1,7 @@
 //! The simulator is measured by the bugs that it finds: each planted one, within a bounded number of seeds, by name.
 
 use engine::plant::Plant;
-use sim::{campaign, report::Verdict, workload::draw};
+use sim::{campaign, report::Verdict, subject::subject_of, workload::draw};
 
 /// Plant, seeds within which it must be found, invariants that may name it.
 const BUGS: &[(Plant, u64, &[&str])] = &[
@@ -163,6 +163,7 @@ const NEEDS_NO_FAULT: &[Plant] = &[
 fn each_planted_bug_is_found_within_its_seeds_and_named() {
     let wal = BUGS.iter().map(|(plant, within, named)| ("wal", plant, within, named));
     for (subject, plant, within, named) in wal.chain(COMMAND_BUGS.iter().map(|(a, b, c, d)| (*a, b, c, d))) {
+        assert_eq!(subject_of(*plant), subject, "{}", plant.name());
         let found = campaign::run(1..within + 1, Some(*plant), |seed| draw(seed, subject, false), |_| {});
         let reached = found.total.as_ref().and_then(|total| total.reached.get(plant.name()).copied());
         assert!(reached.unwrap_or(0) > 0, "{} was never reached", plant.name());
@@ -190,12 +191,10 @@ fn every_planted_bug_is_searched_or_has_a_scenario() {
 #[test]
 fn without_faults_no_planted_bug_shows() {
     for plant in Plant::ALL.iter().filter(|plant| !NEEDS_NO_FAULT.contains(plant)) {
-        let subjects: &[&str] = if plant.name().starts_with("wal") || plant.name().starts_with("env") {
-            &["wal"]
-        } else if ["txn", "ckpt", "backup", "upstream"].iter().any(|of| plant.name().starts_with(of)) {
-            &["txn"]
-        } else {
-            &["aof", "rewrite"]
+        let subjects: &[&str] = match subject_of(*plant) {
+            "aof" | "rewrite" => &["aof", "rewrite"],
+            "txn" => &["txn"],
+            _ => &["wal"],
         };
         for subject in subjects {
             let calm = campaign::run(1..501, Some(*plant), |seed| draw(seed, subject, true), |_| {});

@@ -23,7 +23,7 @@ pub enum Fsync {
     No,
 }
 
-/// Options. Each field is a directive of redis.conf, with its default there.
+/// Options. Each field is a directive of redis.conf, with its default there, unless it says that it isn't in redis.conf: those are set here alone.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `appendfilename`: what the names of the log's files begin with; not a path. Default `appendonly.aof`.

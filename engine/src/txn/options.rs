@@ -73,7 +73,7 @@ pub struct Options {
     /// A value longer than this is logged in pieces of this length, in front of the commit that writes it: 1 KiB to 1 MiB, default
     /// 64 KiB.
     pub lob_bytes: u64,
-    /// All keys and values that a transaction may write, in bytes: `max_value_bytes` to 240 MiB. Default 64 MiB.
+    /// All keys and values that a transaction may write, in bytes: `max_value_bytes` to 239 MiB. Default 64 MiB.
     pub max_txn_bytes: u64,
     /// While versions take more than three quarters of the memory that commits wait for (one and a half times `dirty_bytes`), a commit
     /// waits before it is accepted until fewer than so many are not durable yet: 1 or more, default 30,000 (L18).
@@ -215,7 +215,13 @@ impl Options {
             let expected = "'committed' under no_sync, which makes nothing durable";
             return Err(OptionsError { option: "visibility", value: 0, expected });
         }
-        self.log().to_wal().validate()
+        // (By the names that they have here.)
+        self.log().to_wal().validate().map_err(|error| match error.option {
+            "segment_bytes" => OptionsError { option: "log_segment_bytes", ..error },
+            "buffer_bytes" => OptionsError { option: "log_buffer_bytes", ..error },
+            "idle" => OptionsError { option: "log_idle", ..error },
+            _ => error,
+        })
     }
 
     /// Those of each log.
@@ -348,7 +354,8 @@ mod tests {
         assert_eq!(with(|options| options.recovery_workers = 0), Ok(()));
         assert_eq!(with(|options| options.recovery_workers = 17), Err("recovery_workers"));
         assert_eq!(with(|options| options.read_set_limit = 15), Err("read_set_limit"));
-        assert_eq!(with(|options| options.log_segment_bytes = 1), Err("segment_bytes"));
-        assert_eq!(with(|options| options.log_buffer_bytes = 0), Err("buffer_bytes"));
+        assert_eq!(with(|options| options.log_segment_bytes = 1), Err("log_segment_bytes"));
+        assert_eq!(with(|options| options.log_buffer_bytes = 0), Err("log_buffer_bytes"));
+        assert_eq!(with(|options| options.log_idle = Duration::ZERO), Err("log_idle"));
     }
 }

@@ -26,7 +26,7 @@ use super::{
 ///
 /// It takes the lock of each row when it writes it, and waits for who has it, but never two for each other: of those the younger fails
 /// with [`Conflict::Wounded`]. After a [`Conflict`] it has ended, and is to be done over as
-/// [`retry_of`](TxOptions::retry_of) its [`id`](Tx::retry).
+/// [`retry_of`](TxOptions::retry_of) what [`Tx::retry`] gives.
 ///
 /// After its end writes fail with [`TxError::Ended`], and reads see what is visible then.
 pub struct Tx<E: Env, S: Storage<E> = Pages<E>> {
