@@ -456,6 +456,34 @@ fn a_backup_is_a_store_of_its_own_while_the_store_goes_on() {
 }
 
 #[test]
+fn the_snapshot_that_keeps_too_much_goes_and_one_that_keeps_nothing_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let options =
+        Options { dirty_bytes: 64 << 10, pinned_bytes: 32 << 10, max_value_bytes: 4 << 10, ..Options::default() };
+    block_on(async {
+        let store = open(folder.path(), &options).await;
+        let table = store.create_table("t").await.unwrap();
+        let mut old = store.begin(TxOptions::default()).unwrap();
+        for number in 0..60_u32 {
+            store.put(&table, &number.to_be_bytes(), &[1; 1000]).await.unwrap();
+        }
+        let mut young = store.begin(TxOptions::default()).unwrap();
+        store.checkpoint().await.unwrap();
+        let mut younger = store.begin(TxOptions::default()).unwrap();
+        let gone = old.get(&table, &0_u32.to_be_bytes()).await;
+        assert!(matches!(gone, Err(TxError::SnapshotTooOld)), "{gone:?}");
+        // (What began in between keeps the same versions.)
+        let gone = young.get(&table, &0_u32.to_be_bytes()).await;
+        assert!(matches!(gone, Err(TxError::SnapshotTooOld)), "{gone:?}");
+        store.put(&table, b"k", b"v").await.unwrap();
+        store.checkpoint().await.unwrap();
+        assert!(younger.get(&table, &0_u32.to_be_bytes()).await.unwrap().is_some());
+        assert_eq!(store.stats().snapshots_too_old, 2);
+        store.close().await.unwrap();
+    });
+}
+
+#[test]
 fn a_memory_table_is_one_table_for_all_and_gone_after_an_open() {
     let folder = tempfile::tempdir().unwrap();
     // As little memory as there can be: what a Memory table holds makes nobody wait, and no snapshot go.

@@ -104,8 +104,10 @@ pub struct Blocks<const B: usize = BODY_BYTES> {
     free: Mutex<Vec<NewNode<B>>>,
     /// Counts all of them, and has the bound.
     memory: Arc<Memory>,
-    /// Bytes of those that are pages in slots, and of the slots.
-    cached: AtomicU64,
+    /// Those that are pages in slots.
+    pages: AtomicU64,
+    /// Bytes of the slots.
+    slots: AtomicU64,
     cache: Mutex<Option<Weak<dyn Evict<B>>>>,
     /// So many are enough ahead of commits.
     enough: usize,
@@ -125,7 +127,8 @@ impl<const B: usize> Blocks<B> {
         Arc::new(Blocks {
             free: Mutex::default(),
             memory: Arc::clone(memory),
-            cached: AtomicU64::new(0),
+            pages: AtomicU64::new(0),
+            slots: AtomicU64::new(0),
             cache: Mutex::default(),
             enough: enough as usize,
             missed: AtomicU64::new(0),
@@ -197,8 +200,11 @@ impl<const B: usize> Blocks<B> {
         })
     }
 
-    /// A page's.
+    /// A page's, where there is one: who looks for one goes over all slots.
     fn evict(&self) -> Option<NewNode<B>> {
+        if self.pages.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner).clone();
         cache?.upgrade()?.evict()
     }
@@ -242,19 +248,31 @@ impl<const B: usize> Blocks<B> {
         }
     }
 
-    /// So much more is in slots.
-    pub(super) fn cache(&self, bytes: u64) {
-        self.cached.fetch_add(bytes, Ordering::Relaxed);
+    /// One more is a page in a slot.
+    pub(super) fn cache(&self) {
+        self.pages.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// And so much less.
-    pub(super) fn uncache(&self, bytes: u64) {
-        self.cached.fetch_sub(bytes, Ordering::Relaxed);
+    /// And one less.
+    pub(super) fn uncache(&self) {
+        self.pages.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// There are so many more bytes of slots.
+    pub(super) fn add_slots(&self, bytes: u64) {
+        self.slots.fetch_add(bytes, Ordering::Relaxed);
+        self.memory.add(bytes);
+    }
+
+    /// And so many less.
+    pub(super) fn drop_slots(&self, bytes: u64) {
+        self.slots.fetch_sub(bytes, Ordering::Relaxed);
+        self.memory.give_back(bytes);
     }
 
     /// Bytes of pages in slots, and of the slots.
     pub(super) fn cached(&self) -> u64 {
-        self.cached.load(Ordering::Relaxed)
+        self.pages.load(Ordering::Relaxed) * block_bytes::<B>() + self.slots.load(Ordering::Relaxed)
     }
 
     /// Whether somebody should make blocks ahead. Once it is so, it stays so.

@@ -298,7 +298,8 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         Ok(())
     }
 
-    /// What only snapshots hold is bounded: the oldest of them go.
+    /// What only snapshots hold is bounded: the oldest of them go. Where somebody still reads what the oldest saw, that ends with him: to
+    /// take younger ones away would give nothing back.
     fn bound_pinned(&self) {
         while self.versions.bytes().saturating_sub(self.version_bytes()) > self.options.pinned_bytes {
             if !self.horizon.forget_oldest() {

@@ -114,6 +114,7 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         };
         let limit_bytes = shared.options.dirty_bytes.min(MOST_BYTES);
         shared.versions.memory().add(limit_bytes);
+        shared.versions.blocks().shrink();
         Ok(Loader {
             shared: Arc::clone(shared),
             name: name.into(),

@@ -190,6 +190,7 @@ impl Overlay {
         if let Some(blocks) = &self.blocks {
             blocks.memory().add(others.saturating_sub(before) as u64);
             blocks.memory().give_back(before.saturating_sub(others) as u64);
+            blocks.shrink();
         }
     }
 

@@ -330,7 +330,8 @@ impl<E: Env, S: Storage<E>> Tx<E, S> {
             return Err(self.refused(refused(refusal, self.shared.options.lock_timeout)).into());
         }
         // From here on only the end is left, whatever it is. (Dropped before it is accepted, it aborts.)
-        let view = self.snapshot.as_ref().and_then(Snapshot::view);
+        // (Who only writes doesn't hold what it has seen while it waits for memory: that may be what takes it.)
+        let view = self.reads.as_ref().and(self.snapshot.as_ref()).and_then(Snapshot::view);
         let since = self.snapshot().unwrap_or_default();
         let reads = match (&self.reads, &view) {
             (Some(reads), Some(view)) => Some((reads, &**view, since)),

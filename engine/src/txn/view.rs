@@ -279,13 +279,17 @@ impl<S> Horizon<S> {
         drop(old);
     }
 
-    /// Takes the view of the oldest snapshot that has one away: its next read fails. False if there is none.
+    /// Takes the oldest view away from the snapshots that have it: their next reads fail. False if nothing is let go by that: it stays as long
+    /// as somebody reads it, and the present one is everybody's.
     pub(super) fn forget_oldest(&self) -> bool {
-        let view = {
-            let mut inner = self.lock();
-            inner.snapshots.values_mut().find_map(Option::take)
-        };
-        view.is_some()
+        let mut inner = self.lock();
+        let oldest = inner.snapshots.values().flatten().next().filter(|view| !Arc::ptr_eq(view, &self.view.load()));
+        let Some(oldest) = oldest.map(Arc::clone) else { return false };
+        for view in inner.snapshots.values_mut() {
+            view.take_if(|view| Arc::ptr_eq(view, &oldest));
+        }
+        drop(inner);
+        Arc::into_inner(oldest).is_some()
     }
 
     /// Live snapshots, oldest first, each CSN once, put into `snapshots`.
@@ -341,4 +345,42 @@ impl<S> Horizon<S> {
 
 fn load(csn: &AtomicU64) -> Csn {
     Csn::from_bits(csn.load(Ordering::Acquire)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::txn::{blocks::Memory, generation::Versions};
+
+    fn view() -> View<()> {
+        let versions = Versions::new(Memory::new(1 << 20));
+        View {
+            catalog: Arc::default(),
+            generations: SmallVec::from_iter([Generation::new(versions)]),
+            volatile: Volatile::default(),
+            state: (),
+        }
+    }
+
+    #[test]
+    fn the_oldest_view_goes_from_all_who_have_it_and_younger_ones_stay_while_it_is_read() {
+        let horizon = Horizon::new(view(), Csn::default(), Visibility::Committed);
+        let (first, second) = (horizon.begin(), horizon.begin());
+        assert!(!horizon.forget_oldest(), "the present one is everybody's");
+        assert!(first.view().is_some());
+        horizon.swap(|_| view());
+        let younger = horizon.begin();
+        horizon.swap(|_| view());
+        let youngest = horizon.begin();
+        let read = second.view().expect("nobody has taken it away");
+        assert!(!horizon.forget_oldest(), "it is read");
+        drop(read);
+        assert!(first.view().is_none() && second.view().is_none());
+        assert!(younger.view().is_some() && youngest.view().is_some());
+        assert!(horizon.forget_oldest());
+        assert!(younger.view().is_none() && youngest.view().is_some());
+        assert!(!horizon.forget_oldest());
+        assert!(youngest.view().is_some());
+        assert_eq!(horizon.snapshots(), 4);
+    }
 }

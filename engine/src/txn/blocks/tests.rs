@@ -44,41 +44,51 @@ fn a_block_fills_a_page_and_is_counted_from_when_it_is_made() {
     assert_eq!(memory.used(), 0);
 }
 
-/// Pages that can go, and how many went.
-struct Cache(Mutex<(Vec<Block>, usize)>);
+/// Pages that can go, and how often somebody looked for one.
+struct Cache {
+    pages: Mutex<(Vec<Block>, usize)>,
+    blocks: Arc<Blocks>,
+}
+
+impl Cache {
+    fn put(&self, pages: impl IntoIterator<Item = Block>) {
+        let pages = pages.into_iter().inspect(|_| self.blocks.cache());
+        self.pages.lock().expect("nobody panics with it").0.extend(pages);
+    }
+}
 
 impl Evict<BODY_BYTES> for Cache {
     fn evict(&self) -> Option<Block> {
-        let mut cache = self.0.lock().expect("nobody panics with it");
+        let mut cache = self.pages.lock().expect("nobody panics with it");
         cache.1 += 1;
-        cache.0.pop()
+        cache.0.pop().inspect(|_| self.blocks.uncache())
     }
 }
 
 #[test]
 fn where_memory_is_full_a_page_goes_for_each_block() {
     let blocks = blocks(10 * BYTES);
-    let pages = (0..8).map(|_| blocks.take()).collect();
-    let cache = Arc::new(Cache(Mutex::new((pages, 0))));
+    let cache = Arc::new(Cache { pages: Mutex::default(), blocks: Arc::clone(&blocks) });
+    cache.put((0..8).map(|_| blocks.take()));
     let weak: Weak<Cache> = Arc::downgrade(&cache);
     blocks.serve(weak);
-    let went = || cache.0.lock().expect("nobody panics with it").1;
+    let looks = || cache.pages.lock().expect("nobody panics with it").1;
     let mut versions: Vec<Block> = (0..2).map(|_| blocks.take()).collect();
-    assert_eq!((blocks.memory().used(), went()), (10 * BYTES, 0));
+    assert_eq!((blocks.memory().used(), looks()), (10 * BYTES, 0));
     versions.extend((0..8).map(|_| blocks.take()));
-    assert_eq!((blocks.memory().used(), went()), (10 * BYTES, 8));
-    // No page is left: rather more memory than nothing.
+    assert_eq!((blocks.memory().used(), looks()), (10 * BYTES, 8));
+    // No page is left: rather more memory than nothing, and nobody looks for one.
     versions.push(blocks.take());
-    assert_eq!((blocks.memory().used(), went()), (11 * BYTES, 9));
+    assert_eq!((blocks.memory().used(), looks()), (11 * BYTES, 8));
     blocks.give_all(versions.drain(..4));
     // Something else has grown: first those go that are free.
     blocks.memory().add(2 * BYTES);
     blocks.shrink();
-    assert_eq!((blocks.memory().used(), blocks.bytes(), went()), (10 * BYTES, BYTES, 9));
-    cache.0.lock().expect("nobody panics with it").0.append(&mut versions);
+    assert_eq!((blocks.memory().used(), blocks.bytes(), looks()), (10 * BYTES, BYTES, 8));
+    cache.put(versions);
     blocks.memory().add(3 * BYTES);
     blocks.shrink();
-    assert_eq!((blocks.memory().used(), blocks.bytes(), went()), (10 * BYTES, 0, 11));
+    assert_eq!((blocks.memory().used(), blocks.bytes(), looks()), (10 * BYTES, 0, 10));
     blocks.memory().give_back(5 * BYTES);
 }
 

@@ -26,7 +26,7 @@ use crate::{
     prefetch::prefetch,
     sync::{Mutex, MutexGuard},
     txn::{
-        blocks::{Blocks, Evict, Unplaced, block_bytes},
+        blocks::{Blocks, Evict, Unplaced},
         ids::PageNo,
         storage::{StorageError, StorageOptions},
     },
@@ -78,13 +78,14 @@ impl<const B: usize> Frames<B> {
     fn fill(&self, page: u32, node: NodeRef<B>) -> Option<NodeRef<B>> {
         let Some(piece) = self.pieces.get(page as usize / SLOTS) else { return Some(node) };
         let slots = piece.get_or_init(|| {
-            self.blocks.memory().add(SLOT_BYTES);
-            self.blocks.cache(SLOT_BYTES);
+            self.blocks.add_slots(SLOT_BYTES);
             (0..SLOTS).map(|_| ArcSwapAny::new(None)).collect()
         });
+        // (Before it can be taken out again, so that nothing is counted below zero.)
+        self.blocks.cache();
         let held = slots[page as usize % SLOTS].swap(Some(node));
-        if held.is_none() {
-            self.blocks.cache(block_bytes::<B>());
+        if held.is_some() {
+            self.blocks.uncache();
         }
         held
     }
@@ -94,7 +95,7 @@ impl<const B: usize> Frames<B> {
         let touched = slot.load().as_ref().is_none_or(|node| node.untouch());
         // (If it is filled again in between, that page goes: it is on the disk.)
         let held = if touched { None } else { slot.swap(None) }?;
-        self.blocks.uncache(block_bytes::<B>());
+        self.blocks.uncache();
         Some(held)
     }
 }
@@ -103,11 +104,10 @@ impl<const B: usize> Drop for Frames<B> {
     fn drop(&mut self) {
         for slots in self.pieces.iter().filter_map(OnceLock::get) {
             for page in slots.iter().filter_map(|slot| slot.swap(None)) {
-                self.blocks.uncache(block_bytes::<B>());
+                self.blocks.uncache();
                 self.blocks.give_page(page);
             }
-            self.blocks.memory().give_back(SLOT_BYTES);
-            self.blocks.uncache(SLOT_BYTES);
+            self.blocks.drop_slots(SLOT_BYTES);
         }
     }
 }
