@@ -22,9 +22,12 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct Inner {
     seq: u64,
-    wakers: Vec<Waker>,
+    /// `None` where a waiter left; never at the end.
+    wakers: Vec<Option<Waker>>,
+    /// Places in `wakers` that were left.
+    left: usize,
     /// Takes turns with `wakers`, so that neither is allocated anew.
-    spare: Vec<Waker>,
+    spare: Vec<Option<Waker>>,
 }
 
 impl Gate {
@@ -46,10 +49,11 @@ impl Gate {
             if inner.wakers.is_empty() {
                 return;
             }
+            inner.left = 0;
             let spare = mem::take(&mut inner.spare);
             mem::replace(&mut inner.wakers, spare)
         };
-        wakers.drain(..).for_each(Waker::wake);
+        wakers.drain(..).flatten().for_each(Waker::wake);
         self.lock().spare = wakers;
     }
 
@@ -71,19 +75,56 @@ impl Future for Wait<'_> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.gate.lock();
         if inner.seq != self.seen {
+            self.place = None;
             return Poll::Ready(());
         }
-        match self.place {
-            // While the number stands still the list only grows, so the place is still ours.
-            Some(place) => inner.wakers[place].clone_from(context.waker()),
+        // While the number stands still, nobody else has the place.
+        let before = match self.place {
+            Some(place) if inner.wakers[place].as_ref().is_some_and(|waker| waker.will_wake(context.waker())) => None,
+            Some(place) => inner.wakers[place].replace(context.waker().clone()),
             None => {
-                let place = inner.wakers.len();
-                inner.wakers.push(context.waker().clone());
-                drop(inner);
-                self.place = Some(place);
+                self.place = Some(inner.take_place(context.waker().clone()));
+                None
             }
-        }
+        };
+        // The last waker of a task drops that, which may leave places here itself.
+        drop(inner);
+        drop(before);
         Poll::Pending
+    }
+}
+
+impl Inner {
+    fn take_place(&mut self, waker: Waker) -> usize {
+        if self.left > 0
+            && let Some(place) = self.wakers.iter().position(Option::is_none)
+        {
+            self.left -= 1;
+            self.wakers[place] = Some(waker);
+            return place;
+        }
+        self.wakers.push(Some(waker));
+        self.wakers.len() - 1
+    }
+
+    fn leave_place(&mut self, place: usize) -> Option<Waker> {
+        let waker = self.wakers[place].take();
+        self.left += 1;
+        while self.wakers.pop_if(|last| last.is_none()).is_some() {
+            self.left -= 1;
+        }
+        waker
+    }
+}
+
+/// Who lost a [`race`] leaves nothing behind: a gate may stay shut for as long as the process runs.
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let Some(place) = self.place else { return };
+        let mut inner = self.gate.lock();
+        let waker = if inner.seq == self.seen { inner.leave_place(place) } else { None };
+        drop(inner);
+        drop(waker);
     }
 }
 
@@ -101,6 +142,8 @@ pub(crate) async fn race(one: impl Future<Output = ()>, two: impl Future<Output 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::env::block_on;
 
@@ -123,5 +166,54 @@ mod tests {
         assert_eq!(gate.lock().wakers.len(), 1);
         gate.open();
         assert!(wait.as_mut().poll(&mut context).is_ready());
+    }
+
+    #[test]
+    fn a_waiter_that_goes_leaves_nothing_behind() {
+        let gate = Gate::default();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut wait = || {
+            let mut wait = Box::pin(gate.wait(gate.seq()));
+            assert!(wait.as_mut().poll(&mut context).is_pending());
+            wait
+        };
+        let mut waits = [wait(), wait(), wait()];
+        for turn in 0..1000 {
+            waits[turn * 2 % 3] = wait();
+            assert!(gate.lock().wakers.len() <= 4);
+        }
+        drop(waits);
+        let inner = gate.lock();
+        assert_eq!((inner.wakers.len(), inner.left), (0, 0));
+    }
+
+    #[test]
+    fn those_who_stay_are_woken_when_others_went() {
+        let gate = Gate::default();
+        let mut waits: Vec<_> = (0..4).map(|_| Box::pin(gate.wait(gate.seq()))).collect();
+        let woken: Vec<_> = (0..4).map(|_| Arc::new(Count::default())).collect();
+        for (wait, count) in waits.iter_mut().zip(&woken) {
+            let waker = Waker::from(Arc::clone(count));
+            assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        waits.remove(3);
+        waits.remove(1);
+        gate.open();
+        // Whose number is over has no place to leave: it may be somebody else's by now.
+        let mut next = Box::pin(gate.wait(gate.seq()));
+        assert!(next.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&woken[3])))).is_pending());
+        drop(waits);
+        gate.open();
+        let woken: Vec<_> = woken.iter().map(|count| count.0.load(std::sync::atomic::Ordering::Relaxed)).collect();
+        assert_eq!(woken, [1, 0, 1, 1]);
+    }
+
+    #[derive(Default)]
+    struct Count(std::sync::atomic::AtomicU64);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 }
