@@ -19,7 +19,7 @@ use super::{
 };
 use crate::txn::ids::{Csn, PageNo, TableId};
 
-/// Cells that one step takes at most.
+/// Cells that one step takes at most; it ends behind a value in pages of its own.
 const STEP_CELLS: usize = 1024;
 
 /// Pages side by side that a merge replaced.
@@ -155,7 +155,7 @@ impl<const B: usize> Merge<B> {
         D::Error: From<PageError>,
     {
         self.leaf = None;
-        self.push_row(&[], key, value, draft)
+        self.push_row(&[], key, value, draft).map(drop)
     }
 
     /// Does a piece of it; `Some` once it is done, and then it must not be called again.
@@ -267,27 +267,34 @@ impl<const B: usize> Merge<B> {
                 leaf.next += 1;
             }
             if let Some((key, value)) = change.filter(|_| order.is_ge()) {
-                if let Some(value) = value {
-                    self.push_row(&leaf.from, key, value, draft)?;
-                }
+                let in_run = match value {
+                    Some(value) => self.push_row(&leaf.from, key, value, draft)?,
+                    None => false,
+                };
                 changes.advance();
+                if in_run {
+                    break;
+                }
             }
         }
         self.leaf = Some(leaf);
         Ok(())
     }
 
-    /// Adds a row to a leaf, or to pages of its own with a leaf that names them.
-    fn push_row<D: Draft<B>>(&mut self, from: &[u8], key: &[u8], value: &[u8], draft: &mut D) -> Result<(), D::Error>
+    /// Adds a row to a leaf. True if its value is too large: then that has pages of its own, which the leaf names.
+    fn push_row<D: Draft<B>>(&mut self, from: &[u8], key: &[u8], value: &[u8], draft: &mut D) -> Result<bool, D::Error>
     where
         D::Error: From<PageError>,
     {
         assert!(key.len() <= key_limit::<B>(), "a key that is too long came in");
-        if is_run::<B>(key.len(), value.len()) {
+        let in_run = is_run::<B>(key.len(), value.len());
+        if in_run {
             let run = write_run(value, draft)?;
-            return self.push(0, from, key, &run.encode(), true, draft);
+            self.push(0, from, key, &run.encode(), in_run, draft)?;
+        } else {
+            self.push(0, from, key, value, in_run, draft)?;
         }
-        self.push(0, from, key, value, false, draft)
+        Ok(in_run)
     }
 
     /// Adds a cell to a level. `from` is the separator of the page that it would begin.

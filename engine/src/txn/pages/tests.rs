@@ -216,7 +216,10 @@ fn apply<const B: usize>(disk: &mut Disk, root: Option<ChildRef>, batch: &Batch)
     // The source is another one than the draft, of the old tree's pages only.
     let old = Disk { pages: disk.pages.clone(), ..Disk::default() };
     loop {
-        if let Some(merged) = again(|| merge.step(&old, &mut changes, disk)) {
+        let runs = disk.runs.len();
+        let merged = again(|| merge.step(&old, &mut changes, disk));
+        assert!(disk.runs.len() <= runs + 1, "values in pages of their own come one by one");
+        if let Some(merged) = merged {
             return merged;
         }
     }
