@@ -34,8 +34,6 @@ pub(crate) struct ValuePlace {
 const REMOVED: u16 = u16::MAX;
 /// `piece` is the number of a value that is shared.
 const SHARED: u16 = REMOVED - 1;
-/// Beyond it no place begins in a piece.
-const PIECE_BYTES: usize = SHARED as usize * UNIT_BYTES;
 
 /// A key is removed: there is no value.
 pub(crate) const NOWHERE: ValuePlace = ValuePlace { piece: 0, at: REMOVED, bytes: 0 };
@@ -88,7 +86,7 @@ pub(crate) struct Values {
     free: Vec<ValuePlace>,
     shared: Vec<Option<Value>>,
     free_shared: Vec<u32>,
-    /// Of shared values, and of pieces of other memory as far as they are filled.
+    /// Of shared values, and of pieces of other memory: what was there already whole, the first one as far as it is filled.
     bytes: usize,
 }
 
@@ -99,7 +97,15 @@ impl fmt::Debug for Values {
 }
 
 impl Values {
-    /// Bytes that it holds beside blocks. (Room that a piece of its own has left was never touched, so it is nowhere yet.)
+    /// Beyond it no place begins in a piece.
+    pub(crate) const LARGEST_PIECE_BYTES: usize = SHARED as usize * UNIT_BYTES;
+
+    /// Whether a value of so many bytes stands in a piece.
+    pub(crate) fn is_in_piece(bytes: usize) -> bool {
+        bytes <= SMALL_BYTES
+    }
+
+    /// Bytes that it holds beside blocks. (Room that the first piece has left was never touched, so it is nowhere yet.)
     pub(super) fn bytes_beside_blocks(&self) -> usize {
         self.bytes
             + self.pieces.capacity() * size_of::<Option<Block>>()
@@ -146,8 +152,8 @@ impl Values {
     ) -> ValuePlace {
         match value {
             None => NOWHERE,
-            Some(value) if value.bytes().len() > SMALL_BYTES => self.share(value.to_value()),
-            Some(value) => self.copy(value.bytes(), memory, blocks),
+            Some(value) if Values::is_in_piece(value.bytes().len()) => self.copy(value.bytes(), memory, blocks),
+            Some(value) => self.share(value.to_value()),
         }
     }
 
@@ -169,9 +175,11 @@ impl Values {
             Some(block) => block.body_mut()[at..][..value.len()].copy_from_slice(value),
             None => {
                 let own = self.own.last_mut().map(|(_, own)| own).expect("the last piece is one of these");
-                own.extend_from_slice(value);
-                own.resize(at + room, 0);
-                self.bytes += room;
+                if own.len() < at + room {
+                    self.bytes += at + room - own.len();
+                    own.resize(at + room, 0);
+                }
+                own[at..][..value.len()].copy_from_slice(value);
             }
         }
         self.filled += room;
@@ -185,7 +193,7 @@ impl Values {
             Some(Some(_)) => BODY_BYTES,
             Some(None) => self.own.last().map_or(0, |(_, own)| own.capacity().max(BODY_BYTES)),
         };
-        self.filled + bytes <= room && self.filled < PIECE_BYTES
+        self.filled + bytes <= room && self.filled < Values::LARGEST_PIECE_BYTES
     }
 
     fn grow(&mut self, memory: Option<Vec<u8>>, blocks: Option<&Blocks>) {
@@ -193,7 +201,9 @@ impl Values {
         self.filled = 0;
         match memory.or_else(|| (number == 0).then(Vec::new)) {
             Some(mut own) => {
-                own.clear();
+                // (It was written to: all of it is somewhere.)
+                own.resize(own.capacity(), 0);
+                self.bytes += own.len();
                 self.own.push((number, own));
                 self.pieces.push(None);
             }
@@ -437,7 +447,7 @@ mod tests {
         };
         let first = put(&mut values, b"first", Some(vec![1; 300 << 10]));
         let all: Vec<ValuePlace> = (0..250).map(|_| put(&mut values, &[2; 1 << 10], None)).collect();
-        assert_eq!(values.bytes, 8 + (250 << 10));
+        assert_eq!(values.bytes, 300 << 10, "all of it was there, filled or not");
         // (It has more room than a piece has otherwise.)
         let behind = put(&mut values, &[3; SMALL_BYTES], None);
         assert!(all.iter().all(|place| place.piece == 0) && behind.piece == 0);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     sync::{Mutex, MutexGuard},
+    txn::overlay::Values,
     wal::{InWindow, Lsn},
 };
 
@@ -69,10 +70,12 @@ impl Records {
         &self.windows[window as usize][at as usize..][..bytes as usize]
     }
 
-    /// They are no more: what they stood in may be used again, as far as nobody else reads there.
+    /// They are no more: what they stood in may be used again, as far as nobody else reads there, and values fill it. (A window is as
+    /// large as its record, if that is a large one.)
     pub(super) fn leave_to(self, old: &OldWindows) {
-        let mut windows = old.lock();
-        windows.extend(self.windows.into_iter().filter(Bytes::is_unique).map(Vec::from));
+        let windows = self.windows.into_iter().filter(Bytes::is_unique).map(Vec::from);
+        let can_be_filled = |window: &Vec<u8>| window.capacity() <= Values::LARGEST_PIECE_BYTES;
+        old.lock().extend(windows.filter(can_be_filled));
     }
 
     fn at(&self, place: &RecordAt) -> &[u8] {
