@@ -127,6 +127,39 @@ fn a_storage_in_memory_loads_what_a_map_has() {
     loads_what_a_map_has::<MemoryStorage<OsEnv>>();
 }
 
+/// Files of a store that this process has open.
+fn open_files(path: &Path) -> usize {
+    let links =
+        std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    links.filter(|link| link.starts_with(path)).count()
+}
+
+#[test]
+fn a_large_load_in_any_order_has_few_files_open_and_the_last_of_equal_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    block_on(async {
+        let options = Options { chunk_bytes: 4 << 20, ..small() };
+        let store = open::<Pages<OsEnv>>(folder.path(), &options).await;
+        let (before, mut most) = (open_files(folder.path()), 0);
+        let mut loader = loader(&store, "loaded");
+        let mut expected = Rows::new();
+        // Enough for six trees of the second rank, and some of the first: a batch has 8 rows.
+        for number in 0..8 * (64 * 6 + 5) {
+            let key = number % 2003 * 799 % 2003;
+            let value = [&u32::to_be_bytes(number)[..], &[0; 1800]].concat();
+            loader.add(&key.to_be_bytes(), &value).await.unwrap();
+            expected.insert(key.to_be_bytes().to_vec(), value);
+            if number % 64 == 0 {
+                most = most.max(open_files(folder.path()) - before);
+            }
+        }
+        assert!((64..80).contains(&most), "{most} files were open");
+        assert_eq!(loader.finish().await.unwrap().rows, expected.len() as u64);
+        assert!(rows(&store, "loaded").await == expected);
+        store.close().await.unwrap();
+    });
+}
+
 #[test]
 fn a_load_that_is_given_up_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,6 +3,9 @@
 //! Rows are collected in memory and sorted ([`batch`]). A batch that lies above all of the one before goes on with its tree, so what comes
 //! in ascending order is written once; another begins a tree of its own, and at the end all of them are merged into one ([`merge`]). Then
 //! a checkpoint takes that with it. Trees are built apart from all states: a crash before leaves nothing of them.
+//!
+//! A tree has files of its own, which are open. So that they stay few, trees of one rank are merged into one of the next rank once there
+//! are [`MOST_TREES`] of them (the stepped merge of Jagadish et al., "Incremental Organization for Data Recording and Warehousing", 1997).
 
 use std::sync::Arc;
 
@@ -32,17 +35,21 @@ use super::{
 const MOST_BYTES: u64 = 1 << 30;
 /// What is collected of rows that all came in ascending order: they need no sorting, and stay in a core's cache.
 const SORTED_BYTES: u64 = 1 << 20;
+/// Trees of one rank, at most.
+const MOST_TREES: usize = 64;
 
-/// Builds a table; see [`Store::loader`](super::Store::loader). Dropped before [`finish`](Loader::finish), there is no table. It takes up
-/// to [`dirty_bytes`](super::options::Options::dirty_bytes) of memory, and on the disk what its rows take: twice that while rows that
-/// didn't come in ascending order are merged.
+/// Builds a table; see [`Store::loader`](super::Store::loader). Dropped before [`finish`](Loader::finish), there is no table. It takes
+/// about [`dirty_bytes`](super::options::Options::dirty_bytes) of memory at most, and on the disk what its rows take: twice that while
+/// rows that didn't come in ascending order are merged. That is at the end, and each 64 times `dirty_bytes` before.
 pub struct Loader<E: Env, S: Storage<E> = Pages<E>> {
     shared: Arc<Shared<E, S>>,
     name: Arc<str>,
     id: TableId,
     limit_bytes: u64,
     batch: Batch,
-    /// The last one may go on.
+    /// What of the memory counts as the batch's.
+    counted_bytes: u64,
+    /// The last one may go on. The ranks descend.
     trees: Vec<Tree<E, S>>,
     /// Its name is set apart, and nobody else gives it up.
     reserved: bool,
@@ -53,6 +60,8 @@ pub struct Loader<E: Env, S: Storage<E> = Pages<E>> {
 /// A tree of rows in ascending order.
 struct Tree<E: Env, S: Storage<E>> {
     build: S::Build,
+    /// How often its rows were merged.
+    rank: u32,
     rows: u64,
     last: Vec<u8>,
     /// Once it is complete: its rows.
@@ -113,14 +122,13 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
             id
         };
         let limit_bytes = shared.options.dirty_bytes.min(MOST_BYTES);
-        shared.versions.memory().add(limit_bytes);
-        shared.versions.blocks().shrink();
         Ok(Loader {
             shared: Arc::clone(shared),
             name: name.into(),
             id,
             limit_bytes,
             batch: Batch::default(),
+            counted_bytes: 0,
             trees: Vec::new(),
             reserved: true,
             broken: false,
@@ -146,6 +154,7 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
             }
         }
         self.batch.push(key, value);
+        self.count();
         Ok(())
     }
 
@@ -171,6 +180,16 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         }
     }
 
+    /// What the batch has grown by counts, and pages go for it.
+    fn count(&mut self) {
+        let held = self.batch.held_bytes();
+        if held > self.counted_bytes {
+            self.shared.versions.memory().add(held - self.counted_bytes);
+            self.counted_bytes = held;
+            self.shared.versions.blocks().shrink();
+        }
+    }
+
     /// Whether all rows that ever came did so in ascending order. (Where some didn't, small batches would be many trees.)
     fn all_ascend(&self) -> bool {
         let above = |tree: &Tree<E, S>| self.batch.first().is_some_and(|first| tree.last.as_slice() < first);
@@ -188,6 +207,11 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
             if !goes_on {
                 if let Some(tree) = self.trees.last_mut() {
                     tree.complete(storage).await?;
+                }
+                while let Some((first, rank)) = self.too_many() {
+                    let trees = self.trees.split_off(first);
+                    let merged = self.merge(trees).await?;
+                    self.trees.push(Tree { rank: rank + 1, ..merged });
                 }
                 self.trees.push(Tree::new(storage.build(self.id)));
             }
@@ -223,27 +247,42 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         {
             return Ok((tree.build, tree.rows));
         }
+        let whole = self.merge(trees).await?;
+        Ok((whole.build, whole.rows))
+    }
+
+    /// From where on trees are to be merged, and their rank.
+    fn too_many(&self) -> Option<(usize, u32)> {
+        let rank = self.trees.last()?.rank;
+        let same = self.trees.iter().rev().take_while(|tree| tree.rank == rank).count();
+        (same >= MOST_TREES).then(|| (self.trees.len() - same, rank))
+    }
+
+    /// Merges trees, which are complete, into another one.
+    async fn merge(&self, trees: Vec<Tree<E, S>>) -> Result<Tree<E, S>, LoadError> {
+        let storage = &self.shared.storage;
         let (builds, cursors): (Vec<_>, Vec<_>) = trees.into_iter().map(|tree| (tree.build, tree.cursor)).unzip();
         let mut merging = Merging::new(cursors.into_iter().flatten().collect(), self.batch.prefix_bytes()).await?;
         let mut whole = Tree::new(storage.build(self.id));
-        while merging.fill(&mut self.batch).await? {
-            whole.rows += self.batch.rows();
-            storage.extend(&mut whole.build, &mut self.batch).await?;
+        let mut batch = Batch::default();
+        while merging.fill(&mut batch).await? {
+            whole.rows += batch.rows();
+            storage.extend(&mut whole.build, &mut batch).await?;
             storage.hasten(&mut whole.build);
-            self.batch.clear();
+            batch.clear();
         }
         drop(merging);
         for build in builds {
             storage.discard(build).await;
         }
         whole.complete(storage).await?;
-        Ok((whole.build, whole.rows))
+        Ok(whole)
     }
 }
 
 impl<E: Env, S: Storage<E>> Tree<E, S> {
     fn new(build: S::Build) -> Tree<E, S> {
-        Tree { build, rows: 0, last: Vec::new(), cursor: None }
+        Tree { build, rank: 0, rows: 0, last: Vec::new(), cursor: None }
     }
 
     async fn complete(&mut self, storage: &S) -> Result<(), StorageError> {
@@ -254,7 +293,7 @@ impl<E: Env, S: Storage<E>> Tree<E, S> {
 
 impl<E: Env, S: Storage<E>> Drop for Loader<E, S> {
     fn drop(&mut self) {
-        self.shared.versions.memory().give_back(self.limit_bytes);
+        self.shared.versions.memory().give_back(self.counted_bytes);
         if self.reserved {
             self.shared.give_up_load(&self.name);
         }

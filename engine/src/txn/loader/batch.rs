@@ -44,6 +44,11 @@ impl Batch {
         (self.bytes.len() + self.rows.len() * size_of::<Row>()) as u64
     }
 
+    /// What it has of memory, in bytes.
+    pub(super) fn held_bytes(&self) -> u64 {
+        (self.bytes.capacity() + self.rows.capacity() * size_of::<Row>()) as u64
+    }
+
     /// What it would take with another row, in bytes.
     pub(super) fn bytes_with(&self, key: &[u8], value: &[u8]) -> u64 {
         self.bytes() + (key.len() + value.len() + size_of::<Row>()) as u64
