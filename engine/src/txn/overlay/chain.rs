@@ -55,6 +55,9 @@ impl Key {
     }
 }
 
+/// Where so many versions of a key are needed, or more, they are not looked at for each that comes.
+const MANY: u32 = 8;
+
 /// A version that is not its key's newest one.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
@@ -62,7 +65,9 @@ struct Version {
     csn: Csn,
     value: ValuePlace,
     older: u32,
-    rest: u32,
+    /// Of the newest of these: so many more come before all are looked at again. Else they would be for each commit to a key that many
+    /// write before any of it is visible.
+    put_off: u32,
 }
 
 /// A key with its newest version.
@@ -223,7 +228,8 @@ impl Chains {
 
     /// A newer version. Those below that nobody can read any more go: version q below p, when p is visible and no live snapshot is in
     /// [q, p). That p alone is visible would not do: a snapshot older than p may be live. Nor would it do that no snapshot is live: one
-    /// that begins now is at `visible`, which may be before p.
+    /// that begins now is at `visible`, which may be before p. Where many were needed the last time, that is put off until there
+    /// are half as many more.
     pub(super) fn renew(
         &mut self,
         entry: u32,
@@ -234,10 +240,16 @@ impl Chains {
     ) {
         let value = self.values.put_in(value, blocks);
         let Entry { csn: old_csn, value: old_value, older, .. } = self.entries[entry];
-        let (mut above, mut next) = (old_csn, older);
-        let mut last_kept = self.keep(Version { csn: old_csn, value: old_value, older, rest: 0 }, blocks);
+        let put_off = if older == NONE { 0 } else { self.versions[older].put_off };
+        let old = Version { csn: old_csn, value: old_value, older, put_off: put_off.saturating_sub(1) };
+        let first_kept = self.keep(old, blocks);
         let newest = &mut self.entries[entry];
-        (newest.csn, newest.value, newest.older) = (csn, value, last_kept);
+        (newest.csn, newest.value, newest.older) = (csn, value, first_kept);
+        if put_off > 0 {
+            return;
+        }
+        let (mut above, mut next) = (old_csn, older);
+        let (mut last_kept, mut kept) = (first_kept, 1);
         while next != NONE {
             let (this, below) = (next, &self.versions[next]);
             next = below.older;
@@ -246,11 +258,13 @@ impl Chains {
             if needed {
                 self.versions[last_kept].older = this;
                 last_kept = this;
+                kept += 1;
             } else {
                 self.let_go(this);
             }
         }
         self.versions[last_kept].older = NONE;
+        self.versions[first_kept].put_off = if kept < MANY { 0 } else { kept / 2 };
     }
 
     fn keep(&mut self, version: Version, blocks: Option<&Blocks>) -> u32 {
@@ -266,7 +280,7 @@ impl Chains {
 
     fn let_go(&mut self, place: u32) {
         self.values.let_go(self.versions[place].value);
-        self.versions[place] = Version { csn: Csn::default(), value: NOWHERE, older: self.free, rest: 0 };
+        self.versions[place] = Version { csn: Csn::default(), value: NOWHERE, older: self.free, put_off: 0 };
         self.free = place;
     }
 

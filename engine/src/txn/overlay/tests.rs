@@ -242,6 +242,30 @@ fn a_hot_key_has_two_versions_without_readers() {
 }
 
 #[test]
+fn a_hot_key_that_is_visible_late_has_half_as_many_versions_more_than_it_needs() {
+    let overlay = Overlay::default();
+    let length = || overlay.read(|tree| tree.chain_length(b"hot"));
+    let install = |number: u64, visible: u64| {
+        let live = Live { snapshots: &[], visible: csn(visible) };
+        assert_eq!(overlay.install(b"hot", given(&value(number, 9)), csn(number), &live), Ok(()));
+    };
+    let mut most = 0;
+    for number in 1..10_000_u64 {
+        install(number, number.saturating_sub(100));
+        most = most.max(length());
+        let at = number.saturating_sub(50).max(1);
+        assert_eq!(overlay.get(b"hot", csn(at)), found(Some(&value(at, 9))));
+    }
+    assert!((120..=155).contains(&most), "{most}");
+    // All is visible: what nobody needs goes before there are half as many more, and then each goes with the next.
+    (10_000..10_080).for_each(|number| install(number, number - 1));
+    assert_eq!(length(), 2);
+    // (If each looked at all, this would be 20,000,000,000 looks.)
+    (10_080..210_080).for_each(|number| install(number, 10_079));
+    assert_eq!(length(), 200_001);
+}
+
+#[test]
 fn versions_stay_for_snapshots_and_for_what_is_not_visible_and_then_go() {
     let overlay = Overlay::default();
     let length = || overlay.read(|tree| tree.chain_length(b"k"));
