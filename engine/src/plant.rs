@@ -160,6 +160,7 @@ mod switches {
         TxnUnrepeatable "txn-unrepeatable" "read a key as of now in a transaction that has a snapshot";
         TxnVisibleEarly "txn-visible-early" "let others see a commit, and have its locks, before it is durable, where only what is durable is to be seen";
         TxnPruneLive "txn-prune-live" "let go of versions that a live snapshot needs";
+        TxnCopyDeaf "txn-copy-deaf" "leave what is committed meanwhile out of the copy that takes a Memory table's place";
         TxnDropOneLog "txn-drop-one-log" "replay the drop of a table for the first log alone, so that its rows in others come back";
         TxnReleasedIsMissing "txn-released-is-missing" "take what a log was released of for missing";
         TxnReplayTwice "txn-replay-twice" "replay what the root has, too, as far as the logs still hold it";

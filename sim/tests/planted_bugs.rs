@@ -69,7 +69,7 @@ const COMMAND_BUGS: &[(&str, Plant, u64, &[&str])] = &[
     ("txn", Plant::CkptReuseEarly, 120, &["I1", "I5", "I6", "I9", "I12", "I20", "I24"]),
     ("txn", Plant::CkptLoadUnsynced, 60, &["I1", "I6", "I9", "I11", "I14", "I20"]),
     ("txn", Plant::CkptReuseUnreleased, 1570, &["I4a"]),
-    ("txn", Plant::CkptFallbackBlind, 120, &["I4", "I12", "I13", "I14"]),
+    ("txn", Plant::CkptFallbackBlind, 120, &["I4", "I4a", "I12", "I13", "I14"]),
     ("txn", Plant::CkptChildUnchecked, 480, &["I4", "I12", "I13", "I14"]),
     ("txn", Plant::CkptCopyTrusted, 240, &["I1", "I6", "I9", "I11", "I14", "I20"]),
     ("txn", Plant::CkptAheadOfWal, 120, &["I10", "I27"]),
@@ -124,6 +124,7 @@ const BY_TEST: &[Plant] = &[
     Plant::TxnPendingUnbounded,
     Plant::TxnMemoryUnbounded,
     Plant::CkptBlockLost,
+    Plant::TxnCopyDeaf,
 ];
 
 /// A log that is closed and opened again is enough: the stale start of a recycled spare passes, or the chain's order is wrong.

@@ -158,6 +158,9 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if !(owed && planted!(self.options.plants(), CkptReuseUnreleased)) {
             self.release().await?;
         }
+        while self.copy_volatile() {
+            self.env.yield_now().await;
+        }
         let Some(frozen) = self.freeze(loads).await? else {
             let meta = *self.storage.newest().meta();
             return Ok(CheckpointReport { csn: meta.point.csn, sequence: meta.sequence, changes: 0 });
@@ -259,7 +262,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                         if let Some(newest) = &newest {
                             pipeline.generation = Arc::clone(newest);
                         }
-                        self.tidy(&mut pipeline);
+                        pipeline.volatile = pipeline.volatile.tidied();
                         self.horizon.swap(|view| View {
                             catalog: Arc::clone(&view.catalog),
                             generations: newest.into_iter().chain(view.generations.iter().cloned()).collect(),

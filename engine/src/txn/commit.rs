@@ -36,6 +36,9 @@ use super::{
     volatile::Volatile,
 };
 
+/// Keys of a Memory table that are copied while nobody commits: some 100 us.
+const COPIED_KEYS: usize = 256;
+
 /// What the commit mutex guards.
 pub(super) struct Pipeline<E: Env> {
     /// `None` once it is closed.
@@ -389,13 +392,14 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         }
         self.logged(bytes);
         let Pipeline { generation, snapshots, catalog, volatile, .. } = pipeline;
+        let plants = self.options.plants();
         let mut live = self.horizon.live(snapshots);
-        if planted!(self.options.plants(), TxnPruneLive) {
+        if planted!(plants, TxnPruneLive) {
             live.snapshots = &[];
         }
         let install = |table: TableId, key: &[u8], after: Option<ValueRef<'_>>| {
             if catalog.table(table).is_some() {
-                let installed = volatile.install(table, key, after, csn, &live);
+                let installed = volatile.install(table, (key, after), csn, &live, &plants);
                 let installed = installed.unwrap_or_else(|| generation.install(table, key, after, csn, &live));
                 installed.expect("commits come in order, and the newest generation is not frozen");
             }
@@ -421,10 +425,11 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         }
     }
 
-    /// Takes out of the Memory tables what is removed for everybody.
-    pub(super) fn tidy(&self, pipeline: &mut Pipeline<E>) {
-        let Pipeline { snapshots, volatile, .. } = pipeline;
-        *volatile = volatile.tidied(&self.horizon.live(snapshots));
+    /// Copies some of the Memory tables without what is removed for everybody; false if there is nothing to copy.
+    pub(super) fn copy_volatile(&self) -> bool {
+        let mut pipeline = self.commit();
+        let Pipeline { snapshots, volatile, .. } = &mut *pipeline;
+        volatile.copy_some(COPIED_KEYS, &self.horizon.live(snapshots))
     }
 
     /// Everything up to `csn` survives a power cut now: what waited for that goes on.

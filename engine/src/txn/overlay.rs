@@ -213,10 +213,25 @@ impl Overlay {
         live: &Live<'_>,
     ) -> Result<(), Refused> {
         let mut growing = self.growing.write().unwrap_or_else(PoisonError::into_inner);
+        if csn < growing.tree.newest_of_all() {
+            return Err(Refused::NotNewer);
+        }
+        self.install_in(&mut growing, key, value, csn, live)
+    }
+
+    /// The same in any order of keys: above the versions of this key is enough.
+    fn install_in(
+        &self,
+        growing: &mut Growing,
+        key: &[u8],
+        value: Option<ValueRef<'_>>,
+        csn: Csn,
+        live: &Live<'_>,
+    ) -> Result<(), Refused> {
         if self.frozen.get().is_some() {
             return Err(Refused::Frozen);
         }
-        let Growing { tree, filling } = &mut *growing;
+        let Growing { tree, filling } = growing;
         let hash = filter::hash(key);
         // (It comes while the tree is gone through.)
         self.filter.warm(hash);
@@ -281,19 +296,30 @@ impl Overlay {
         self.frozen.get_or_init(|| std::mem::take(&mut growing.tree));
     }
 
-    /// Another one with the same versions, but without the keys that are removed for everybody, as if they had never been there: so
-    /// nothing may be below. What is installed here meanwhile or later the other doesn't have.
-    pub(crate) fn without_removed(&self, live: &Live<'_>) -> Overlay {
-        let other = Overlay::default();
+    /// Copies so many keys behind `behind` into another one, which has none of them, with their versions. Keys that are removed for
+    /// everybody are left out as if they had never been there, so nothing may be below. The last one, if there are others behind it.
+    pub(crate) fn copy_some(
+        &self,
+        behind: Option<&[u8]>,
+        limit: usize,
+        live: &Live<'_>,
+        other: &Overlay,
+    ) -> Option<Vec<u8>> {
+        let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
         self.read(|tree| {
-            let mut versions = tree.versions(live);
-            // (It takes them in the order of CSNs; those of a key ascend already, and each has its own.)
-            versions.sort_by_key(|(csn, ..)| *csn);
-            for (csn, key, value) in versions {
-                other.install(key, value, csn, live).expect("nobody else knows it, and they are in order");
+            let mut walk = tree.walk((from, Bound::Unbounded), Direction::Forward, limit >= AHEAD);
+            let mut growing = other.growing.write().unwrap_or_else(PoisonError::into_inner);
+            let (mut last, mut versions) = (None, Vec::new());
+            for entry in walk.by_ref().take(limit.max(1)) {
+                versions.extend(tree.versions(&entry, live));
+                while let Some((csn, value)) = versions.pop() {
+                    let copied = other.install_in(&mut growing, entry.key(), value, csn, live);
+                    copied.expect("the other is not frozen, and has no version of this key that is newer");
+                }
+                last = Some(entry);
             }
-        });
-        other
+            walk.next().and(last).map(|entry| entry.key().to_vec())
+        })
     }
 
     /// All of it, to be read without a lock; `None` if it isn't frozen.

@@ -110,7 +110,12 @@ impl Tree {
         self.chains.nth(nth)
     }
 
-    /// Adds a version, with memory of `blocks` where more is needed. Says whether the key is new.
+    /// The highest CSN of all versions that were installed.
+    pub(super) fn newest_of_all(&self) -> Csn {
+        self.newest
+    }
+
+    /// Adds a version, which is newer than those of its key, with memory of `blocks` where more is needed. Says whether the key is new.
     pub(super) fn install(
         &mut self,
         key: &[u8],
@@ -119,9 +124,6 @@ impl Tree {
         live: &Live<'_>,
         blocks: Option<&Blocks>,
     ) -> Result<bool, Refused> {
-        if csn < self.newest {
-            return Err(Refused::NotNewer);
-        }
         if self.leaves.len() == 0 {
             self.leaves.push(Leaf { max: csn, ..Leaf::blank() });
         }
@@ -129,7 +131,7 @@ impl Tree {
         match found {
             Ok(at) => {
                 let entry = self.leaves[leaf].keys.entries[at];
-                if csn == self.chains.newest(entry) {
+                if csn <= self.chains.newest(entry) {
                     return Err(Refused::NotNewer);
                 }
                 self.chains.renew(entry, csn, value, live, blocks);
@@ -141,7 +143,7 @@ impl Tree {
         }
         let leaf = &mut self.leaves[leaf];
         leaf.max = leaf.max.max(csn);
-        self.newest = csn;
+        self.newest = self.newest.max(csn);
         Ok(found.is_err())
     }
 
@@ -387,13 +389,14 @@ impl Tree {
             .filter_map(move |entry| Some((entry.key(), entry.at(at)?.map(ValueRef::bytes))))
     }
 
-    /// All versions, but none of a key that is removed for everybody.
-    pub(super) fn versions(&self, live: &Live<'_>) -> Vec<(Csn, &[u8], Option<ValueRef<'_>>)> {
-        let walk = self.walk((Bound::Unbounded, Bound::Unbounded), Direction::Forward, true);
-        let there = walk.filter(|stop| !self.chains.is_removed(stop.entry, live));
-        there
-            .flat_map(|stop| self.chains.versions(stop.entry).map(move |(csn, value)| (csn, stop.key(), value)))
-            .collect()
+    /// All versions of a key, the newest first; none if it is removed for everybody.
+    pub(super) fn versions(
+        &self,
+        stop: &Stop<'_>,
+        live: &Live<'_>,
+    ) -> impl Iterator<Item = (Csn, Option<ValueRef<'_>>)> {
+        let there = !self.chains.is_removed(stop.entry, live);
+        there.then(|| self.chains.versions(stop.entry)).into_iter().flatten()
     }
 
     /// What it was in.
