@@ -67,7 +67,7 @@ fn run(seed: u64, plants: &Plants) -> Result<u64, String> {
     let options = Options { sync: Sync::NoSync, plants: plants.clone(), ..Options::default() };
     Runtime::with_seed_and_config(seed, madsim::Config::default()).block_on(async {
         let (db, _) = Db::open(machine.env(), Path::new(STORE), options).await.expect("the disk works");
-        let kind = TableOptions { kind: TableKind::Memory, ..TableOptions::default() };
+        let kind = TableOptions { kind: TableKind::Memory };
         let table = db.create_table_with("volatile", kind).await.expect("a new name");
         let put = async |written: &mut Rows, key: u64, value: u64| {
             db.put(&table, &key.to_be_bytes(), &value.to_be_bytes()).await.expect("it is in memory");
