@@ -28,6 +28,9 @@ use super::{
     view::View,
 };
 
+/// Between pieces of Memory tables that are copied: about as long as one takes.
+const COPY_PAUSE: Duration = Duration::from_micros(100);
+
 /// How far checkpoints have come.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
@@ -158,9 +161,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         if !(owed && planted!(self.options.plants(), CkptReuseUnreleased)) {
             self.release().await?;
         }
-        while self.copy_volatile() {
-            self.env.yield_now().await;
-        }
+        self.tidy_memory_tables().await;
         let Some(frozen) = self.freeze(loads).await? else {
             let meta = *self.storage.newest().meta();
             return Ok(CheckpointReport { csn: meta.point.csn, sequence: meta.sequence, changes: 0 });
@@ -218,6 +219,17 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
         Ok(CheckpointReport { csn: to.csn, sequence, changes })
     }
 
+    /// Takes out of Memory tables what is removed for everybody, where that is much. It is broken off while memory is short, and goes on
+    /// with the next checkpoint.
+    async fn tidy_memory_tables(&self) {
+        let is_short = || self.version_bytes() >= self.options.dirty_bytes / 2 * 3;
+        while self.copy_volatile() && !is_short() {
+            // (To let go of a mutex would not do: who waits for it takes longer to wake than this one to take it again.)
+            self.env.sleep(COPY_PAUSE).await;
+        }
+        self.place_copies();
+    }
+
     /// Begins a new generation: what is below it is what this checkpoint is of. `None` if the newest root has it all.
     async fn freeze(&self, loads: &mut [Load<S::Build>]) -> Result<Option<Frozen<S::State>>, CheckpointError> {
         loop {
@@ -262,8 +274,7 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
                         if let Some(newest) = &newest {
                             pipeline.generation = Arc::clone(newest);
                         }
-                        pipeline.volatile = pipeline.volatile.tidied();
-                        self.horizon.swap(|view| View {
+                        let _old = self.horizon.swap(|view| View {
                             catalog: Arc::clone(&view.catalog),
                             generations: newest.into_iter().chain(view.generations.iter().cloned()).collect(),
                             volatile: pipeline.volatile.clone(),

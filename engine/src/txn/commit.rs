@@ -36,8 +36,8 @@ use super::{
     volatile::Volatile,
 };
 
-/// Keys of a Memory table that are copied while nobody commits: some 100 us.
-const COPIED_KEYS: usize = 256;
+/// Versions of a Memory table that are copied while nobody commits: some 100 us.
+const COPIED_AT_ONCE: usize = 256;
 
 /// What the commit mutex guards.
 pub(super) struct Pipeline<E: Env> {
@@ -429,7 +429,25 @@ impl<E: Env, S: Storage<E>> Shared<E, S> {
     pub(super) fn copy_volatile(&self) -> bool {
         let mut pipeline = self.commit();
         let Pipeline { snapshots, volatile, .. } = &mut *pipeline;
-        volatile.copy_some(COPIED_KEYS, &self.horizon.live(snapshots))
+        volatile.copy_some(COPIED_AT_ONCE, &self.horizon.live(snapshots))
+    }
+
+    /// Puts those copies in their places that are complete.
+    pub(super) fn place_copies(&self) {
+        let old = {
+            let mut pipeline = self.commit();
+            let Some(tidied) = pipeline.volatile.tidied() else { return };
+            let old = std::mem::replace(&mut pipeline.volatile, tidied.clone());
+            let view = self.horizon.swap(|view| View {
+                catalog: Arc::clone(&view.catalog),
+                generations: view.generations.clone(),
+                volatile: tidied,
+                state: view.state.clone(),
+            });
+            (old, view)
+        };
+        // Nobody has to wait for that.
+        drop(old);
     }
 
     /// Everything up to `csn` survives a power cut now: what waited for that goes on.

@@ -210,7 +210,7 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
                 }
                 while let Some((first, rank)) = self.too_many() {
                     let trees = self.trees.split_off(first);
-                    let merged = self.merge(trees).await?;
+                    let merged = self.merge(trees, false).await?;
                     self.trees.push(Tree { rank: rank + 1, ..merged });
                 }
                 self.trees.push(Tree::new(storage.build(self.id)));
@@ -247,7 +247,7 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         {
             return Ok((tree.build, tree.rows));
         }
-        let whole = self.merge(trees).await?;
+        let whole = self.merge(trees, true).await?;
         Ok((whole.build, whole.rows))
     }
 
@@ -258,8 +258,9 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         (same >= MOST_TREES).then(|| (self.trees.len() - same, rank))
     }
 
-    /// Merges trees, which are complete, into another one.
-    async fn merge(&self, trees: Vec<Tree<E, S>>) -> Result<Tree<E, S>, LoadError> {
+    /// Merges trees, which are complete, into another one, which may be the one to be published. (What a row of each takes, and a small
+    /// batch, counts for nothing.)
+    async fn merge(&self, trees: Vec<Tree<E, S>>, published: bool) -> Result<Tree<E, S>, LoadError> {
         let storage = &self.shared.storage;
         let (builds, cursors): (Vec<_>, Vec<_>) = trees.into_iter().map(|tree| (tree.build, tree.cursor)).unzip();
         let mut merging = Merging::new(cursors.into_iter().flatten().collect(), self.batch.prefix_bytes()).await?;
@@ -268,7 +269,9 @@ impl<E: Env, S: Storage<E>> Loader<E, S> {
         while merging.fill(&mut batch).await? {
             whole.rows += batch.rows();
             storage.extend(&mut whole.build, &mut batch).await?;
-            storage.hasten(&mut whole.build);
+            if published {
+                storage.hasten(&mut whole.build);
+            }
             batch.clear();
         }
         drop(merging);

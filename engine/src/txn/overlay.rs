@@ -296,8 +296,8 @@ impl Overlay {
         self.frozen.get_or_init(|| std::mem::take(&mut growing.tree));
     }
 
-    /// Copies so many keys behind `behind` into another one, which has none of them, with their versions. Keys that are removed for
-    /// everybody are left out as if they had never been there, so nothing may be below. The last one, if there are others behind it.
+    /// Copies keys behind `behind` into another one, which has none of them, until so many versions are copied. Keys that are removed
+    /// for everybody are left out as if they had never been there, so nothing may be below. The last key, if there are others behind it.
     pub(crate) fn copy_some(
         &self,
         behind: Option<&[u8]>,
@@ -309,9 +309,12 @@ impl Overlay {
         self.read(|tree| {
             let mut walk = tree.walk((from, Bound::Unbounded), Direction::Forward, limit >= AHEAD);
             let mut growing = other.growing.write().unwrap_or_else(PoisonError::into_inner);
-            let (mut last, mut versions) = (None, Vec::new());
-            for entry in walk.by_ref().take(limit.max(1)) {
+            let (mut last, mut versions, mut done) = (None, Vec::new(), 0);
+            while done < limit.max(1)
+                && let Some(entry) = walk.next()
+            {
                 versions.extend(tree.versions(&entry, live));
+                done += versions.len().max(1);
                 while let Some((csn, value)) = versions.pop() {
                     let copied = other.install_in(&mut growing, entry.key(), value, csn, live);
                     copied.expect("the other is not frozen, and has no version of this key that is newer");

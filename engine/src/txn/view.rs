@@ -269,14 +269,11 @@ impl<S> Horizon<S> {
         self.view.load()
     }
 
-    /// Replaces what is read from now on.
-    pub(super) fn swap(&self, change: impl FnOnce(&View<S>) -> View<S>) {
-        let old = {
-            let _inner = self.lock();
-            let view = Arc::new(change(&self.view.load()));
-            self.view.swap(view)
-        };
-        drop(old);
+    /// Replaces what is read from now on. What was read before is returned: to let go of it may take a while.
+    pub(super) fn swap(&self, change: impl FnOnce(&View<S>) -> View<S>) -> Arc<View<S>> {
+        let _inner = self.lock();
+        let view = Arc::new(change(&self.view.load()));
+        self.view.swap(view)
     }
 
     /// Takes the oldest view away from the snapshots that have it: their next reads fail. False if nothing is let go by that: it stays as long

@@ -229,7 +229,7 @@ impl Chains {
     /// A newer version. Those below that nobody can read any more go: version q below p, when p is visible and no live snapshot is in
     /// [q, p). That p alone is visible would not do: a snapshot older than p may be live. Nor would it do that no snapshot is live: one
     /// that begins now is at `visible`, which may be before p. Where many were needed the last time, that is put off until there
-    /// are half as many more.
+    /// are half as many more, or nobody needs any of them.
     pub(super) fn renew(
         &mut self,
         entry: u32,
@@ -240,7 +240,8 @@ impl Chains {
     ) {
         let value = self.values.put_in(value, blocks);
         let Entry { csn: old_csn, value: old_value, older, .. } = self.entries[entry];
-        let put_off = if older == NONE { 0 } else { self.versions[older].put_off };
+        let nobody = old_csn <= live.visible && live.snapshots.first().is_none_or(|oldest| *oldest >= old_csn);
+        let put_off = if older == NONE || nobody { 0 } else { self.versions[older].put_off };
         let old = Version { csn: old_csn, value: old_value, older, put_off: put_off.saturating_sub(1) };
         let first_kept = self.keep(old, blocks);
         let newest = &mut self.entries[entry];
